@@ -1,0 +1,7 @@
+//! What the wire says: kinds, schema facts, quantities, selectors, names, codecs, patches and
+//! field ownership. No I/O, no async, no clock: everything here is a function of its arguments.
+
+pub mod field;
+pub mod object;
+pub mod resource;
+pub mod status;

@@ -1,0 +1,75 @@
+//! One row per resource: everything the generic server needs to know about a kind. Built-in rows
+//! are constants; custom resources build theirs at run time, hence the `Cow`s.
+
+use std::borrow::Cow;
+
+type Text = Cow<'static, str>;
+
+/// A served resource at one group and version.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub group: Text,
+    pub version: Text,
+    pub plural: Text,
+    pub singular: Text,
+    pub kind: Text,
+    pub namespaced: bool,
+    /// In discovery's order: create delete deletecollection get list patch update watch.
+    pub verbs: Cow<'static, [Text]>,
+    pub short_names: Cow<'static, [Text]>,
+    pub categories: Cow<'static, [Text]>,
+    pub subresources: Cow<'static, [Subresource]>,
+    /// Where its objects are kept; `None` for resources without storage (reviews, bindings).
+    pub storage: Option<Storage>,
+    /// Field selectors besides metadata.name and metadata.namespace.
+    pub selectable_fields: Cow<'static, [SelectableField]>,
+}
+
+/// Several resources may be views of one stored collection (events, autoscaling).
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// The `<resource>` part of `/registry/<resource>/...`, e.g. `pods`, `apps/deployments`.
+    pub prefix: Text,
+    /// The version objects are stored at, e.g. `apps/v1` and `Deployment`.
+    pub api_version: Text,
+    pub kind: Text,
+    /// base64(first 8 bytes of sha256("<group>/<version>/<Kind>")), shown in discovery.
+    pub version_hash: Text,
+}
+
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    pub name: Text,
+    /// Group and version of the subresource's own kind where it is another than the parent's.
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+    pub verbs: Cow<'static, [Text]>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SelectableField {
+    /// As the client writes it: `spec.nodeName`.
+    pub label: Text,
+    /// JSON pointer into the stored object: `/spec/nodeName`.
+    pub pointer: Text,
+    /// What an absent field compares as: `""`, `"false"`, `"0"`.
+    pub absent: Text,
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+    /// `pods` or `deployments.apps`.
+    pub fn qualified(&self) -> String {
+        crate::status::qualified(&self.group, &self.plural)
+    }
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}

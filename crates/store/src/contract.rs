@@ -1,0 +1,172 @@
+//! The contract every engine keeps, and which the shared contract test-suite checks.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// A point in the store's history; 0 is "before everything", the first write makes 1.
+pub type Revision = u64;
+pub type LeaseId = i64;
+pub type Key = Arc<str>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub key: Key,
+    /// The stored object. Where the put named a stamp position, the decimal `mod_revision` stands
+    /// there already: reading never rewrites.
+    pub value: Bytes,
+    pub create_revision: Revision,
+    pub mod_revision: Revision,
+    /// 1 at creation, one more with each put.
+    pub version: u64,
+    pub lease: Option<LeaseId>,
+}
+
+/// Half-open range of keys `[start, end)`.
+#[derive(Clone, Debug)]
+pub struct Range {
+    pub start: String,
+    pub end: String,
+    /// Read as of this revision; `None` reads the newest.
+    pub revision: Option<Revision>,
+    /// 0 is no limit.
+    pub limit: usize,
+}
+
+impl Range {
+    /// Every key that begins with `prefix`.
+    pub fn prefix(prefix: &str) -> Self {
+        Range { start: prefix.to_owned(), end: prefix_end(prefix), revision: None, limit: 0 }
+    }
+}
+
+/// The smallest key greater than every key with this prefix.
+pub fn prefix_end(prefix: &str) -> String {
+    let mut bytes = prefix.as_bytes().to_vec();
+    while let Some(last) = bytes.pop() {
+        if last < 0x7f {
+            bytes.push(last + 1);
+            // Keys are ASCII paths; adding one to an ASCII byte below 0x7f stays ASCII.
+            return String::from_utf8(bytes).unwrap_or_default();
+        }
+    }
+    "\u{10ffff}".to_owned()
+}
+
+#[derive(Clone, Debug)]
+pub struct RangeResult {
+    /// The store's revision when the range was read.
+    pub revision: Revision,
+    pub items: Vec<KeyValue>,
+    /// Keys in the range beyond the limit.
+    pub more: usize,
+}
+
+#[derive(Clone, Debug)]
+pub enum Compare {
+    /// The key's mod_revision equals this; 0 means the key does not exist.
+    ModRevision { key: String, equals: Revision },
+}
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Put {
+        key: String,
+        value: Bytes,
+        /// Byte offset in `value` at which the engine inserts the decimal revision of this write.
+        stamp: Option<usize>,
+        lease: Option<LeaseId>,
+    },
+    Delete { key: String },
+}
+
+/// All compares hold -> `then` is applied, atomically and at one revision; else nothing is written.
+#[derive(Clone, Debug, Default)]
+pub struct Txn {
+    pub compare: Vec<Compare>,
+    pub then: Vec<Op>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TxnResult {
+    pub succeeded: bool,
+    /// Of this write when it succeeded, else the store's newest.
+    pub revision: Revision,
+    /// Current values of the compared keys when a compare failed, in order of `compare`.
+    pub current: Vec<Option<KeyValue>>,
+    /// The key-values written, one per `Put`, in order, when it succeeded.
+    pub written: Vec<KeyValue>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// `previous` is the value replaced, if the key existed.
+    Put { current: KeyValue, previous: Option<KeyValue> },
+    /// A deletion (by request or lease expiry) at `revision`.
+    Delete { key: Key, revision: Revision, previous: Option<KeyValue> },
+}
+
+impl Event {
+    pub fn revision(&self) -> Revision {
+        match self {
+            Event::Put { current, .. } => current.mod_revision,
+            Event::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// What a watch yields: all events of one or more whole revisions in order, or a progress note.
+#[derive(Clone, Debug)]
+pub struct WatchBatch {
+    pub events: Vec<Event>,
+    /// Everything up to and including this revision has been delivered to this watcher.
+    pub revision: Revision,
+}
+
+pub type WatchStream = futures::stream::BoxStream<'static, Result<WatchBatch, Error>>;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("revision {requested} has been compacted; the oldest kept is {oldest}")]
+    Compacted { requested: Revision, oldest: Revision },
+    #[error("revision {requested} lies in the future; the newest is {newest}")]
+    Future { requested: Revision, newest: Revision },
+    #[error("no lease {0}")]
+    LeaseNotFound(LeaseId),
+    #[error("the store is full: {0}; free space on the data directory's disk, nothing stored was harmed")]
+    NoSpace(String),
+    #[error("a watcher fell too far behind and was closed; list again and watch from there")]
+    SlowWatcher,
+    #[error("the store is closed")]
+    Closed,
+    #[error("the data in {path} is damaged at byte {offset}: {why}. {cure}")]
+    Damaged { path: String, offset: u64, why: String, cure: String },
+    #[error("{context}: {source}")]
+    Io { context: String, source: Arc<std::io::Error> },
+    #[error("the storage backend failed: {0}")]
+    Backend(String),
+}
+
+/// An engine. A write is acknowledged (the future resolves) only once it is durable.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    async fn range(&self, range: Range) -> Result<RangeResult, Error>;
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, Error>;
+    /// Events with revision > `after` for keys that begin with `prefix`; the stream begins with
+    /// history and goes on live. `Compacted` where that history is gone.
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, Error>;
+    /// Forgets history before `revision` (values current at it stay).
+    async fn compact(&self, revision: Revision) -> Result<(), Error>;
+    async fn lease_grant(&self, ttl_seconds: u64) -> Result<LeaseId, Error>;
+    async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), Error>;
+    async fn lease_revoke(&self, lease: LeaseId) -> Result<(), Error>;
+    /// The newest durable revision.
+    async fn revision(&self) -> Result<Revision, Error>;
+    /// The oldest revision that can still be read or watched from.
+    async fn oldest_revision(&self) -> Result<Revision, Error>;
+    /// Bytes on disk, for metrics and `status`.
+    async fn size_bytes(&self) -> Result<u64, Error>;
+    /// Flushes and stops; later calls fail with `Closed`.
+    async fn close(&self) -> Result<(), Error>;
+}
