@@ -8,5 +8,6 @@ pub mod names;
 pub mod object;
 pub mod quantity;
 pub mod resource;
+pub mod schema;
 pub mod selector;
 pub mod status;
