@@ -16,6 +16,8 @@ pub struct Kind {
     pub generation: bool,
     /// Has a status, which only the status subresource writes.
     pub status: bool,
+    /// A node registers with its status; everything else starts without one.
+    pub keep_status_at_create: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
     pub orphans: bool,
@@ -35,6 +37,7 @@ pub const PLAIN: Kind = Kind {
     name: NameRule::Subdomain,
     generation: false,
     status: false,
+    keep_status_at_create: false,
     create_on_update: false,
     unconditional_update: true,
     orphans: false,
@@ -92,7 +95,7 @@ impl Strategy for Kind {
         (self.default)(object);
     }
     fn prepare_create(&self, context: &Context, object: &mut Value) {
-        if self.status {
+        if self.status && !self.keep_status_at_create {
             put(object, "status", Map::new());
         }
         if object["metadata"].is_object() {

@@ -1,13 +1,11 @@
 //! What every object's metadata must look like, and what an update may not touch in it.
 
 use amphipod_api::field::{Error, Path};
+use amphipod_api::names;
 use serde_json::Value;
 
 use crate::check::{self, Faults, IMMUTABLE};
 use crate::json::{copy, fields, items, number, put, set, text, truthy};
-
-/// All annotations together, keys and values.
-const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 
 /// How a kind's names must look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +20,14 @@ pub enum NameRule {
 
 impl NameRule {
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
-        // A prefix may end in dashes: the random suffix follows.
-        let masked = if prefix && name.len() > 1 && name.ends_with('-') { format!("{}a", &name[..name.len() - 1]) } else { name.to_owned() };
-        match self {
-            NameRule::Subdomain | NameRule::CronJob => check::dns_subdomain(&masked),
-            NameRule::Label => check::dns_label(&masked),
-            NameRule::Label1035 => check::dns_1035_label(&masked),
-            NameRule::PathSegment => check::path_segment(&masked),
-        }
+        let rule: fn(&str) -> Vec<String> = match self {
+            NameRule::Subdomain | NameRule::CronJob => names::dns1123_subdomain,
+            NameRule::Label => names::dns1123_label,
+            NameRule::Label1035 => names::dns1035_label,
+            NameRule::PathSegment if prefix => return names::path_segment_prefix(name),
+            NameRule::PathSegment => names::path_segment_name,
+        };
+        if prefix { names::as_prefix(rule, name) } else { rule(name) }
     }
 }
 
@@ -54,7 +52,12 @@ pub fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Faults {
     match (namespaced, namespace.is_empty()) {
         (true, true) => faults.push(Error::required(&path.child("namespace"), "")),
         (true, false) => {
-            check::invalid_each(&mut faults, &path.child("namespace"), namespace, check::dns_label(namespace));
+            check::invalid_each(
+                &mut faults,
+                &path.child("namespace"),
+                namespace,
+                check::dns1123_label(namespace),
+            );
         }
         (false, false) => faults.push(Error::forbidden(&path.child("namespace"), "not allowed on this type")),
         (false, true) => {}
@@ -78,8 +81,8 @@ pub fn annotations(faults: &mut Faults, path: &Path, annotations: &Value) {
         check::invalid_each(faults, path, key, check::qualified_name(&key.to_lowercase()));
         bytes += key.len() + text(value).len();
     }
-    if bytes > ANNOTATIONS_MAX_BYTES {
-        faults.push(Error::too_long(path, ANNOTATIONS_MAX_BYTES));
+    if bytes > names::TOTAL_ANNOTATION_BYTES_MAX {
+        faults.push(Error::too_long(path, names::TOTAL_ANNOTATION_BYTES_MAX));
     }
 }
 
@@ -96,7 +99,11 @@ fn owner_references(faults: &mut Faults, path: &Path, owners: &[Value]) {
             }
         }
         if version == "v1" && text(&owner["kind"]) == "Event" {
-            faults.push(Error::invalid(path, owner.clone(), "/v1, Kind=Event is disallowed from being an owner"));
+            faults.push(Error::invalid(
+                path,
+                owner.clone(),
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
         }
         if truthy(&owner["controller"]) {
             match controller {
@@ -188,11 +195,8 @@ pub fn validate_update(new: &Value, old: &Value) -> Faults {
 }
 
 fn no_new_finalizers(faults: &mut Faults, path: &Path, new: &[Value], old: &[Value]) {
-    let extra: Vec<String> = new
-        .iter()
-        .filter(|f| !old.contains(f))
-        .map(|f| amphipod_api::field::go_quote(text(f)))
-        .collect();
+    let extra: Vec<String> =
+        new.iter().filter(|f| !old.contains(f)).map(|f| amphipod_api::field::go_quote(text(f))).collect();
     if !extra.is_empty() {
         faults.push(Error::forbidden(
             &path.child("finalizers"),
@@ -218,7 +222,9 @@ mod tests {
         let object = json!({"metadata": {"name": "A_b", "namespace": "default", "finalizers": ["mine"]}});
         let found = texts(&validate(&object, true, NameRule::Subdomain));
         assert_eq!(found.len(), 2);
-        assert!(found[0].starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"));
+        assert!(
+            found[0].starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain")
+        );
         assert_eq!(
             found[1],
             "metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"
