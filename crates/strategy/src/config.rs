@@ -107,24 +107,20 @@ fn secret(object: &Value) -> Faults {
     let mut required = |key: &str| faults.push(Error::required(&path.key(key), ""));
     let missing = |key: &str| !set(&object["data"][key]);
     match text(&object["type"]) {
-        "kubernetes.io/service-account-token" => {
-            if text(&object["metadata"]["annotations"][SERVICE_ACCOUNT_ANNOTATION]).is_empty() {
-                let at = Path::new("metadata").child("annotations").key(SERVICE_ACCOUNT_ANNOTATION);
-                faults.push(Error::required(&at, ""));
-            }
+        "kubernetes.io/service-account-token"
+            if text(&object["metadata"]["annotations"][SERVICE_ACCOUNT_ANNOTATION]).is_empty() =>
+        {
+            let at = Path::new("metadata").child("annotations").key(SERVICE_ACCOUNT_ANNOTATION);
+            faults.push(Error::required(&at, ""));
         }
         "kubernetes.io/dockercfg" => json_key(&mut faults, &path, object, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_key(&mut faults, &path, object, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if missing("username") && missing("password") {
-                required("username");
-                required("password");
-            }
+        "kubernetes.io/basic-auth" if missing("username") && missing("password") => {
+            required("username");
+            required("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data(object, "ssh-privatekey").is_none_or(|key| key.is_empty()) {
-                required("ssh-privatekey");
-            }
+        "kubernetes.io/ssh-auth" if data(object, "ssh-privatekey").is_none_or(|key| key.is_empty()) => {
+            required("ssh-privatekey");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {

@@ -230,9 +230,9 @@ fn policy_peer(faults: &mut Faults, path: &Path, peer: &Value) {
 
 fn except_block(faults: &mut Faults, path: &Path, except: &str, cidr: &str) {
     check::cidr(faults, path, except);
-    if let (Ok(inner), Ok(outer)) = (except.parse::<ipnet::IpNet>(), cidr.parse::<ipnet::IpNet>()) {
-        if !outer.contains(&inner) || inner == outer {
-            faults.push(Error::invalid(path, except, "must be a strict subset of `cidr`"));
-        }
+    if let (Ok(inner), Ok(outer)) = (except.parse::<ipnet::IpNet>(), cidr.parse::<ipnet::IpNet>())
+        && (!outer.contains(&inner) || inner == outer)
+    {
+        faults.push(Error::invalid(path, except, "must be a strict subset of `cidr`"));
     }
 }

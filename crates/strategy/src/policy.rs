@@ -179,11 +179,11 @@ fn bounds(faults: &mut Faults, path: &Path, limit: &Value) {
     ];
     for (low, high, place, low_noun, high_noun) in ORDERED {
         for (name, value) in fields(&limit[low]) {
-            if let (Some(a), Some(b)) = (quantity(value), quantity(&limit[high][name])) {
-                if a > b {
-                    let detail = format!("{low_noun} {a} is greater than {high_noun} {b}");
-                    faults.push(Error::invalid(&path.child(place).key(name), a.to_string(), detail));
-                }
+            if let (Some(a), Some(b)) = (quantity(value), quantity(&limit[high][name]))
+                && a > b
+            {
+                let detail = format!("{low_noun} {a} is greater than {high_noun} {b}");
+                faults.push(Error::invalid(&path.child(place).key(name), a.to_string(), detail));
             }
         }
     }

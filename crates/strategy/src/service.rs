@@ -160,10 +160,11 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
         let taken: Vec<i64> = items(&spec["ports"]).iter().map(|p| number(&p["nodePort"])).collect();
         each(spec, "ports", |port| {
             let known = chosen.iter().find(|(key, _)| *key == port_key(port));
-            if let Some((_, node_port)) = known.filter(|_| number(&port["nodePort"]) == 0) {
-                if number(node_port) != 0 && !taken.contains(&number(node_port)) {
-                    put(port, "nodePort", node_port.clone());
-                }
+            if let Some((_, node_port)) = known.filter(|_| number(&port["nodePort"]) == 0)
+                && number(node_port) != 0
+                && !taken.contains(&number(node_port))
+            {
+                put(port, "nodePort", node_port.clone());
             }
         });
     }

@@ -197,11 +197,12 @@ fn claim_change(new: &Value, old: &Value) -> Faults {
     }
     let size = |object: &Value| quantity(&object["spec"]["resources"]["requests"]["storage"]);
     let capacity = quantity(&old["status"]["capacity"]["storage"]);
-    if let (Some(now), Some(then)) = (size(new), size(old)) {
-        if now < then && capacity.is_some_and(|capacity| now <= capacity) {
-            let at = path.child("resources").child("requests").child("storage");
-            faults.push(Error::forbidden(&at, "field can not be less than status.capacity"));
-        }
+    if let (Some(now), Some(then)) = (size(new), size(old))
+        && now < then
+        && capacity.is_some_and(|capacity| now <= capacity)
+    {
+        let at = path.child("resources").child("requests").child("storage");
+        faults.push(Error::forbidden(&at, "field can not be less than status.capacity"));
     }
     faults
 }

@@ -10,6 +10,8 @@ use super::{resources, scheduling, security};
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{int, items, set, text};
 
+type NameCheck = fn(&str) -> Vec<String>;
+
 const MAX_DNS_NAMESERVERS: usize = 3;
 const MAX_DNS_SEARCHES: usize = 32;
 const MAX_DNS_SEARCH_CHARS: usize = 2048;
@@ -52,7 +54,7 @@ pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, pod_name: &str, 
 }
 
 fn names(faults: &mut Faults, path: &Path, spec: &Value) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 6] = [
+    let rules: [(&str, NameCheck); 6] = [
         ("serviceAccountName", check::dns1123_subdomain),
         ("nodeName", check::dns1123_subdomain),
         ("hostname", check::dns1123_label),
@@ -66,11 +68,11 @@ fn names(faults: &mut Faults, path: &Path, spec: &Value) {
             invalid_each(faults, &path.child(key), value, rule(value));
         }
     }
-    if let Some(seconds) = int(&spec["activeDeadlineSeconds"]) {
-        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
-            let detail = inclusive_range_text(1, i64::from(i32::MAX));
-            faults.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
-        }
+    if let Some(seconds) = int(&spec["activeDeadlineSeconds"])
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let detail = inclusive_range_text(1, i64::from(i32::MAX));
+        faults.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
     }
 }
 
