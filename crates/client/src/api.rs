@@ -47,7 +47,11 @@ pub enum Patch {
     Merge(Value),
     Strategic(Value),
     /// Server-side apply; the manager's name, and whether to take over conflicting fields.
-    Apply { object: Value, manager: String, force: bool },
+    Apply {
+        object: Value,
+        manager: String,
+        force: bool,
+    },
 }
 
 impl Patch {
@@ -102,11 +106,7 @@ impl<K: Resource> Api<K> {
     }
     /// The namespace of an object where the kind has one.
     pub fn of(client: Client, object: &K) -> Self {
-        Api {
-            client,
-            namespace: K::NAMESPACED.then(|| object.namespace().to_owned()),
-            kind: PhantomData,
-        }
+        Api { client, namespace: K::NAMESPACED.then(|| object.namespace().to_owned()), kind: PhantomData }
     }
     pub fn client(&self) -> &Client {
         &self.client
@@ -114,8 +114,11 @@ impl<K: Resource> Api<K> {
 
     /// `/api/v1/namespaces/x/pods[/name[/subresource]]`.
     pub fn path(&self, name: &str, subresource: &str) -> String {
-        let mut path =
-            if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) };
+        let mut path = if K::GROUP.is_empty() {
+            format!("/api/{}", K::VERSION)
+        } else {
+            format!("/apis/{}/{}", K::GROUP, K::VERSION)
+        };
         if let Some(namespace) = &self.namespace {
             path.push_str("/namespaces/");
             path.push_str(namespace);
@@ -131,7 +134,13 @@ impl<K: Resource> Api<K> {
         path
     }
 
-    async fn call(&self, method: &str, path: String, content_type: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+    async fn call(
+        &self,
+        method: &str,
+        path: String,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Bytes, Error> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -191,7 +200,12 @@ impl<K: Resource> Api<K> {
         self.call("DELETE", path, "application/json", delete_options(params)).await.map(|_| ())
     }
     /// POST to a subresource (`binding`, `eviction`, `token`); the raw answer.
-    pub async fn create_subresource(&self, name: &str, subresource: &str, body: &Value) -> Result<Bytes, Error> {
+    pub async fn create_subresource(
+        &self,
+        name: &str,
+        subresource: &str,
+        body: &Value,
+    ) -> Result<Bytes, Error> {
         let path = self.path(name, subresource);
         self.call("POST", path, "application/json", body.to_string().into_bytes()).await
     }
@@ -258,7 +272,8 @@ mod tests {
 
     #[test]
     fn delete_options_carry_preconditions() {
-        let params = DeleteParams { uid: Some("u".into()), grace_period_seconds: Some(0), ..Default::default() };
+        let params =
+            DeleteParams { uid: Some("u".into()), grace_period_seconds: Some(0), ..Default::default() };
         let options: Value = serde_json::from_slice(&delete_options(&params)).unwrap();
         assert_eq!(options["preconditions"]["uid"], "u");
         assert_eq!(options["gracePeriodSeconds"], 0);

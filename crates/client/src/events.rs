@@ -136,7 +136,11 @@ impl Correlator {
         if self.budgets.len() >= REMEMBERED {
             self.budgets.clear();
         }
-        let key = format!("{:?}{:?}", event.source, event.involved_object.uid.as_ref().or(event.involved_object.name.as_ref()));
+        let key = format!(
+            "{:?}{:?}",
+            event.source,
+            event.involved_object.uid.as_ref().or(event.involved_object.name.as_ref())
+        );
         let budget = self.budgets.entry(key).or_insert(Budget { left: BURST, at: now });
         let refilled = now.duration_since(budget.at).as_secs_f64() / REFILL_SECONDS;
         budget.left = (budget.left + refilled).min(BURST);

@@ -157,7 +157,8 @@ impl<T: Resource> Informer<T> {
             if let Ok(position) = gone.binary_search(&key) {
                 gone.remove(position);
             }
-            let unchanged = self.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
+            let unchanged =
+                self.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
             if !unchanged {
                 self.apply(object);
             }
@@ -245,7 +246,12 @@ impl SharedInformers {
 }
 
 /// Lists, watches, and lists again when told to, until cancelled.
-async fn reflect<T: Resource>(api: Api<T>, params: ListParams, informer: Informer<T>, cancel: CancellationToken) {
+async fn reflect<T: Resource>(
+    api: Api<T>,
+    params: ListParams,
+    informer: Informer<T>,
+    cancel: CancellationToken,
+) {
     let mut retry = FIRST_RETRY;
     while !cancel.is_cancelled() {
         let round = list_and_watch(&api, &params, &informer, &mut retry);
@@ -279,7 +285,10 @@ async fn list_and_watch<T: Resource>(
     informer.replace(objects);
     *retry = FIRST_RETRY;
     loop {
-        let mut lines = Frames { stream: api.watch_raw(params, &version, WATCH_TIMEOUT_SECONDS).await?, buffer: Vec::new() };
+        let mut lines = Frames {
+            stream: api.watch_raw(params, &version, WATCH_TIMEOUT_SECONDS).await?,
+            buffer: Vec::new(),
+        };
         while let Some(line) = lines.next().await? {
             handle_event(&line, informer, &mut version)?;
         }
@@ -331,7 +340,11 @@ fn handle_event<T: Resource>(line: &[u8], informer: &Informer<T>, version: &mut 
             let mut object = T::decode(json)?;
             slim(&mut object);
             *version = object.resource_version().to_owned();
-            if kind == "DELETED" { informer.remove(&object.key(), Some(object)) } else { informer.apply(object) }
+            if kind == "DELETED" {
+                informer.remove(&object.key(), Some(object))
+            } else {
+                informer.apply(object)
+            }
         }
     }
     Ok(())

@@ -48,7 +48,9 @@ struct Observed {
 enum Step {
     Create,
     /// Write ourselves in; `transition` where the holder changes.
-    Write { transition: bool },
+    Write {
+        transition: bool,
+    },
     Wait,
 }
 
@@ -66,7 +68,12 @@ fn decide(observed: &Observed, config: &Config, now: Instant) -> Step {
 
 /// Runs `work` while leading. Returns when cancelled, or when leadership was lost (the work's
 /// token is cancelled first and the work awaited).
-pub async fn lead<F, Fut>(client: Client, config: Config, cancel: CancellationToken, work: F) -> Result<(), Error>
+pub async fn lead<F, Fut>(
+    client: Client,
+    config: Config,
+    cancel: CancellationToken,
+    work: F,
+) -> Result<(), Error>
 where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
