@@ -213,10 +213,7 @@ fn api_service(object: &Object<'_>) -> Vec<Value> {
 }
 
 fn flow_schema(object: &Object<'_>) -> Vec<Value> {
-    let dangling = match object.condition("Dangling") {
-        Some(status) => status,
-        None => "?",
-    };
+    let dangling = object.condition("Dangling").unwrap_or("?");
     vec![
         object.name(),
         object.cell("/spec/priorityLevelConfiguration/name"),
