@@ -119,10 +119,11 @@ pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind.
+/// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind. Never touches a
+/// file that is there already.
 pub(super) fn create_segment(dir: &Path, number: u64, bytes: u64) -> io::Result<File> {
     let path = segment_path(dir, number);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     let made = reserve(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir));
     if let Err(e) = made {
         drop(file);
