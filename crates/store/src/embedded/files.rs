@@ -66,7 +66,9 @@ pub(super) fn size_bytes(dir: &Path) -> Result<u64, Error> {
 
 /// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
 #[derive(Debug)]
-pub(super) struct DirLock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub(super) struct DirLock {
+    _file: File,
+}
 
 pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
     let path = dir.join(LOCK_FILE);
@@ -89,7 +91,7 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
     // On a full disk the number cannot be written; the lock holds all the same.
     let _ = file.set_len(0).and_then(|()| file.rewind());
     let _ = write!(file, "{}", std::process::id());
-    Ok(DirLock(file))
+    Ok(DirLock { _file: file })
 }
 
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -1,16 +1,14 @@
 //! kill -9 at random moments: no acknowledged write is lost, no transaction is visible in part.
 
-mod support;
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use crate::support::{seed, tiny};
 use amphipod_store::suite::{put, write};
 use amphipod_store::{EmbeddedStore, Options, Range, Store};
-use support::{seed, tiny};
 
 const WRITERS: usize = 8;
 const ROUNDS: u64 = 20;
@@ -67,7 +65,7 @@ async fn kill_9_loses_nothing() {
 /// Starts the child, kills it after it acknowledged `lines` writes, and says what it acknowledged.
 fn run_and_kill(dir: &Path, lines: u64) -> HashMap<usize, u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_writes_until_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "crash::child_writes_until_killed", "--ignored", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
         .spawn()

@@ -1,7 +1,5 @@
 //! What the tests on disk share: seeds, copies of directories, and a look at files from outside.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::path::{Path, PathBuf};
 
 use amphipod_store::suite::model::{Model, Random};

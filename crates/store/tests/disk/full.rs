@@ -2,13 +2,11 @@
 //!
 //! Runs on a real, tiny file system: a tmpfs in a mount namespace of its own, gone with the process.
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::tiny;
 use amphipod_store::suite::{put, write};
 use amphipod_store::{EmbeddedStore, Error, Options, Range, Store, Txn};
-use support::tiny;
 
 const DIR: &str = "AMPHIPOD_FULL_DIR";
 
@@ -27,7 +25,7 @@ fn full_disk_refuses_writes_and_harms_nothing() {
         return;
     };
     let script =
-        "mount -t tmpfs -o size=512k tmpfs \"$1\" && exec \"$2\" --exact inside --ignored --nocapture";
+        "mount -t tmpfs -o size=512k tmpfs \"$1\" && exec \"$2\" --exact full::inside --ignored --nocapture";
     let output = Command::new("unshare")
         .args(*args)
         .args(["sh", "-c", script, "sh"])
