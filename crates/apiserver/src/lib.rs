@@ -1,1 +1,8 @@
-//! placeholder
+//! The API server: HTTP, identity, authorization, admission, one generic registry over the watch
+//! cache, discovery and the proxies to nodes.
+
+pub mod config;
+pub mod seams;
+
+pub use config::Config;
+pub use seams::{Attributes, UserInfo};

@@ -71,10 +71,10 @@ impl Patch {
 
 /// Builds `?a=b&c=d` with percent-encoding.
 #[derive(Default)]
-pub(crate) struct Query(String);
+pub struct Query(String);
 
 impl Query {
-    pub(crate) fn add(&mut self, key: &str, value: &str) {
+    pub fn add(&mut self, key: &str, value: &str) {
         self.0.push(if self.0.is_empty() { '?' } else { '&' });
         self.0.push_str(key);
         self.0.push('=');
@@ -86,12 +86,12 @@ impl Query {
             }
         }
     }
-    pub(crate) fn add_some(&mut self, key: &str, value: Option<&str>) {
+    pub fn add_some(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.add(key, value);
         }
     }
-    pub(crate) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

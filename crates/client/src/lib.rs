@@ -10,7 +10,7 @@ pub mod resource;
 pub mod transport;
 pub mod workqueue;
 
-pub use api::{Api, DeleteParams, ListParams, Patch};
+pub use api::{Api, DeleteParams, ListParams, Patch, Query};
 pub use error::Error;
 pub use events::EventRecorder;
 pub use informer::{Change, Informer, SharedInformers};
