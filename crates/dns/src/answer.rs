@@ -19,7 +19,7 @@ pub enum Answer {
     /// Authoritative records. No answers: the name exists, but not with this type.
     Records { answers: Vec<Record>, additionals: Vec<Record> },
     /// Another name stands for this one; its records are to follow.
-    Alias { record: Record, target: Name },
+    Alias { record: Box<Record>, target: Name },
     /// No such name.
     NoName,
     /// Not ours to answer.
@@ -165,7 +165,7 @@ fn external(asked: &Asked<'_>, target: &str) -> Answer {
     if wants(asked.kind, RecordType::CNAME) {
         return Answer::records(vec![record]);
     }
-    Answer::Alias { record, target }
+    Answer::Alias { record: Box::new(record), target }
 }
 
 fn own_targets(service: &Service) -> Vec<Target> {

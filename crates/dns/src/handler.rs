@@ -44,7 +44,7 @@ impl<V: View> Handler<V> {
         for _ in 0..MAX_ALIASES {
             match answer(&self.view, &self.zone, &asked, kind) {
                 Answer::Alias { record, target } => {
-                    response.answers.push(record);
+                    response.answers.push(*record);
                     asked = target;
                     continue;
                 }
