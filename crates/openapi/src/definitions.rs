@@ -36,7 +36,7 @@ pub(crate) fn of_group_version(path: &str, dialect: Dialect) -> BTreeMap<String,
     }
     register_borrowed(path, &mut generator);
     register_meta(&mut generator);
-    let generated = generator.take_definitions(true);
+    let generated = generator.take_definitions(false);
     let mut found: BTreeMap<String, Value> = generated
         .into_iter()
         .map(|(name, definition)| {

@@ -19,6 +19,8 @@ pub use v3::{custom_v3, v3, v3_index};
 
 /// The media type kubectl asks v2 in.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The Content-Type of the answer; Go cannot read the other as a media type.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// What a document depends on besides the built-in kinds.
 #[derive(Clone, Copy, Debug)]

@@ -77,6 +77,8 @@ fn v2_is_sound_in_both_forms() {
     check_references(&document, &document["definitions"]);
     let spec = &document["definitions"]["io.k8s.api.core.v1.PodSpec"];
     assert_eq!(spec["properties"]["volumes"]["x-kubernetes-patch-strategy"], "merge,retainKeys");
+    let reference = &spec["properties"]["securityContext"];
+    assert_eq!(reference["$ref"], "#/definitions/io.k8s.api.core.v1.PodSecurityContext");
     let port = &document["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"];
     assert_eq!((&port["type"], &port["format"]), (&"string".into(), &"int-or-string".into()));
 
