@@ -1,8 +1,14 @@
 //! The API server: HTTP, identity, authorization, admission, one generic registry over the watch
 //! cache, discovery and the proxies to nodes.
 
+pub mod admission;
+pub mod authn;
+pub mod authz;
 pub mod config;
+pub mod policy;
 pub mod seams;
+#[cfg(test)]
+pub mod testing;
 
 pub use config::Config;
 pub use seams::{Attributes, UserInfo};
