@@ -2,10 +2,15 @@
 //! cache, discovery and the proxies to nodes.
 
 pub mod admission;
+pub mod allocator;
 pub mod authn;
 pub mod authz;
+pub mod body;
 pub mod config;
+pub mod discovery;
+pub mod kubelet_proxy;
 pub mod policy;
+pub mod serve;
 pub mod seams;
 #[cfg(test)]
 pub mod testing;

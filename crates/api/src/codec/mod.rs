@@ -167,7 +167,7 @@ fn check_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> {
     }
     let same_kind = kind.is_empty() || kind == expected.kind;
     let same_version = api_version.is_empty() || api_version == expected.api_version();
-    if same_kind && same_version || is_generic(expected.kind) && same_kind {
+    if same_kind && (same_version || is_generic(expected.kind)) {
         return Ok(());
     }
     if same_kind || schema::of(&api_version, &kind).is_none() && !same_version {
