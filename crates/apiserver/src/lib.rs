@@ -10,8 +10,8 @@ pub mod config;
 pub mod discovery;
 pub mod kubelet_proxy;
 pub mod policy;
-pub mod serve;
 pub mod seams;
+pub mod serve;
 #[cfg(test)]
 pub mod testing;
 

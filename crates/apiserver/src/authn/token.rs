@@ -100,7 +100,7 @@ pub enum TokenError {
     #[error("service account token has been invalidated")]
     Invalidated,
     #[error("{0}")]
-    Lookup(Status),
+    Lookup(Box<Status>),
 }
 
 /// header.payload.signature
@@ -170,9 +170,13 @@ async fn alive(
     reference: &Reference,
     now: i64,
 ) -> Result<bool, TokenError> {
-    let found = reader.get("", plural, namespace, &reference.name).await.map_err(TokenError::Lookup)?;
+    let found = reader
+        .get("", plural, namespace, &reference.name)
+        .await
+        .map_err(|status| TokenError::Lookup(Box::new(status)))?;
     let Some(bytes) = found else { return Ok(false) };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| TokenError::Lookup(Status::internal(e)))?;
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|e| TokenError::Lookup(Box::new(Status::internal(e))))?;
     Ok(object::uid(&value) == reference.uid && !gone(&value, now))
 }
 

@@ -178,10 +178,8 @@ pub fn reconciled(existing: &Value, default: &Value) -> Option<Value> {
             }
         }
     }
-    if default["aggregationRule"].is_object() {
-        if merged["aggregationRule"].is_null() {
-            merged["aggregationRule"] = default["aggregationRule"].clone();
-        }
+    if default["aggregationRule"].is_object() && merged["aggregationRule"].is_null() {
+        merged["aggregationRule"] = default["aggregationRule"].clone();
     }
     if default["rules"].is_array() {
         let own = Rule::list(&existing["rules"]);

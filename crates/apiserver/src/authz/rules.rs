@@ -55,7 +55,7 @@ impl Rule {
         }
         has(&self.groups, &request.group)
             && self.resources.iter().any(|r| resource_covers(r, &request.resource, &request.subresource))
-            && (self.names.is_empty() || self.names.iter().any(|name| *name == request.name))
+            && (self.names.is_empty() || self.names.contains(&request.name))
     }
 
     /// One rule per verb, group, resource and name (or verb and path): what is compared when
