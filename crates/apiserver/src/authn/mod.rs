@@ -1,6 +1,7 @@
 //! Who is asking: in-process callers, client certificates, service-account tokens, nobody.
 
 pub mod certificate;
+pub mod impersonation;
 pub mod issuer;
 pub mod keys;
 pub mod reviews;
