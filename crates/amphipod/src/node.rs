@@ -91,8 +91,13 @@ pub async fn proxy(
     node_name: &str,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
-    let mut config = ProxyConfig::new(node_name, TABLE);
-    config.pod_cidr = Some(v4(network.pod_cidr)?);
+    let config = ProxyConfig {
+        node_name: node_name.to_owned(),
+        table: TABLE.to_owned(),
+        pod_cidr: v4(network.pod_cidr)?,
+        service_cidr: v4(network.service_cidr)?,
+        bridge: Some(BRIDGE.to_owned()),
+    };
     amphipod_network::run_proxy(client, informers, config, cancel).await?;
     Ok(())
 }
