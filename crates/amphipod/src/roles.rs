@@ -235,7 +235,9 @@ pub fn proxy(options: &ProxyOptions) -> Result<ExitCode, Failure> {
 
 pub fn dns_config(network: &Network, listen: Option<SocketAddr>) -> Result<amphipod_dns::Config, Failure> {
     let listen = listen.unwrap_or(SocketAddr::new(node::gateway(network)?.into(), 53));
-    Ok(amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network)))
+    let mut config = amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network));
+    config.networks = vec![network.pod_cidr, network.service_cidr];
+    Ok(config)
 }
 
 pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
