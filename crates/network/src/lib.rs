@@ -20,3 +20,6 @@ pub use proxy::run::{ProxyConfig, run_proxy};
 pub use proxy::{
     Chain, Change, Endpoint, Entry, Key, Node, Protocol, Ruleset, Value, desired::desired, diff::diff,
 };
+
+#[cfg(test)]
+mod kernel_tests;

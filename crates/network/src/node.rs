@@ -131,7 +131,10 @@ fn set_sysctls(network: &NodeNetwork) -> Result<(), Error> {
     write_sysctl(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
     // Host ports and node ports on 127.0.0.1: such packets leave through the bridge.
     write_sysctl(&bridge.join("route_localnet"), "1")?;
+    // Every packet between two pods leaves by the interface it came in by: no redirects for that.
+    // Either of the two settings enables them; other interfaces keep their own.
     write_sysctl(&bridge.join("send_redirects"), "0")?;
+    write_sysctl(Path::new("/proc/sys/net/ipv4/conf/all/send_redirects"), "0")?;
     // Replies to translated connections come from where routing would not expect them.
     write_sysctl(&bridge.join("rp_filter"), "0")
 }
@@ -148,14 +151,12 @@ fn write_node_rules(network: &NodeNetwork, socket: &mut Socket) -> Result<(), Er
     let mut batch = Batch::new(&network.node_table());
     batch.replace_table();
     // With route_localnet set, pods must not reach what listens on this machine's loopback only.
-    let guard = Rule::new()
-        .when_input_is(&network.bridge)
-        .when_destination_in(LOOPBACK)
-        .verdict(&Verdict::Drop);
+    let guard =
+        Rule::new().when_input_is(&network.bridge).when_destination_in(LOOPBACK).verdict(&Verdict::Drop);
     batch.add_chain("guard-loopback", Some(Hook::RAW_PREROUTING), &[guard]);
-    // A redirect would send one pod's replies to another past the translation of service addresses.
-    let redirect =
-        Rule::new().when_output_is(&network.bridge).when_icmp_redirect().verdict(&Verdict::Drop);
+    // A redirect, where somebody enables them again, would send one pod's replies to another past
+    // the translation of service addresses.
+    let redirect = Rule::new().when_output_is(&network.bridge).when_icmp_redirect().verdict(&Verdict::Drop);
     batch.add_chain("no-redirects", Some(Hook::FILTER_OUTPUT), &[redirect]);
     if network.masquerade {
         let leaving = Rule::new()

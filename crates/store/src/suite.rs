@@ -1,7 +1,11 @@
 //! The contract's test-suite: what every engine must do, as plain async functions over a fresh store.
 //!
-//! ```ignore
-//! amphipod_store::suite::run(|| async { Arc::new(EmbeddedStore::memory().unwrap()) as Arc<dyn Store> }).await;
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use amphipod_store::{EmbeddedStore, Store, suite};
+//! # async fn check() {
+//! suite::run(|| async { Arc::new(EmbeddedStore::memory().unwrap()) as Arc<dyn Store> }).await;
+//! # }
 //! ```
 //! A check that fails panics, as tests do. Timing is never assumed: waits end with a generous deadline.
 

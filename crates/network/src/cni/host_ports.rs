@@ -55,10 +55,7 @@ pub fn ensure_table(socket: &mut Socket, table: &str, bridge: &str) -> Result<()
         .load_destination(Register(1))
         .when_in_set(HAIRPIN.name, KEY)
         .masquerade();
-    let loopback = Rule::new()
-        .when_output_is(bridge)
-        .when_source_in(crate::node::LOOPBACK)
-        .masquerade();
+    let loopback = Rule::new().when_output_is(bridge).when_source_in(crate::node::LOOPBACK).masquerade();
     batch.add_chain("postrouting", Some(Hook::NAT_POSTROUTING), &[hairpin, loopback]);
     batch.commit(socket)
 }

@@ -73,8 +73,10 @@ impl Store {
     }
 
     fn blocks(&self) -> Result<Vec<Ipv4Net>, Error> {
-        let mut blocks: Vec<Ipv4Net> =
-            names(&self.blocks_dir())?.iter().filter_map(|name| name.replace('_', "/").parse().ok()).collect();
+        let mut blocks: Vec<Ipv4Net> = names(&self.blocks_dir())?
+            .iter()
+            .filter_map(|name| name.replace('_', "/").parse().ok())
+            .collect();
         blocks.sort();
         Ok(blocks)
     }
@@ -101,7 +103,8 @@ impl Store {
     /// An address for `holder`; the one it has already where an earlier call got that far.
     pub fn reserve(&self, range: Ipv4Net, gateway: Ipv4Addr, holder: &Holder) -> Result<Ipv4Addr, Error> {
         let mut taken = self.reservations()?;
-        let same = |other: &Holder| other.container == holder.container && other.interface == holder.interface;
+        let same =
+            |other: &Holder| other.container == holder.container && other.interface == holder.interface;
         let mine = taken.iter().find(|(_, (_, other))| other.as_ref().is_some_and(same));
         if let Some((address, _)) = mine {
             let address = *address;
@@ -112,8 +115,7 @@ impl Store {
         let mut blocks = self.blocks()?;
         blocks.retain(|block| range.contains(block));
         let free = |blocks: &[Ipv4Net], taken: &Reservations| {
-            let is_taken =
-                |address| taken.contains_key(&address) || is_special(address, range, gateway);
+            let is_taken = |address| taken.contains_key(&address) || is_special(address, range, gateway);
             pick(blocks, is_taken, last)
         };
         let mut found = free(&blocks, &taken);

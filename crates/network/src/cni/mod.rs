@@ -20,7 +20,9 @@ use serde::Serialize;
 use crate::netlink::Socket;
 use crate::netlink::route::mac_text;
 use ipam::{Holder, Store};
-use types::{Address, Call, Code, Configuration, Failure, Interface, NEWEST, Outcome, Route, VERSIONS, Versions};
+use types::{
+    Address, Call, Code, Configuration, Failure, Interface, NEWEST, Outcome, Route, VERSIONS, Versions,
+};
 
 /// The file name under which the binary is the plugin.
 pub const PLUGIN_NAME: &str = "amphipod-cni";
@@ -99,7 +101,8 @@ fn add(config: &Configuration, call: &Call) -> Result<Outcome, Failure> {
             return Err(error.into());
         }
     };
-    let interface = |name: &str, mac, sandbox| Interface { name: name.to_owned(), mac: mac_text(mac), sandbox };
+    let interface =
+        |name: &str, mac, sandbox| Interface { name: name.to_owned(), mac: mac_text(mac), sandbox };
     let is_old = config.cni_version != NEWEST;
     Ok(Outcome {
         cni_version: config.cni_version.clone(),
@@ -134,6 +137,5 @@ fn check(config: &Configuration, call: &Call) -> Result<(), Failure> {
     let address = Store::open(&config.state_dir)?
         .address_of(&call.container, &call.interface)?
         .ok_or_else(|| failed(format!("no address is reserved for {}", call.container)))?;
-    interface::verify(config, call, namespace, address)?
-        .map_or(Ok(()), |problem| Err(failed(problem)))
+    interface::verify(config, call, namespace, address)?.map_or(Ok(()), |problem| Err(failed(problem)))
 }

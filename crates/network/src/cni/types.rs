@@ -113,7 +113,9 @@ impl Call {
         }
         let interface = need("CNI_IFNAME")?;
         let is_bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
-        if interface.len() > MAX_INTERFACE_BYTES || matches!(&*interface, "." | "..") || interface.contains(is_bad)
+        if interface.len() > MAX_INTERFACE_BYTES
+            || matches!(&*interface, "." | "..")
+            || interface.contains(is_bad)
         {
             return Err(invalid(format!("CNI_IFNAME {interface:?} is not an interface name")));
         }

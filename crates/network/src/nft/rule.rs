@@ -34,6 +34,10 @@ const ICMP_REDIRECT: u8 = 5;
 const ICMP_PORT_UNREACHABLE: u8 = 3;
 const NUMGEN_RANDOM: u32 = 1;
 const DYNSET_UPDATE: u32 = 1;
+const DYNSET_DELETE: u32 = 2;
+const TCP: u8 = 6;
+const REJECT_ICMP: u32 = 0;
+const REJECT_TCP_RESET: u32 = 1;
 const NAT_DESTINATION: u32 = 1;
 const FAMILY_IPV4: u32 = 2;
 const MASQUERADE_RANDOM_FULLY: u32 = 1 << 4;
@@ -71,8 +75,7 @@ impl Rule {
         self.with("meta", Attributes::new().big32(2, key).big32(1, to.number()))
     }
     fn payload(self, base: u32, offset: u32, length: u32, to: Register) -> Self {
-        let data =
-            Attributes::new().big32(1, to.number()).big32(2, base).big32(3, offset).big32(4, length);
+        let data = Attributes::new().big32(1, to.number()).big32(2, base).big32(3, offset).big32(4, length);
         self.with("payload", data)
     }
     fn compare(self, register: Register, operation: u32, bytes: &[u8]) -> Self {
@@ -200,15 +203,26 @@ impl Rule {
         let data = Attributes::new().text(1, map).big32(2, key.number()).big32(3, VERDICT_REGISTER);
         self.with("lookup", data)
     }
-    /// Stores key and data in a map, for so long.
+    /// Stores key and data in a map, for so long; data already there stays and lasts longer.
     pub fn remember(self, map: &str, key: Register, data: Register, timeout_seconds: u32) -> Self {
-        let data = Attributes::new()
-            .text(1, map)
-            .big32(3, DYNSET_UPDATE)
-            .big32(4, key.number())
-            .big32(5, data.number())
-            .big64(6, u64::from(timeout_seconds) * 1000);
-        self.with("dynset", data)
+        let timeout_milliseconds = u64::from(timeout_seconds) * 1000;
+        self.dynamic(DYNSET_UPDATE, map, key, data, |data| data.big64(6, timeout_milliseconds))
+    }
+    /// Removes what a map has for the key. The kernel wants a data register named for a map.
+    pub fn forget(self, map: &str, key: Register, data: Register) -> Self {
+        self.dynamic(DYNSET_DELETE, map, key, data, |data| data)
+    }
+    fn dynamic(
+        self,
+        operation: u32,
+        map: &str,
+        key: Register,
+        data: Register,
+        more: impl FnOnce(Attributes) -> Attributes,
+    ) -> Self {
+        let attributes =
+            Attributes::new().text(1, map).big32(3, operation).big32(4, key.number()).big32(5, data.number());
+        self.with("dynset", more(attributes))
     }
     pub fn ask_for_masquerade(self) -> Self {
         self.set_mark_bit(MASQUERADE_MARK)
@@ -236,9 +250,15 @@ impl Rule {
         let data = Attributes::new().big32(1, VERDICT_REGISTER).nest(2, verdict.attributes());
         self.with("immediate", data)
     }
-    /// Answers with ICMP "port unreachable".
+    /// Answers with ICMP "port unreachable", of which the kernel sends few per second.
     pub fn reject(self) -> Self {
-        self.with("reject", Attributes::new().big32(1, 0).byte(2, ICMP_PORT_UNREACHABLE))
+        self.with("reject", Attributes::new().big32(1, REJECT_ICMP).byte(2, ICMP_PORT_UNREACHABLE))
+    }
+    /// Answers TCP with a reset.
+    pub fn reject_tcp(self) -> Self {
+        self.meta(META_L4_PROTOCOL, Register(0))
+            .compare(Register(0), EQUAL, &[TCP])
+            .with("reject", Attributes::new().big32(1, REJECT_TCP_RESET).byte(2, 0))
     }
 }
 

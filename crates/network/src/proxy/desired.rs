@@ -139,7 +139,9 @@ fn nearest(known: &BTreeMap<Endpoint, Known>) -> Option<Vec<Endpoint>> {
     }
     [Hint::Node, Hint::Zone].into_iter().find_map(|wanted| {
         let near: Vec<Endpoint> = ready()
-            .filter(|(_, known)| known.hinted == wanted || (wanted == Hint::Zone && known.hinted == Hint::Node))
+            .filter(|(_, known)| {
+                known.hinted == wanted || (wanted == Hint::Zone && known.hinted == Hint::Node)
+            })
             .map(|(endpoint, _)| *endpoint)
             .collect();
         (!near.is_empty()).then_some(near)
@@ -460,8 +462,7 @@ mod tests {
     #[test]
     fn hints_count_only_when_all_endpoints_have_them() {
         let hinted = |all: bool| {
-            let mut slice =
-                (*slice(&[(1, "x", true, true, false), (2, "y", true, true, false)])).clone();
+            let mut slice = (*slice(&[(1, "x", true, true, false), (2, "y", true, true, false)])).clone();
             let zone = |name: &str| EndpointHints {
                 for_zones: Some(vec![ForZone { name: name.into() }]),
                 ..Default::default()

@@ -112,6 +112,7 @@ impl Chain {
                 self.load_key(Rule::new().load_source(CLIENT))
                     .load_random(self.endpoints, first, SLOT)
                     .look_up(ENDPOINTS.name, ADDRESS, FOUND)
+                    .forget(AFFINITY.name, CLIENT, FOUND)
                     .remember(AFFINITY.name, CLIENT, FOUND, seconds)
                     .translate_destination(FOUND),
             );
@@ -158,7 +159,7 @@ impl Layout {
         for (id, map) in (1..).zip(MAPS) {
             batch.add_map(map, id);
         }
-        batch.add_chain(CHAIN_REJECT, None, &[Rule::new().reject()]);
+        batch.add_chain(CHAIN_REJECT, None, &[Rule::new().reject_tcp(), Rule::new().reject()]);
         let find = |map: &Map| {
             [
                 load_key(Rule::new()).follow(map.name, ADDRESS),
@@ -167,7 +168,7 @@ impl Layout {
         };
         batch.add_chain(CHAIN_SERVICES, None, &find(&SERVICES));
         batch.add_chain(CHAIN_EXTERNAL, None, &find(&EXTERNAL));
-        let unknown = Rule::new().when_destination_in(self.service_cidr).reject();
+        let unknown = Rule::new().when_destination_in(self.service_cidr).verdict(&jump(CHAIN_REJECT));
         let [refused, node_refused] = find(&REFUSED);
         batch.add_chain(CHAIN_REFUSE, None, &[refused, node_refused, unknown]);
 
@@ -221,9 +222,7 @@ fn add_run(batch: &mut Batch, run: &[Change]) {
     let elements: Vec<Element> = run
         .iter()
         .filter_map(|change| match change {
-            Change::AddEntry(entry, value) | Change::DeleteEntry(entry, value) => {
-                Some(element(entry, value))
-            }
+            Change::AddEntry(entry, value) | Change::DeleteEntry(entry, value) => Some(element(entry, value)),
             Change::AddChain(_) | Change::DeleteChain(_) => None,
         })
         .collect();

@@ -10,9 +10,7 @@ use crate::netlink::conntrack::Flow;
 /// Whether changes touch UDP at all; looking through the tracked flows costs time.
 pub fn concerns_udp(changes: &[Change]) -> bool {
     changes.iter().any(|change| match change {
-        Change::AddEntry(entry, _) | Change::DeleteEntry(entry, _) => {
-            udp_key(entry).is_some()
-        }
+        Change::AddEntry(entry, _) | Change::DeleteEntry(entry, _) => udp_key(entry).is_some(),
         Change::AddChain(_) | Change::DeleteChain(_) => false,
     })
 }
@@ -99,7 +97,8 @@ mod tests {
 
     #[test]
     fn node_ports_match_any_address_but_only_translated_flows() {
-        let (two, one) = (ruleset("0.0.0.0", &["10.244.0.2", "10.244.0.3"]), ruleset("0.0.0.0", &["10.244.0.2"]));
+        let (two, one) =
+            (ruleset("0.0.0.0", &["10.244.0.2", "10.244.0.3"]), ruleset("0.0.0.0", &["10.244.0.2"]));
         let lost = flow("192.0.2.7:53", "10.244.0.3:5353");
         let foreign = flow("8.8.8.8:53", "8.8.8.8:53");
         assert_eq!(stale(&two, &one, &[lost, foreign]), [lost]);

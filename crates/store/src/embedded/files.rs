@@ -66,7 +66,15 @@ pub(super) fn size_bytes(dir: &Path) -> Result<u64, Error> {
 
 /// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
 #[derive(Debug)]
-pub(super) struct DirLock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing would do, but for a child that was forked and has not yet closed its copy by `exec`.
+    fn drop(&mut self) {
+        // On failure, closing still does.
+        let _ = self.0.unlock();
+    }
+}
 
 pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
     let path = dir.join(LOCK_FILE);
@@ -119,10 +127,11 @@ pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind.
+/// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind. Never touches a
+/// file that is there already.
 pub(super) fn create_segment(dir: &Path, number: u64, bytes: u64) -> io::Result<File> {
     let path = segment_path(dir, number);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     let made = reserve(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir));
     if let Err(e) = made {
         drop(file);

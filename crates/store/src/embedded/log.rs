@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use super::files::{self, io_error};
 use super::frame::{self, HEADER_BYTES, Header, SEGMENT_MAGIC};
@@ -162,9 +163,22 @@ fn is_full(e: &io::Error) -> bool {
 /// Makes the next segment in the background: allocating tens of megabytes takes longer than a write.
 #[derive(Debug)]
 struct SpareMaker {
-    ask: mpsc::Sender<u64>,
+    /// `None` once it is to end.
+    ask: Option<mpsc::Sender<u64>>,
     ready: mpsc::Receiver<io::Result<File>>,
     asked: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for SpareMaker {
+    /// Nothing may touch the directory any more once its lock is let go of.
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed where it happened.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl SpareMaker {
@@ -173,7 +187,7 @@ impl SpareMaker {
         // At most one request is under way.
         let (done, ready) = mpsc::sync_channel(1);
         let owned = dir.to_owned();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store-segments".into())
             .spawn(move || {
                 for number in asked {
@@ -183,13 +197,13 @@ impl SpareMaker {
                 }
             })
             .map_err(|e| io_error("start a thread for", dir, e))?;
-        Ok(SpareMaker { ask, ready, asked: false })
+        Ok(SpareMaker { ask: Some(ask), ready, asked: false, thread: Some(thread) })
     }
 
     fn prepare(&mut self, number: u64) {
         if !self.asked {
             // If the thread is gone, `take` says so.
-            self.asked = self.ask.send(number).is_ok();
+            self.asked = self.ask.as_ref().is_some_and(|ask| ask.send(number).is_ok());
         }
     }
 
@@ -206,5 +220,38 @@ impl SpareMaker {
         self.prepare(number);
         self.asked = false;
         self.ready.recv().unwrap_or_else(|_| Err(io::Error::other("the segment thread is gone")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write that failed half-way must leave no bytes that recovery could take for a frame.
+    #[test]
+    fn a_refused_write_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = files::create_segment(dir.path(), 1, 8192).unwrap();
+        let mut segment = Segment { file, number: 1, offset: 0, reserved: 8192 };
+        let header = Header { store_id: 3, sequence: 1 };
+        let frame = |sequence| {
+            let mut frame = Vec::new();
+            frame::begin(&mut frame);
+            frame.extend([sequence as u8; 40]);
+            frame::finish(&mut frame, 3, sequence);
+            frame
+        };
+        assert!(segment.append(&header, &frame(1), true).is_ok());
+        let end = segment.offset;
+        segment.file.write_all_at(&frame(2), end).unwrap();
+        let failure = segment.undo(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(failure, Failure::Undone(_)));
+        assert_eq!(segment.file.metadata().unwrap().len(), end);
+        assert!(segment.reserve(end + 64, 8192).is_ok());
+        assert_eq!(segment.file.metadata().unwrap().len(), 8192);
+        assert!(segment.append(&header, &frame(2), true).is_ok());
+        let bytes = std::fs::read(files::segment_path(dir.path(), 1)).unwrap();
+        let second = frame::parse(&bytes, end as usize, 3).unwrap();
+        assert_eq!((second.0.sequence, second.1), (2, &[2; 40][..]));
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 //! The byte layout is in `docs/store-format.md`.
 
+mod deadlines;
 mod files;
 mod frame;
 mod history;

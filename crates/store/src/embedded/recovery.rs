@@ -108,20 +108,13 @@ impl Replay {
     }
 
     fn segment(&mut self, number: u64, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-        let seen = self.last.is_some() as u64 + self.blank.len() as u64;
-        let expected =
+        let before =
             self.blank.last().map(|(number, _)| *number).or(self.last.as_ref().map(|end| end.number));
-        let expected = expected.map_or(self.first_segment, |number| number + 1);
-        debug_assert!(seen > 0 || expected == self.first_segment);
+        let expected = before.map_or(self.first_segment, |number| number + 1);
         if number != expected {
-            let missing = path
-                .with_file_name(files::segment_path(Path::new(""), expected).file_name().unwrap_or_default());
-            return Err(damaged(
-                &missing,
-                0,
-                "the file is missing, yet later ones are there".into(),
-                self.cure(None),
-            ));
+            let missing = files::segment_path(path.parent().unwrap_or(path), expected);
+            let why = "the file is missing, yet later ones are there".into();
+            return Err(damaged(&missing, 0, why, self.cure(None)));
         }
         match Header::decode(bytes, SEGMENT_MAGIC) {
             Ok(header) => self.frames(number, path, bytes, header),

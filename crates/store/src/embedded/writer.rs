@@ -4,7 +4,6 @@
 //! then publishes and answers. When the disk refuses, the clone is thrown away and everyone is told;
 //! nothing that was stored is touched.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::deadlines::Deadlines;
 use super::files::DirLock;
 use super::frame::{self, FRAME_HEADER_BYTES, Header};
 use super::log::{AppendError, Log};
@@ -64,10 +64,11 @@ pub(super) struct Writer {
     state: State,
     view: Arc<View>,
     disk: Option<Disk>,
-    /// When each lease ends.
-    deadlines: BTreeMap<LeaseId, Instant>,
+    deadlines: Deadlines,
     /// Set when the disk failed in a way only a restart can judge: no write is taken any more.
     broken: Option<Error>,
+    /// The last batch was refused: said in the log once, not once per batch.
+    refusing: bool,
     /// The frame being gathered; kept for its memory.
     frame: Vec<u8>,
     progress: Progress,
@@ -112,7 +113,9 @@ struct Batch {
     answers: Vec<Answer>,
     permits: Vec<OwnedSemaphorePermit>,
     granted: Vec<LeaseId>,
+    /// Gone with this batch, by request or because they expired.
     revoked: Vec<LeaseId>,
+    expired: Vec<LeaseId>,
     compact: Option<Revision>,
     requests: usize,
     close: Option<Option<Reply<()>>>,
@@ -120,11 +123,24 @@ struct Batch {
 
 impl Writer {
     pub fn new(state: State, view: Arc<View>, disk: Option<Disk>, now: Instant) -> Self {
-        let ends = |ttl_seconds| now + Duration::from_secs(ttl_seconds);
-        let deadlines = state.leases.iter().map(|(id, lease)| (*id, ends(lease.ttl_seconds))).collect();
+        let mut deadlines = Deadlines::default();
+        for (id, lease) in &state.leases {
+            // Nobody could keep leases alive while the store was down: each gets its whole time again.
+            deadlines.set(*id, now + Duration::from_secs(lease.ttl_seconds));
+        }
         let progress = Progress { told: state.revision, at: now, asked: false };
         let frame = Vec::new();
-        Writer { state, view, disk, deadlines, broken: None, frame, progress, snapshot: None }
+        Writer {
+            state,
+            view,
+            disk,
+            deadlines,
+            broken: None,
+            refusing: false,
+            frame,
+            progress,
+            snapshot: None,
+        }
     }
 
     pub fn run(mut self, queue: &Receiver<Queued>) {
@@ -154,7 +170,7 @@ impl Writer {
     fn patience(&self, now: Instant) -> Duration {
         /// With nothing due, any long time will do.
         const IDLE: Duration = Duration::from_secs(3600);
-        let lease = self.deadlines.values().min().copied();
+        let lease = if self.broken.is_none() { self.deadlines.next() } else { None };
         let progress =
             (self.state.revision > self.progress.told).then(|| self.progress.at + PROGRESS_INTERVAL);
         lease.into_iter().chain(progress).min().map_or(IDLE, |due| due.saturating_duration_since(now))
@@ -189,7 +205,7 @@ impl Writer {
                 let result = match batch.state.leases.get(&id) {
                     Some(lease) => {
                         let end = Instant::now() + Duration::from_secs(lease.ttl_seconds);
-                        self.deadlines.entry(id).and_modify(|deadline| *deadline = end);
+                        self.deadlines.set(id, end);
                         Ok(())
                     }
                     None => Err(Error::LeaseNotFound(id)),
@@ -212,16 +228,20 @@ impl Writer {
         if self.broken.is_some() {
             return;
         }
-        let expired = self.deadlines.iter().filter(|(_, deadline)| **deadline <= now).map(|(id, _)| *id);
-        for id in expired.collect::<Vec<_>>() {
-            // Gone already when a request of this batch revoked it.
-            let _ = batch.revoke(id, &mut self.frame);
+        for id in self.deadlines.ended(now, BATCH_REQUESTS) {
+            if batch.revoke(id, &mut self.frame).is_ok() {
+                batch.expired.push(id);
+            } else if !self.state.leases.contains_key(&id) {
+                // Its grant was never stored. (A lease that a request of this batch revoked is stored.)
+                self.deadlines.remove(id);
+            }
         }
     }
 
     /// Makes the batch durable, publishes it and answers; or takes it back and tells everyone why.
     fn commit(&mut self, batch: Batch) -> Option<Option<Reply<()>>> {
-        let failure = self.append().err();
+        let wrote = self.frame.len() > FRAME_HEADER_BYTES;
+        let failure = if wrote { self.append().err() } else { None };
         match &failure {
             None => {
                 self.state = batch.state;
@@ -231,9 +251,17 @@ impl Writer {
                 }
             }
             Some(error) => {
-                tracing::warn!(%error, requests = batch.requests, "writes refused");
-                self.postpone(&batch.revoked);
+                if !self.refusing {
+                    tracing::warn!(%error, "writes are refused");
+                }
+                self.postpone(&batch.expired);
             }
+        }
+        if wrote {
+            if self.refusing && failure.is_none() {
+                tracing::info!("writes are taken again");
+            }
+            self.refusing = failure.is_some();
         }
         for answer in batch.answers {
             answer.send(failure.as_ref());
@@ -245,9 +273,6 @@ impl Writer {
     }
 
     fn append(&mut self) -> Result<(), Error> {
-        if self.frame.len() == FRAME_HEADER_BYTES {
-            return Ok(());
-        }
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
@@ -265,20 +290,20 @@ impl Writer {
         let now = Instant::now();
         for id in granted {
             if let Some(lease) = self.state.leases.get(id) {
-                self.deadlines.insert(*id, now + Duration::from_secs(lease.ttl_seconds));
+                self.deadlines.set(*id, now + Duration::from_secs(lease.ttl_seconds));
             }
         }
         for id in revoked {
-            self.deadlines.remove(id);
+            self.deadlines.remove(*id);
         }
     }
 
     /// Leases whose end could not be written are tried again, but not in a busy loop.
-    fn postpone(&mut self, revoked: &[LeaseId]) {
+    fn postpone(&mut self, expired: &[LeaseId]) {
         const RETRY: Duration = Duration::from_secs(1);
         let again = Instant::now() + RETRY;
-        for id in revoked {
-            self.deadlines.entry(*id).and_modify(|deadline| *deadline = again.max(*deadline));
+        for id in expired {
+            self.deadlines.set(*id, again);
         }
     }
 
@@ -349,6 +374,7 @@ impl Batch {
             permits: Vec::new(),
             granted: Vec::new(),
             revoked: Vec::new(),
+            expired: Vec::new(),
             compact: None,
             requests: 0,
             close: None,

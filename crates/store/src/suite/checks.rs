@@ -19,7 +19,7 @@ pub async fn counts_revisions_and_versions(store: Arc<dyn Store>) {
     write(&*store, vec![put("/b", "1")]).await;
     let third = write(&*store, vec![put("/a", "2")]).await;
     let item = get(&*store, "/a").await.expect("it was put");
-    assert_eq!(third.written, [item.clone()]);
+    assert_eq!(third.written, std::slice::from_ref(&item));
     assert_eq!((item.create_revision, item.mod_revision, item.version), (1, 3, 2));
     assert_eq!((text(&item.value).as_str(), item.lease), ("2", None));
     let gone = write(&*store, vec![delete("/a")]).await;

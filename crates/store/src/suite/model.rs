@@ -9,7 +9,7 @@ use super::*;
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,7 +19,7 @@ impl Random {
 
     /// Below `bound`, which must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 }
 
@@ -40,7 +40,7 @@ impl Model {
                 return Op::Delete { key };
             }
             let len = random.below(120) as usize;
-            let value = format!("{:016x}", random.next()).repeat(len / 16 + 1);
+            let value = format!("{:016x}", random.number()).repeat(len / 16 + 1);
             Op::Put { key, value: Bytes::from(value), stamp: None, lease: None }
         });
         ops.collect()
