@@ -1,6 +1,7 @@
 //! The running instance: a lock that says one runs, and a file that says which.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -26,6 +27,10 @@ pub struct Instance {
     pub owns_node: bool,
 }
 
+/// One real node a machine: bridge, nftables tables and cgroups are the kernel's, not the data
+/// directory's.
+const NODE_LOCK: &str = "/run/amphipod-node.lock";
+
 /// Held while an instance runs; the kernel drops it with the process, however that ends.
 pub struct Lock {
     _file: File,
@@ -48,6 +53,29 @@ impl Lock {
             }
             Err(error) => Err(Error::file(&path)(error.into())),
         }
+    }
+    /// Claims this machine's one node for the data directory.
+    pub fn acquire_node(files: &Files) -> Result<Self, Error> {
+        let path = std::path::Path::new(NODE_LOCK);
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(Error::file(path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
+            return Err(Error::Preflight(format!(
+                "this machine is already the node of the cluster in {owner}; stop that one with `amphipod down \
+                 --data-dir {owner}`, or start this one with --no-node"
+            )));
+        }
+        let owner = files.root().display().to_string();
+        let written = file.set_len(0).and_then(|()| file.write_all(owner.as_bytes()));
+        written.map_err(Error::file(path))?;
+        Ok(Lock { _file: file })
     }
     pub fn is_held(files: &Files) -> bool {
         matches!(Lock::acquire(files), Err(Error::Running { .. }))

@@ -15,6 +15,20 @@ pub fn write(path: &Path, server: &str, ca: &str, user: &str, pair: &Pair) -> Re
     files::write(path, render(server, ca, user, pair).as_bytes(), 0o600)
 }
 
+/// The CA (PEM) the file's first cluster trusts.
+pub fn authority(path: &Path) -> Result<String, Error> {
+    let fail = |why: &str| Error::Key { path: path.display().to_string(), why: why.to_owned() };
+    let config: serde_json::Value =
+        serde_saphyr::from_str(&files::read(path)?).map_err(|e| fail(&e.to_string()))?;
+    let cluster = config.pointer("/clusters/0/cluster").ok_or_else(|| fail("it names no cluster"))?;
+    if let Some(file) = cluster["certificate-authority"].as_str() {
+        return files::read(Path::new(file));
+    }
+    let encoded = cluster["certificate-authority-data"].as_str().ok_or_else(|| fail("it names no CA"))?;
+    let bytes = STANDARD.decode(encoded).map_err(|e| fail(&e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| fail(&e.to_string()))
+}
+
 fn render(server: &str, ca: &str, user: &str, pair: &Pair) -> String {
     let encode = |text: &str| STANDARD.encode(text);
     format!(
