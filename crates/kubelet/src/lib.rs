@@ -146,10 +146,9 @@ async fn pod_cidr(context: Arc<Context>, cancel: CancellationToken) {
             changed = receiver.changed() => if changed.is_err() { return },
         }
         let cidr = receiver.borrow_and_update().clone();
-        if let Some(cidr) = cidr {
-            if let Err(error) = context.runtime.set_pod_cidr(&cidr).await {
-                debug!(%error, cidr, "the runtime did not take the pod addresses");
-            }
+        let Some(cidr) = cidr else { continue };
+        if let Err(error) = context.runtime.set_pod_cidr(&cidr).await {
+            debug!(%error, cidr, "the runtime did not take the pod addresses");
         }
     }
 }

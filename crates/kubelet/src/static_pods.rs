@@ -185,7 +185,7 @@ mod tests {
         assert_eq!((pod.name(), pod.namespace()), ("web-n1", "default"));
         assert_eq!(annotation(&pod, CONFIG_SOURCE), Some("file"));
         assert_eq!(parse(text, "n1").unwrap().uid(), pod.uid());
-        assert_ne!(parse(&text.replace("image: x", "image: y"), "n1").unwrap().uid(), pod.uid());
+        assert_ne!(parse(&text.replace("image: x", "image: z"), "n1").unwrap().uid(), pod.uid());
         assert!(parse("kind: Service", "n1").is_err());
     }
 }

@@ -175,12 +175,13 @@ mod tests {
 
     #[test]
     fn foreign_resources_and_conditions_stay() {
-        let mut old = NodeStatus::default();
-        old.capacity = Some(
-            [("example.com/gpu".to_owned(), Text("3".into())), ("cpu".to_owned(), Text("9".into()))].into(),
-        );
-        old.conditions =
-            Some(vec![NodeCondition { type_: "Custom".into(), status: "True".into(), ..Default::default() }]);
+        let custom = NodeCondition { type_: "Custom".into(), status: "True".into(), ..Default::default() };
+        let capacity = [("example.com/gpu", "3"), ("cpu", "9")].map(|(k, v)| (k.to_owned(), Text(v.into())));
+        let old = NodeStatus {
+            capacity: Some(capacity.into()),
+            conditions: Some(vec![custom]),
+            ..NodeStatus::default()
+        };
         let status = node_status(&old, &machine(), &Observed::default(), Timestamp::UNIX_EPOCH);
         assert_eq!(status.allocatable.as_ref().unwrap()["example.com/gpu"].0, "3");
         assert_eq!(status.capacity.as_ref().unwrap()["cpu"].0, "2");

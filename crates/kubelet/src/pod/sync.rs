@@ -245,11 +245,11 @@ fn start_ephemeral(view: &View, actions: &mut Vec<Action>) {
 /// Starts a container, unless its last instance ended too recently.
 fn start(view: &View, spec: &ContainerSpec, actions: &mut Vec<Action>) {
     let record = view.state.latest(spec.name());
-    if let Some(finished) = record.filter(|r| r.run == Run::Exited).and_then(|r| r.finished_at) {
-        if let Some((delay, until)) = view.backoffs.waiting(&backoff_key(spec), finished, view.now) {
-            actions.push(Action::BackOff { name: spec.name().to_owned(), delay, until });
-            return;
-        }
+    let finished = record.filter(|r| r.run == Run::Exited).and_then(|r| r.finished_at);
+    let blocked = finished.and_then(|at| view.backoffs.waiting(&backoff_key(spec), at, view.now));
+    if let Some((delay, until)) = blocked {
+        actions.push(Action::BackOff { name: spec.name().to_owned(), delay, until });
+        return;
     }
     let restart_count = match record {
         Some(record) => record.restart_count + 1,

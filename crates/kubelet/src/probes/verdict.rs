@@ -63,9 +63,11 @@ mod tests {
     use super::*;
     use Outcome::{Failure, Success};
 
+    type Case = (ProbeKind, u32, u32, &'static [Outcome], &'static [bool]);
+
     #[test]
     fn thresholds() {
-        let cases: [(ProbeKind, u32, u32, &[Outcome], &[bool]); 4] = [
+        let cases: [Case; 4] = [
             (
                 ProbeKind::Readiness,
                 1,

@@ -301,12 +301,8 @@ fn record(sandbox_id: String, status: cri::ContainerStatus) -> ContainerRecord {
     };
     let attempt = status.metadata.as_ref().map_or(0, |m| m.attempt);
     let user = status.user.as_ref().and_then(|u| u.linux.clone());
-    let mut message = status.message.clone();
-    if run == Run::Exited {
-        if let Some(own) = termination::message(&status) {
-            message = own;
-        }
-    }
+    let own_words = (run == Run::Exited).then(|| termination::message(&status)).flatten();
+    let message = own_words.unwrap_or_else(|| status.message.clone());
     ContainerRecord {
         id: status.id.clone(),
         sandbox_id,

@@ -1,7 +1,7 @@
 //! What the kubelet writes on sandboxes and containers to know them again after a restart: the
 //! labels and annotations upstream uses, so that other tools read them too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use amphipod_client::Resource;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -55,5 +55,5 @@ pub fn container_annotations(
 pub const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
 
 pub fn pod_annotations(pod: &Pod) -> HashMap<String, String> {
-    pod.metadata.annotations.clone().unwrap_or_else(BTreeMap::new).into_iter().collect()
+    pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect()
 }

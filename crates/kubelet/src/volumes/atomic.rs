@@ -22,10 +22,9 @@ const GROUP_READ: u32 = 0o440;
 pub fn write(target: &Path, payload: &Payload, fs_group: Option<u32>, stamp: &str) -> Result<bool, Error> {
     let data = target.join(DATA);
     let old = fs::read_link(&data).ok();
-    if let Some(old) = &old {
-        if holds(&target.join(old), payload) && links_complete(target, payload) {
-            return Ok(false);
-        }
+    let current = old.as_ref().is_some_and(|old| holds(&target.join(old), payload));
+    if current && links_complete(target, payload) {
+        return Ok(false);
     }
     let folder = format!("..{stamp}");
     write_files(&target.join(&folder), payload, fs_group)?;
