@@ -2,16 +2,17 @@
 //! status, whose pods become Running and Ready, run to completion, or end, in the order and with
 //! the writes a real kubelet would make. For tests of everything that is not the node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use amphipod_api::quantity::Quantity;
 use amphipod_client::workqueue::WorkQueue;
 use amphipod_client::{Api, Change, Client, DeleteParams, Error, Informer, Patch, Resource, SharedInformers};
+use ipnet::IpNet;
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -38,7 +39,7 @@ pub const COMPLETE_AFTER: &str = "hollow.amphipod.io/complete-after-ms";
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub count: usize,
+    pub count: u32,
     /// Nodes are called `<prefix><number>`.
     pub name_prefix: String,
     /// Resource names and amounts of each node.
@@ -48,59 +49,83 @@ pub struct Config {
     pub start_latency: Duration,
     /// From deletion (or the end of the grace period, if sooner) to gone.
     pub stop_latency: Duration,
-    /// Where pod addresses come from: base and prefix length.
-    pub pod_cidr: (Ipv4Addr, u8),
+    /// Where pod addresses come from.
+    pub pod_cidr: IpNet,
+}
+
+const NAME_PREFIX: &str = "hollow-";
+
+/// The name of a node under the default prefix.
+pub fn node_name(index: u32) -> String {
+    format!("{NAME_PREFIX}{index}")
 }
 
 impl Config {
-    pub fn new(count: usize) -> Self {
+    pub fn new(count: u32, pod_cidr: IpNet) -> Self {
         let capacity = [("cpu", "32"), ("memory", "256Gi"), ("ephemeral-storage", "100Gi"), ("pods", "110")];
         Config {
             count,
-            name_prefix: "hollow-".to_owned(),
+            name_prefix: NAME_PREFIX.to_owned(),
             capacity: capacity.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             labels: BTreeMap::new(),
             start_latency: Duration::from_millis(20),
             stop_latency: Duration::from_millis(20),
-            pod_cidr: (Ipv4Addr::new(10, 128, 0, 0), 9),
+            pod_cidr,
         }
     }
 
-    fn node_name(&self, index: usize) -> String {
+    fn node_name(&self, index: u32) -> String {
         format!("{}{index}", self.name_prefix)
     }
 }
 
-/// Addresses handed out in turn; given back when a pod goes.
+/// Addresses handed out in turn, each to one pod at a time while there are enough.
 struct Addresses {
     base: u32,
     size: u32,
-    next: AtomicU32,
-    used: Mutex<HashMap<String, Ipv4Addr>>,
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    next: u32,
+    by_uid: HashMap<String, u32>,
+    taken: HashSet<u32>,
 }
 
 impl Addresses {
-    fn new((base, prefix): (Ipv4Addr, u8)) -> Self {
-        let bits = 32 - u32::from(prefix.min(30));
+    fn new(range: IpNet) -> Self {
+        // Services of hollow pods need no real addresses: an IPv6 range maps to a test range.
+        let (base, prefix) = match range {
+            IpNet::V4(net) => (net.network(), net.prefix_len()),
+            IpNet::V6(_) => (Ipv4Addr::new(10, 128, 0, 0), 9),
+        };
+        let size = 1_u32.checked_shl(32 - u32::from(prefix.min(30))).unwrap_or(u32::MAX);
         Addresses {
             base: base.into(),
-            size: 1 << bits,
-            next: AtomicU32::new(FIRST_POD_IP),
-            used: Mutex::default(),
+            size,
+            used: Mutex::new(Used { next: FIRST_POD_IP, ..Used::default() }),
         }
     }
     fn of(&self, uid: &str) -> Ipv4Addr {
         let mut used = self.used.lock();
-        if let Some(ip) = used.get(uid) {
-            return *ip;
+        if let Some(offset) = used.by_uid.get(uid) {
+            return Ipv4Addr::from(self.base.wrapping_add(*offset));
         }
-        let offset = self.next.fetch_add(1, Ordering::Relaxed) % self.size;
-        let ip = Ipv4Addr::from(self.base.wrapping_add(offset));
-        used.insert(uid.to_owned(), ip);
-        ip
+        let mut offset = used.next % self.size;
+        while used.taken.len() < self.size as usize && used.taken.contains(&offset) {
+            offset = (offset + 1) % self.size;
+        }
+        used.next = (offset + 1) % self.size;
+        used.taken.insert(offset);
+        used.by_uid.insert(uid.to_owned(), offset);
+        Ipv4Addr::from(self.base.wrapping_add(offset))
     }
     fn release(&self, uid: &str) {
-        self.used.lock().remove(uid);
+        let mut used = self.used.lock();
+        if let Some(offset) = used.by_uid.remove(uid) {
+            used.taken.remove(&offset);
+        }
     }
 }
 
@@ -109,7 +134,6 @@ struct Shared {
     client: Client,
     machine: Machine,
     addresses: Addresses,
-    /// Node addresses by node name: the next to last block of the range's neighbour.
     pods: Informer<Pod>,
     queue: WorkQueue,
     /// When a pod was first seen here, by uid.
@@ -163,24 +187,14 @@ fn machine(config: &Config) -> Machine {
 /// Registers every node, then renews leases evenly spread over the interval.
 async fn heartbeats(shared: Arc<Shared>, cancel: CancellationToken) {
     let count = shared.config.count;
-    let mut leases: Vec<Option<k8s_openapi::api::coordination::v1::Lease>> = vec![None; count];
-    let mut uids: Vec<Option<String>> = vec![None; count];
+    let mut known: Vec<Known> = vec![Known::default(); count as usize];
     let rounds_per_status = STATUS_EVERY.as_secs() / LEASE_EVERY.as_secs();
     let mut round = 0;
     let mut began = tokio::time::Instant::now();
     while !cancel.is_cancelled() {
-        for index in 0..count {
-            if round == 0 || round % rounds_per_status == index as u64 % rounds_per_status {
-                match report(&shared, index).await {
-                    Ok(node) => uids[index] = node.metadata.uid.clone(),
-                    Err(error) => debug!(%error, index, "a hollow node could not be reported"),
-                }
-            }
-            let name = shared.config.node_name(index);
-            match lease::renew(&shared.client, &name, uids[index].as_deref(), leases[index].take()).await {
-                Ok(lease) => leases[index] = Some(lease),
-                Err(error) => debug!(%error, name, "a hollow node's lease"),
-            }
+        for (index, known) in (0..count).zip(&mut known) {
+            let status_due = round == 0 || round % rounds_per_status == u64::from(index) % rounds_per_status;
+            heartbeat(&shared, index, known, status_due || known.uid.is_none()).await;
             // The first round registers as fast as it goes; later ones are spread out.
             let due = if round == 0 {
                 began
@@ -204,12 +218,32 @@ async fn heartbeats(shared: Arc<Shared>, cancel: CancellationToken) {
     }
 }
 
-fn node_ip(index: usize) -> String {
-    let index = u32::try_from(index).unwrap_or(0);
+/// What was last heard of a node.
+#[derive(Clone, Default)]
+struct Known {
+    lease: Option<Lease>,
+    uid: Option<String>,
+}
+
+async fn heartbeat(shared: &Shared, index: u32, known: &mut Known, with_status: bool) {
+    if with_status {
+        match report(shared, index).await {
+            Ok(node) => known.uid = node.metadata.uid,
+            Err(error) => debug!(%error, index, "a hollow node could not be reported"),
+        }
+    }
+    let name = shared.config.node_name(index);
+    match lease::renew(&shared.client, &name, known.uid.as_deref(), known.lease.take()).await {
+        Ok(lease) => known.lease = Some(lease),
+        Err(error) => debug!(%error, name, "a hollow node's lease"),
+    }
+}
+
+fn node_ip(index: u32) -> String {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + index % (1 << 20)).to_string()
 }
 
-async fn report(shared: &Shared, index: usize) -> Result<Node, Error> {
+async fn report(shared: &Shared, index: u32) -> Result<Node, Error> {
     let api = Api::<Node>::all(shared.client.clone());
     let name = shared.config.node_name(index);
     let observed = Observed {
@@ -231,7 +265,7 @@ async fn report(shared: &Shared, index: usize) -> Result<Node, Error> {
 }
 
 /// The number in a hollow node's name, if it is one of ours.
-fn index_of(config: &Config, node: &str) -> Option<usize> {
+fn index_of(config: &Config, node: &str) -> Option<u32> {
     node.strip_prefix(&config.name_prefix)?.parse().ok().filter(|index| *index < config.count)
 }
 
@@ -318,17 +352,19 @@ mod tests {
 
     #[test]
     fn addresses_stay_with_their_pods() {
-        let addresses = Addresses::new((Ipv4Addr::new(10, 128, 0, 0), 9));
+        let addresses = Addresses::new("10.128.0.0/30".parse().unwrap());
         assert_eq!(addresses.of("a"), Ipv4Addr::new(10, 128, 0, 2));
         assert_eq!(addresses.of("b"), Ipv4Addr::new(10, 128, 0, 3));
         assert_eq!(addresses.of("a"), Ipv4Addr::new(10, 128, 0, 2));
         addresses.release("a");
-        assert_eq!(addresses.of("a"), Ipv4Addr::new(10, 128, 0, 4));
+        assert_eq!(addresses.of("c"), Ipv4Addr::new(10, 128, 0, 0));
+        assert_eq!(addresses.of("d"), Ipv4Addr::new(10, 128, 0, 1));
+        assert_eq!(addresses.of("a"), Ipv4Addr::new(10, 128, 0, 2));
     }
 
     #[test]
     fn only_own_nodes() {
-        let config = Config::new(10);
+        let config = Config::new(10, "10.244.0.0/16".parse().unwrap());
         let cases = [("hollow-9", Some(9)), ("hollow-10", None), ("other-1", None), ("hollow-x", None)];
         for (name, expected) in cases {
             assert_eq!(index_of(&config, name), expected);
