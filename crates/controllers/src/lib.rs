@@ -4,6 +4,7 @@
 
 mod claim;
 mod cluster_role_aggregation;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
@@ -21,9 +22,11 @@ mod pod_disruption_budget;
 mod pod_gc;
 mod pods;
 mod replica_set;
+mod revisions;
 mod root_ca;
 mod selector;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 #[cfg(test)]
 mod testing;
@@ -97,6 +100,8 @@ controllers! {
     "replicaset-controller" => replica_set::run_replica_sets;
     "replication-controller" => replica_set::run_replication_controllers;
     "deployment-controller" => deployment::run;
+    "statefulset-controller" => stateful_set::run;
+    "daemon-set-controller" => daemon_set::run;
     "job-controller" => job::run;
     "ttl-after-finished-controller" => ttl_after_finished::run;
     "endpointslice-controller" => endpoint_slice::run;
