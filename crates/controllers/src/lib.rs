@@ -4,6 +4,7 @@
 
 mod claim;
 mod cluster_role_aggregation;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod disruption;
@@ -103,6 +104,7 @@ controllers! {
     "statefulset-controller" => stateful_set::run;
     "daemon-set-controller" => daemon_set::run;
     "job-controller" => job::run;
+    "cronjob-controller" => cron_job::run;
     "ttl-after-finished-controller" => ttl_after_finished::run;
     "endpointslice-controller" => endpoint_slice::run;
     "endpoint-controller" => endpoints::run;
