@@ -23,6 +23,7 @@ mod pod_disruption_budget;
 mod pod_gc;
 mod pods;
 mod replica_set;
+mod resource_quota;
 mod revisions;
 mod root_ca;
 mod selector;
@@ -113,6 +114,7 @@ controllers! {
     "generic-garbage-collector" => garbage_collector::run;
     "pod-garbage-collector" => pod_gc::run;
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
+    "resourcequota-controller" => resource_quota::run;
     "disruption-controller" => pod_disruption_budget::run;
 }
 

@@ -1,6 +1,6 @@
 //! One sync of a DaemonSet: a pod on each node that suits it, rolled node by node to a new template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,12 +220,10 @@ impl Work<'_> {
             available += count(usize::from(oldest.iter().any(|pod| self.is_available(pod))));
             updated += count(usize::from(oldest.iter().any(|pod| self.is_new(pod))));
         }
-        let exists = |node: &str| self.view.nodes.iter().any(|n| n.name() == node);
-        let misplaced = self
-            .by_node
-            .keys()
-            .filter(|node| exists(node) && !self.wanted.contains(node))
-            .count();
+        let wanted: HashSet<&str> = self.wanted.iter().copied().collect();
+        let others = self.view.nodes.iter().map(|node| node.name()).filter(|node| !wanted.contains(node));
+        let strangers: HashSet<&str> = others.collect();
+        let misplaced = self.by_node.keys().filter(|node| strangers.contains(*node)).count();
         let desired = count(self.wanted.len());
         let positive = |n: i32| Some(n).filter(|n| *n != 0);
         self.plan.status = DaemonSetStatus {
