@@ -90,7 +90,7 @@ type Start = fn(Scope) -> Running;
 
 macro_rules! controllers {
     ($($name:literal => $($run:ident)::+;)+) => {
-        /// Names are those of the service accounts the controllers act as.
+        /// By the service account (in kube-system) that the controller acts as.
         const CONTROLLERS: &[(&str, Start)] = &[$(($name, |scope| Box::pin($($run)::+(scope)))),+];
     };
 }
@@ -110,17 +110,12 @@ controllers! {
     "endpointslice-controller" => endpoint_slice::run;
     "endpoint-controller" => endpoints::run;
     "node-controller" => node_lifecycle::run;
-    "taint-eviction-controller" => taint_eviction::run;
+    "node-controller" => taint_eviction::run;
     "generic-garbage-collector" => garbage_collector::run;
     "pod-garbage-collector" => pod_gc::run;
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
     "resourcequota-controller" => resource_quota::run;
     "disruption-controller" => pod_disruption_budget::run;
-}
-
-/// The service accounts (in kube-system) the controllers act as.
-pub fn identities() -> impl Iterator<Item = &'static str> {
-    CONTROLLERS.iter().map(|(name, _)| *name)
 }
 
 /// Runs all controllers until cancelled. The caller sees to it that only one process does.
