@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["codegen"] => codegen::run(codegen::Mode::Write),
         ["codegen", "--check"] => codegen::run(codegen::Mode::Check),
-        ["cri"] => cri::generate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).map_err(|e| e.to_string()),
+        ["cri"] => {
+            cri::generate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).map_err(|e| e.to_string())
+        }
         ["layers"] => layers::run(),
         ["verify"] => verify::run(),
         _ => Err(USAGE.to_owned()),

@@ -73,10 +73,16 @@ pub trait Authenticator: Send + Sync {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow { reason: String },
+    Allow {
+        reason: String,
+    },
     /// Nobody allowed it: refused, as `Deny` is, but a later authorizer could still allow.
-    NoOpinion { reason: String },
-    Deny { reason: String },
+    NoOpinion {
+        reason: String,
+    },
+    Deny {
+        reason: String,
+    },
 }
 
 #[async_trait]

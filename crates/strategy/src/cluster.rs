@@ -8,7 +8,7 @@ use crate::json::{
     copy, default, default_text, each, fields, is_empty, items, number, put, same, set, text, within,
 };
 use crate::kind::{Kind, PLAIN};
-use crate::metadata::{NameRule, finalizer_name};
+use crate::metadata::{NameRule, known_finalizer};
 use crate::pod::scheduling::TAINT_EFFECTS;
 
 const MAX_ENDPOINTS: usize = 1000;
@@ -50,7 +50,9 @@ pub static NAMESPACE: Kind = Kind {
     validate: |object| {
         let mut faults = Faults::new();
         for finalizer in items(&object["spec"]["finalizers"]) {
-            finalizer_name(&mut faults, &Path::new("spec").child("finalizers"), text(finalizer));
+            let (at, name) = (Path::new("spec").child("finalizers"), text(finalizer));
+            invalid_each(&mut faults, &at, name, check::qualified_name(name));
+            known_finalizer(&mut faults, &at, name);
         }
         faults
     },

@@ -18,6 +18,8 @@ pub struct Kind {
     pub status: bool,
     /// A node registers with its status; everything else starts without one.
     pub keep_status_at_create: bool,
+    /// Defined by a user: finalizers need not be ones this server knows.
+    pub custom: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
     pub orphans: bool,
@@ -38,6 +40,7 @@ pub const PLAIN: Kind = Kind {
     generation: false,
     status: false,
     keep_status_at_create: false,
+    custom: false,
     create_on_update: false,
     unconditional_update: true,
     orphans: false,
@@ -125,11 +128,17 @@ impl Strategy for Kind {
     }
     fn validate(&self, context: &Context, object: &Value) -> Faults {
         let mut faults = metadata::validate(object, context.resource.namespaced, self.name);
+        if !self.custom {
+            faults.extend(metadata::known_finalizers(object));
+        }
         faults.extend((self.validate)(object));
         faults
     }
     fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {
         let mut faults = metadata::validate_update(object, old);
+        if !self.custom {
+            faults.extend(metadata::known_finalizers(object));
+        }
         match context.subresource {
             "status" => faults.extend((self.validate_status)(object, old)),
             _ => {

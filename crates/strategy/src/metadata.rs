@@ -113,8 +113,8 @@ fn owner_references(faults: &mut Faults, path: &Path, owners: &[Value]) {
                     Value::Array(owners.to_vec()),
                     format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
-                        text(&first["name"]),
-                        text(&owner["name"])
+                        shown_owner(first),
+                        shown_owner(owner)
                     ),
                 )),
             }
@@ -122,9 +122,14 @@ fn owner_references(faults: &mut Faults, path: &Path, owners: &[Value]) {
     }
 }
 
+fn shown_owner(owner: &Value) -> String {
+    format!("{}/{}", text(&owner["kind"]), text(&owner["name"]))
+}
+
 fn finalizers(faults: &mut Faults, path: &Path, finalizers: &[Value]) {
     for finalizer in finalizers {
-        finalizer_name(faults, path, text(finalizer));
+        let name = text(finalizer);
+        check::invalid_each(faults, path, name, check::qualified_name(name));
     }
     let has = |name: &str| finalizers.iter().any(|f| text(f) == name);
     if has("orphan") && has("foregroundDeletion") {
@@ -136,14 +141,20 @@ fn finalizers(faults: &mut Faults, path: &Path, finalizers: &[Value]) {
     }
 }
 
-pub fn finalizer_name(faults: &mut Faults, path: &Path, name: &str) {
-    check::invalid_each(faults, path, name, check::qualified_name(name));
+/// Built-in kinds know all short finalizers; anybody else's must carry a domain.
+pub fn known_finalizers(object: &Value) -> Faults {
+    let mut faults = Faults::new();
+    for (i, finalizer) in items(&object["metadata"]["finalizers"]).iter().enumerate() {
+        let path = Path::new("metadata").child("finalizers").index(i);
+        known_finalizer(&mut faults, &path, text(finalizer));
+    }
+    faults
+}
+
+pub fn known_finalizer(faults: &mut Faults, path: &Path, name: &str) {
     if !name.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&name) {
-        faults.push(Error::invalid(
-            path,
-            name,
-            "name is neither a standard finalizer name nor is it fully qualified",
-        ));
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        faults.push(Error::invalid(path, name, detail));
     }
 }
 
@@ -220,14 +231,15 @@ mod tests {
     #[test]
     fn names_and_finalizers() {
         let object = json!({"metadata": {"name": "A_b", "namespace": "default", "finalizers": ["mine"]}});
-        let found = texts(&validate(&object, true, NameRule::Subdomain));
+        let mut found = texts(&validate(&object, true, NameRule::Subdomain));
+        found.extend(texts(&known_finalizers(&object)));
         assert_eq!(found.len(), 2);
         assert!(
             found[0].starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain")
         );
         assert_eq!(
             found[1],
-            "metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"
+            "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"
         );
         let missing = texts(&validate(&json!({}), false, NameRule::Subdomain));
         assert_eq!(missing, ["metadata.name: Required value: name or generateName is required"]);

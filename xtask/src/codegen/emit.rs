@@ -9,8 +9,8 @@ use super::proto::{Field, Message, Scalar, Shape};
 const HEADER: &str = "\
 //! Schema facts of the built-in kinds. Made by `cargo xtask codegen`; do not edit.
 
-use super::facts::{Message, field};
 use super::facts::{ListKind::*, Scalar::*, Special::*, Strategy::*};
+use super::facts::{Message, field};
 
 ";
 

@@ -29,6 +29,15 @@ impl Fields {
     pub fn children(&self) -> impl Iterator<Item = (&String, &Fields)> {
         self.children.iter()
     }
+    /// Puts a set below an element; an empty one leaves no trace.
+    pub fn attach(&mut self, element: String, below: Fields) {
+        if below.here || !below.children.is_empty() {
+            match self.children.get_mut(&element) {
+                Some(existing) => existing.union(&below),
+                None => drop(self.children.insert(element, below)),
+            }
+        }
+    }
     pub fn insert_here(&mut self) {
         self.here = true;
     }

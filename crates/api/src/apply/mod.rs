@@ -52,10 +52,11 @@ pub fn update_managers(live: Option<&Value>, new: &mut Value, writer: &Writer<'_
         managed::write(new, &managers);
         return;
     }
-    let before = without_managers(live.unwrap_or(&Value::Object(Map::new())));
-    let after = without_managers(new);
-    let mut compared = typed::compare(&before, &after, &writer.schema);
-    compared.exclude(&writer.ignored());
+    let empty = Value::Object(Map::new());
+    let mut compared = typed::compare(live.unwrap_or(&empty), new, &writer.schema);
+    let mut ignored = writer.ignored();
+    ignored.insert(&[fields::field_element("metadata"), fields::field_element("managedFields")]);
+    compared.exclude(&ignored);
     if !compared.is_same() {
         take_over(&mut managers, &compared, None);
         let gained = compared.changed();

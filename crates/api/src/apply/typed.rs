@@ -87,6 +87,17 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    fn attach(&mut self, element: String, below: Comparison) {
+        // Mostly one of the three has something.
+        let Comparison { added, modified, removed } = below;
+        if !removed.is_empty() {
+            self.removed.attach(element.clone(), removed);
+        }
+        if !added.is_empty() {
+            self.added.attach(element.clone(), added);
+        }
+        self.modified.attach(element, modified);
+    }
     pub fn is_same(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
@@ -103,99 +114,85 @@ impl Comparison {
     }
 }
 
+/// What is new, changed and gone in `right`, seen from the place both stand at.
 pub(super) fn compare(left: &Value, right: &Value, node: &Node<'_>) -> Comparison {
-    let mut walk = Compare { path: Vec::new(), found: Comparison::default() };
-    walk.both(left, right, node);
-    walk.found
+    let mut found = Comparison::default();
+    if left == right {
+        return found;
+    }
+    match (form(node, left), left, form(node, right), right) {
+        (Form::Map, Value::Object(l), Form::Map, Value::Object(r)) if !(l.is_empty() && r.is_empty()) => {
+            for (key, value) in l {
+                let child = node.child(key).unwrap_or(Node::Deduced);
+                match r.get(key) {
+                    Some(other) if other == value => {}
+                    Some(other) => found.attach(field_element(key), compare(value, other, &child)),
+                    None => found.removed.attach(field_element(key), only(value, &child, false)),
+                }
+            }
+            for (key, value) in r.iter().filter(|(k, _)| !l.contains_key(*k)) {
+                let child = node.child(key).unwrap_or(Node::Deduced);
+                found.added.attach(field_element(key), only(value, &child, false));
+            }
+        }
+        (Form::List { kind, keys }, Value::Array(l), Form::List { .. }, Value::Array(r)) => {
+            compare_lists(l, r, node, kind, &keys, &mut found);
+        }
+        _ => found.modified.insert_here(),
+    }
+    found
 }
 
-struct Compare {
-    path: Vec<String>,
-    found: Comparison,
+fn compare_lists(
+    left: &[Value],
+    right: &[Value],
+    node: &Node<'_>,
+    kind: ListKind,
+    keys: &[String],
+    found: &mut Comparison,
+) {
+    let item = node.item();
+    // Of items with the same key the first counts.
+    let index = |list: &[Value]| -> BTreeMap<String, usize> {
+        let all = elements(list, node, kind, keys).into_iter().enumerate().rev();
+        all.map(|(i, element)| (element, i)).collect()
+    };
+    let mut r = index(right);
+    for (element, at) in index(left) {
+        match r.remove(&element) {
+            Some(other) => found.attach(element, compare(&left[at], &right[other], &item)),
+            None => found.removed.attach(element, only(&left[at], &item, true)),
+        }
+    }
+    for (element, at) in r {
+        found.added.attach(element, only(&right[at], &item, true));
+    }
 }
 
-impl Compare {
-    fn both(&mut self, left: &Value, right: &Value, node: &Node<'_>) {
-        if left == right {
-            return;
-        }
-        match (form(node, left), left, form(node, right), right) {
-            (Form::Map, Value::Object(l), Form::Map, Value::Object(r)) if !(l.is_empty() && r.is_empty()) => {
-                for (key, value) in l {
-                    let child = node.child(key).unwrap_or(Node::Deduced);
-                    self.path.push(field_element(key));
-                    match r.get(key) {
-                        Some(other) => self.both(value, other, &child),
-                        None => self.one(value, &child, false),
-                    }
-                    self.path.pop();
-                }
-                for (key, value) in r.iter().filter(|(k, _)| !l.contains_key(*k)) {
-                    self.path.push(field_element(key));
-                    self.one(value, &node.child(key).unwrap_or(Node::Deduced), true);
-                    self.path.pop();
-                }
+/// Every field of a value only one side has.
+fn only(value: &Value, node: &Node<'_>, is_item: bool) -> Fields {
+    let mut fields = Fields::default();
+    let leaf = match (form(node, value), value) {
+        (Form::Map, Value::Object(map)) => {
+            for (key, child) in map {
+                let below = only(child, &node.child(key).unwrap_or(Node::Deduced), false);
+                fields.attach(field_element(key), below);
             }
-            (Form::List { kind, keys }, Value::Array(l), Form::List { .. }, Value::Array(r)) => {
-                self.lists(l, r, node, kind, &keys);
-            }
-            _ => self.found.modified.insert(&self.path),
+            // A struct is there because its fields are; saying so for each would only add noise.
+            map.is_empty() || !is_struct(node) || is_item
         }
+        (Form::List { kind, keys }, Value::Array(list)) => {
+            for (item, element) in list.iter().zip(elements(list, node, kind, &keys)) {
+                fields.attach(element, only(item, &node.item(), true));
+            }
+            list.is_empty()
+        }
+        _ => true,
+    };
+    if leaf {
+        fields.insert_here();
     }
-
-    fn lists(&mut self, left: &[Value], right: &[Value], node: &Node<'_>, kind: ListKind, keys: &[String]) {
-        let item = node.item();
-        let index = |list: &[Value]| -> BTreeMap<String, usize> {
-            let all = elements(list, node, kind, keys).into_iter().enumerate().rev();
-            all.map(|(i, element)| (element, i)).collect()
-        };
-        let (l, r) = (index(left), index(right));
-        for (element, at) in &l {
-            self.path.push(element.clone());
-            match r.get(element) {
-                Some(other) => self.both(&left[*at], &right[*other], &item),
-                None => self.one(&left[*at], &item, false),
-            }
-            self.path.pop();
-        }
-        for (element, at) in r.iter().filter(|(e, _)| !l.contains_key(*e)) {
-            self.path.push(element.clone());
-            self.one(&right[*at], &item, true);
-            self.path.pop();
-        }
-    }
-
-    /// A value only one side has.
-    fn one(&mut self, value: &Value, node: &Node<'_>, added: bool) {
-        let leaf = match (form(node, value), value) {
-            (Form::Map, Value::Object(map)) => {
-                for (key, child) in map {
-                    self.path.push(field_element(key));
-                    self.one(child, &node.child(key).unwrap_or(Node::Deduced), added);
-                    self.path.pop();
-                }
-                // A struct is there because its fields are; saying so for each would only add noise.
-                map.is_empty() || !is_struct(node) || self.is_item()
-            }
-            (Form::List { kind, keys }, Value::Array(list)) => {
-                for (item, element) in list.iter().zip(elements(list, node, kind, &keys)) {
-                    self.path.push(element);
-                    self.one(item, &node.item(), added);
-                    self.path.pop();
-                }
-                list.is_empty()
-            }
-            _ => true,
-        };
-        if leaf {
-            let set = if added { &mut self.found.added } else { &mut self.found.removed };
-            set.insert(&self.path);
-        }
-    }
-
-    fn is_item(&self) -> bool {
-        self.path.last().is_some_and(|e| !e.starts_with("f:"))
-    }
+    fields
 }
 
 /// The live object with the configuration laid over it.

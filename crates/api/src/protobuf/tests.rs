@@ -69,3 +69,31 @@ fn watch_frames() {
     assert_eq!(length, frame.len() - 4);
     assert_eq!(&frame[4..11], b"\n\x05ADDED");
 }
+
+#[test]
+fn what_kubectl_sends() {
+    use base64::Engine as _;
+    // `kubectl create deployment x --image=y` and `kubectl create quota q --hard=cpu=1,memory=1024Mi`, v1.32.
+    let cases = [
+        (
+            "azhzAAoVCgdhcHBzL3YxEgpEZXBsb3ltZW50EpsBChsKAXgSABoAIgAqADIAOABCAFoICgNhcHASAXgSbggBEgoKCAoDYXBwEgF4\
+             GlYKGgoAEgAaACIAKgAyADgAQgBaCAoDYXBwEgF4EjgSGgoBeRIBeSoAQgBqAHIAgAEAiAEAkAEAogEAGgAyAEIASgBSAFgAYABo\
+             AIIBAIoBAJoBAMIBACICCgAoADgAGgwIABAAGAAgACgAOAAaACIA",
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x", "labels": {"app": "x"}},
+                "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "strategy": {},
+                    "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [
+                        {"name": "y", "image": "y", "resources": {}}]}}},
+                "status": {"replicas": 0}}),
+        ),
+        (
+            "azhzAAoTCgJ2MRINUmVzb3VyY2VRdW90YRI0ChEKAXESABoAIgAqADIAOABCABIdCgoKA2NwdRIDCgExCg8KBm1lbW9yeRIFCgMxR2ka\
+             ABoAIgA=",
+            json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+                "spec": {"hard": {"cpu": "1", "memory": "1Gi"}}, "status": {}}),
+        ),
+    ];
+    for (text, expected) in cases {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        assert_eq!(decode(&bytes).expect("decodes"), expected);
+    }
+}

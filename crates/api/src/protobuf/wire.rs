@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8 & 0x7f) | 0x80);
         value >>= 7;
@@ -84,18 +84,18 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, tag: u32, value: i64) {
+pub fn put_number(out: &mut Vec<u8>, tag: u32, value: i64) {
     put_varint(out, u64::from(tag) << 3 | VARINT);
     // Negative numbers are ten bytes long in two's complement.
     put_varint(out, value as u64);
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, tag: u32, value: f64) {
+pub fn put_double(out: &mut Vec<u8>, tag: u32, value: f64) {
     put_varint(out, u64::from(tag) << 3 | FIXED64);
     out.extend(value.to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
+pub fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     put_varint(out, u64::from(tag) << 3 | BYTES);
     put_varint(out, bytes.len() as u64);
     out.extend(bytes);

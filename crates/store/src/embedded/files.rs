@@ -66,8 +66,14 @@ pub(super) fn size_bytes(dir: &Path) -> Result<u64, Error> {
 
 /// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
 #[derive(Debug)]
-pub(super) struct DirLock {
-    _file: File,
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing would do, but for a child that was forked and has not yet closed its copy by `exec`.
+    fn drop(&mut self) {
+        // On failure, closing still does.
+        let _ = self.0.unlock();
+    }
 }
 
 pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
@@ -91,7 +97,7 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
     // On a full disk the number cannot be written; the lock holds all the same.
     let _ = file.set_len(0).and_then(|()| file.rewind());
     let _ = write!(file, "{}", std::process::id());
-    Ok(DirLock { _file: file })
+    Ok(DirLock(file))
 }
 
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -71,13 +71,9 @@ impl Strategy for Pod {
                 prepare_resize(object, old);
                 copy(object, "status", old);
             }
-            _ => {
-                copy(object, "status", old);
-                let ephemeral = old["spec"]["ephemeralContainers"].clone();
-                if set(&ephemeral) {
-                    put(&mut object["spec"], "ephemeralContainers", ephemeral);
-                }
-            }
+            // The server itself writes node name and condition.
+            "binding" => return,
+            _ => copy(object, "status", old),
         }
         let before = number(&old["metadata"]["generation"]);
         let raised = before + i64::from(!same(&object["spec"], &old["spec"]));
@@ -88,6 +84,7 @@ impl Strategy for Pod {
 
     fn validate(&self, context: &Context, object: &Value) -> Faults {
         let mut faults = metadata::validate(object, context.resource.namespaced, NameRule::Subdomain);
+        faults.extend(metadata::known_finalizers(object));
         validate_spec(&mut faults, object);
         let spec = &object["spec"];
         let path = Path::new("spec");
@@ -103,6 +100,7 @@ impl Strategy for Pod {
 
     fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {
         let mut faults = metadata::validate_update(object, old);
+        faults.extend(metadata::known_finalizers(object));
         if context.subresource == "status" {
             update::status_change(&mut faults, object, old);
             return faults;
