@@ -248,15 +248,11 @@ pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
     })
 }
 
-pub fn hollow(
-    client: Client,
-    informers: SharedInformers,
-    count: u32,
-    pod_cidr: IpNet,
-    cancel: CancellationToken,
-) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
-    async move {
-        let config = amphipod_kubelet::hollow::Config::new(count, pod_cidr);
-        Ok(amphipod_kubelet::hollow::run(config, client, informers, cancel).await?)
+/// `count` simulated nodes whose pods get addresses of the pod range.
+pub fn hollow_config(count: u32, pod_cidr: IpNet) -> amphipod_kubelet::hollow::Config {
+    let mut config = amphipod_kubelet::hollow::Config::new(count as usize);
+    if let IpNet::V4(range) = pod_cidr {
+        config.pod_cidr = (range.network(), range.prefix_len());
     }
+    config
 }

@@ -23,9 +23,10 @@ pub struct Expectations {
 
 impl Expectations {
     pub fn satisfied(&self, key: &str) -> bool {
-        self.by_key.lock().get(key).is_none_or(|e| {
-            (e.creates == 0 && e.deletes.is_empty()) || e.since.elapsed() > EXPIRE
-        })
+        self.by_key
+            .lock()
+            .get(key)
+            .is_none_or(|e| (e.creates == 0 && e.deletes.is_empty()) || e.since.elapsed() > EXPIRE)
     }
     pub fn expect_creates(&self, key: &str, creates: usize) {
         let expected = Expected { creates, deletes: HashSet::new(), since: Instant::now() };

@@ -116,9 +116,8 @@ pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Servic
 
 /// Whether an update of a pod can change any endpoint.
 fn is_relevant(old: &Pod, new: &Pod) -> bool {
-    let status = |pod: &Pod| {
-        pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()))
-    };
+    let status =
+        |pod: &Pod| pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()));
     crate::pods::is_ready(old) != crate::pods::is_ready(new)
         || old.is_terminating() != new.is_terminating()
         || old.metadata.labels != new.metadata.labels

@@ -28,9 +28,7 @@ pub async fn run(scope: Scope) {
     let services = scope.informers.get::<Service>();
     let pods = scope.informers.get::<Pod>();
     let endpoints = scope.informers.get::<Endpoints>();
-    let synced = scope.synced(&services).await
-        && scope.synced(&pods).await
-        && scope.synced(&endpoints).await;
+    let synced = scope.synced(&services).await && scope.synced(&pods).await && scope.synced(&endpoints).await;
     if !synced {
         return;
     }
