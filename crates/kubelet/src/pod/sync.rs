@@ -118,8 +118,10 @@ fn new_sandbox(view: &View, attempt: u32) -> Vec<Action> {
     if !any_to_run {
         return Vec::new();
     }
-    let stale = view.state.sandboxes.iter().filter(|s| s.ready || runs_in(view.state, &s.id));
-    let mut actions: Vec<Action> = stale.map(|s| Action::StopSandbox { id: s.id.clone() }).collect();
+    // The newest is stopped in any case: its network and names are given back.
+    let sandboxes = view.state.sandboxes.iter().enumerate();
+    let stale = sandboxes.filter(|(index, s)| *index == 0 || s.ready || runs_in(view.state, &s.id));
+    let mut actions: Vec<Action> = stale.map(|(_, s)| Action::StopSandbox { id: s.id.clone() }).collect();
     actions.push(Action::CreateSandbox { attempt });
     actions
 }

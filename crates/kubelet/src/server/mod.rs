@@ -15,7 +15,7 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -201,6 +201,10 @@ impl Server {
                 self.context.metrics.pods(known, running);
                 text(StatusCode::OK, self.context.metrics.text())
             }
+            ["metrics", "resource"] => match stats::resource_metrics(&self.context).await {
+                Ok(metrics) => text(StatusCode::OK, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
             ["pods"] => json(pod_list(&self.pods.list())),
             ["runningpods"] => self.running_pods().await,
             ["configz"] => json(self.configz()),
@@ -285,7 +289,8 @@ impl Server {
         }
         let state = self.state(&pod).await?;
         let record = if options.previous {
-            let found = state.previous(container);
+            let id = self.previous_id(&pod, container);
+            let found = state.containers.iter().find(|c| Some(&c.id) == id.as_ref());
             found.ok_or_else(|| {
                 bad(format!("previous terminated container {container:?} in pod {name:?} not found"))
             })?
@@ -313,16 +318,22 @@ impl Server {
         Ok(response)
     }
 
-    fn waiting_text(&self, pod: &Pod, container: &str) -> String {
+    fn container_status(&self, pod: &Pod, container: &str) -> Option<ContainerStatus> {
         let status =
-            self.pods.list().into_iter().find(|p| p.uid() == pod.uid()).and_then(|p| p.status.clone());
-        let status = status.unwrap_or_default();
-        let lists = [
-            &status.init_container_statuses,
-            &status.container_statuses,
-            &status.ephemeral_container_statuses,
-        ];
-        let found = lists.into_iter().flatten().flatten().find(|c| c.name == container);
+            self.pods.list().into_iter().find(|p| p.uid() == pod.uid()).and_then(|p| p.status.clone())?;
+        let lists =
+            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        lists.into_iter().flatten().flatten().find(|c| c.name == container)
+    }
+
+    /// The instance that `lastState` tells of: also the newest one, while it waits to start again.
+    fn previous_id(&self, pod: &Pod, container: &str) -> Option<String> {
+        let last = self.container_status(pod, container)?.last_state?.terminated?.container_id?;
+        Some(last.split_once("://")?.1.to_owned())
+    }
+
+    fn waiting_text(&self, pod: &Pod, container: &str) -> String {
+        let found = self.container_status(pod, container);
         let waiting = found.and_then(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
         let reason = waiting.unwrap_or_else(|| "ContainerCreating".to_owned());
         let name = pod.name();

@@ -146,3 +146,80 @@ fn usage_nano_cores(busy: u64) -> u64 {
     *last = Some((now, busy, rate));
     rate
 }
+
+/// `/metrics/resource`: the same figures as Prometheus text, which metrics-server prefers.
+pub async fn resource_metrics(context: &Context) -> Result<String, crate::Error> {
+    let stats = context.runtime.sandbox_stats().await?;
+    let mut text = Exposition::default();
+    let total = u64::try_from(context.machine.memory_bytes).unwrap_or(0);
+    let working = total.saturating_sub(machine::meminfo("MemAvailable") * 1024);
+    text.family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        [(String::new(), seconds(node_cpu_nanoseconds()))],
+    );
+    text.family("node_memory_working_set_bytes", "gauge", [(String::new(), working.to_string())]);
+    let containers: Vec<(String, &cri::ContainerStats)> = stats.iter().flat_map(of_containers).collect();
+    let pods: Vec<(String, &cri::LinuxPodSandboxStats)> =
+        stats.iter().filter_map(|s| Some((pod_labels(s)?, s.linux.as_ref()?))).collect();
+    text.family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        containers.iter().filter_map(|(l, c)| Some((l.clone(), seconds(used(c.cpu.as_ref())?)))),
+    );
+    text.family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        containers.iter().filter_map(|(l, c)| Some((l.clone(), set(c.memory.as_ref())?))),
+    );
+    text.family(
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        pods.iter().filter_map(|(l, p)| Some((l.clone(), seconds(used(p.cpu.as_ref())?)))),
+    );
+    text.family(
+        "pod_memory_working_set_bytes",
+        "gauge",
+        pods.iter().filter_map(|(l, p)| Some((l.clone(), set(p.memory.as_ref())?))),
+    );
+    text.family("scrape_error", "gauge", [(String::new(), "0".to_owned())]);
+    Ok(text.0)
+}
+
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, samples: impl IntoIterator<Item = (String, String)>) {
+        self.0.push_str(&format!("# TYPE {name} {kind}\n"));
+        for (labels, value) in samples {
+            self.0.push_str(&format!("{name}{labels} {value}\n"));
+        }
+    }
+}
+
+fn seconds(nanos: u64) -> String {
+    format!("{:.6}", nanos as f64 / 1e9)
+}
+fn used(cpu: Option<&cri::CpuUsage>) -> Option<u64> {
+    Some(cpu?.usage_core_nano_seconds.as_ref()?.value)
+}
+fn set(memory: Option<&cri::MemoryUsage>) -> Option<String> {
+    Some(memory?.working_set_bytes.as_ref()?.value.to_string())
+}
+
+/// Names of Kubernetes need no escaping inside quotes.
+fn pod_labels(stats: &cri::PodSandboxStats) -> Option<String> {
+    let meta = stats.attributes.as_ref()?.metadata.as_ref()?;
+    Some(format!("{{namespace=\"{}\",pod=\"{}\"}}", meta.namespace, meta.name))
+}
+
+fn of_containers(stats: &cri::PodSandboxStats) -> Vec<(String, &cri::ContainerStats)> {
+    let meta = stats.attributes.as_ref().and_then(|a| a.metadata.clone()).unwrap_or_default();
+    let containers = stats.linux.as_ref().map(|l| l.containers.as_slice()).unwrap_or_default();
+    let labelled = containers.iter().map(|c| {
+        let name = c.attributes.as_ref().and_then(|a| a.metadata.as_ref()).map_or("", |m| &m.name);
+        (format!("{{container=\"{name}\",namespace=\"{}\",pod=\"{}\"}}", meta.namespace, meta.name), c)
+    });
+    labelled.collect()
+}

@@ -37,6 +37,8 @@ const VOLUME_REFRESH: SignedDuration = SignedDuration::from_secs(60);
 const SOURCE_MAX_AGE: Duration = Duration::from_secs(30);
 /// Retries of a sandbox that cannot be made: doubling up to this.
 const MAX_SANDBOX_RETRY: SignedDuration = SignedDuration::from_secs(60);
+/// Until the runtime is asked again after it gave no answer.
+const BLIND_RETRY: Duration = Duration::from_secs(1);
 /// Messages from a pod's own tasks waiting for it.
 const EVENTS: usize = 256;
 /// The longest nap: a look at everything now and then costs little.
@@ -101,9 +103,18 @@ pub struct Worker {
 pub async fn run(context: Arc<Context>, inbox: Arc<Inbox>, pod: Arc<Pod>, cancel: CancellationToken) {
     let mut worker = Worker::new(context, inbox, pod);
     worker.refresh().await;
+    while worker.stale {
+        // Without a look at the runtime everything said about the pod would be wrong.
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(BLIND_RETRY) => worker.refresh().await,
+        }
+    }
     worker.adopt();
     loop {
-        if worker.step().await == Life::Gone {
+        if worker.stale {
+            worker.wake = Timestamp::now() + SignedDuration::try_from(BLIND_RETRY).unwrap_or_default();
+        } else if worker.step().await == Life::Gone {
             return;
         }
         let nap = worker.wake.duration_since(Timestamp::now()).clamp(SignedDuration::ZERO, MAX_SLEEP);
@@ -180,7 +191,9 @@ impl Worker {
             }
         }
         if is_terminal(&status) && self.state.running().next().is_none() {
-            self.life = Life::Terminated;
+            let grace = crate::pod::grace_period_seconds(&self.pod);
+            let left_over = self.state.sandboxes.iter().any(|s| s.ready);
+            self.life = if left_over { Life::Terminating { grace } } else { Life::Terminated };
         }
     }
 
@@ -279,9 +292,6 @@ impl Worker {
     async fn step(&mut self) -> Life {
         let now = Timestamp::now();
         self.wake = now + MAX_SLEEP;
-        if self.stale {
-            self.wake_at(now + SignedDuration::from_secs(1));
-        }
         if self.life == Life::Fresh {
             self.life = if self.admitted(now) { Life::Running } else { Life::Terminated };
         }
@@ -374,7 +384,7 @@ impl Worker {
                 other => starts.push(other),
             }
         }
-        if !starts.is_empty() && self.starting.is_none() && !self.stale {
+        if !starts.is_empty() && self.starting.is_none() {
             self.start(starts, now);
         }
     }
@@ -506,8 +516,10 @@ impl Worker {
         });
     }
 
-    /// Of each container the newest instance and the one before are kept.
+    /// Of each container the newest instance and the one before are kept, likewise of sandboxes.
     fn prune(&mut self) {
+        let sandboxes: Vec<String> =
+            self.state.sandboxes.iter().skip(2).filter(|s| !s.ready).map(|s| s.id.clone()).collect();
         let mut seen: HashMap<&str, u32> = HashMap::new();
         let mut old = Vec::new();
         for record in &self.state.containers {
@@ -517,15 +529,19 @@ impl Worker {
                 old.push((record.id.clone(), record.log_path.clone()));
             }
         }
-        if old.is_empty() {
+        if old.is_empty() && sandboxes.is_empty() {
             return;
         }
         self.state.containers.retain(|c| !old.iter().any(|(id, _)| *id == c.id));
+        self.state.sandboxes.retain(|s| !sandboxes.contains(&s.id));
         let runtime = self.context.runtime.clone();
         tokio::spawn(async move {
             for (id, log) in old {
                 let _ = runtime.remove_container(&id).await;
                 let _ = std::fs::remove_file(log);
+            }
+            for id in sandboxes {
+                let _ = runtime.remove_sandbox(&id).await;
             }
         });
     }
