@@ -1,0 +1,6 @@
+//! Pod sandboxes: namespaces, network and files that the containers of a pod share.
+
+pub mod cni;
+pub mod files;
+pub mod namespaces;
+pub mod record;
