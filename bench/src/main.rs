@@ -1,1 +1,75 @@
-fn main() {}
+//! Measuring Amphipod, or any Kubernetes server a kubeconfig leads to: what DESIGN's budgets name,
+//! one figure a line.
+
+mod api;
+mod cluster;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "amphipod-bench", version, about = "Figures of a Kubernetes cluster, as a table or JSON")]
+struct Cli {
+    /// One JSON object per figure instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Durable creates, reads and lists against an API server
+    Api(api::Options),
+    /// A whole local cluster: start, idle memory and CPU, pod start; needs root
+    Cluster(cluster::Options),
+    /// Both, on a cluster started for the purpose
+    All(cluster::Options),
+}
+
+/// Failures are told to a person and end the run.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("error: a TLS provider was installed twice");
+        return ExitCode::FAILURE;
+    }
+    let mut report = Report::new(cli.json);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Api(options) => api::run(&options, &mut report).await,
+            Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
+            Command::All(options) => cluster::run(&options, &mut report, true).await,
+        }
+    });
+    report.finish();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A client for a kubeconfig file.
+pub async fn connect(path: &PathBuf) -> Outcome<kube::Client> {
+    let file = kube::config::Kubeconfig::read_from(path)?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+    config.read_timeout = None;
+    Ok(kube::Client::try_from(config)?)
+}

@@ -1,20 +1,35 @@
-//! Development tasks: code generation and checks.
+//! Chores of the workspace: `codegen` makes the schema facts, `cri` the container runtime
+//! interface's code, `layers` checks the direction of dependencies between crates, `verify` runs
+//! every check and changes nothing.
 
+mod codegen;
 mod cri;
+mod layers;
+mod verify;
+mod workspace;
 
-use std::{path::Path, process::ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask codegen [--check] | cri | layers | verify";
 
 fn main() -> ExitCode {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let task = std::env::args().nth(1).unwrap_or_default();
-    let result = match task.as_str() {
-        "cri" => cri::generate(&workspace),
-        other => Err(format!("unknown task {other:?}; known: cri").into()),
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["codegen"] => codegen::run(codegen::Mode::Write),
+        ["codegen", "--check"] => codegen::run(codegen::Mode::Check),
+        ["cri"] => {
+            cri::generate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).map_err(|e| e.to_string())
+        }
+        ["layers"] => layers::run(),
+        ["verify"] => verify::run(),
+        _ => Err(USAGE.to_owned()),
     };
-    match result {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
+        Err(why) => {
+            eprintln!("{why}");
             ExitCode::FAILURE
         }
     }

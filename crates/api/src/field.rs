@@ -105,8 +105,11 @@ impl Error {
     pub fn not_supported<S: AsRef<str>>(path: &Path, value: impl Into<Value>, supported: &[S]) -> Self {
         let mut quoted: Vec<String> = supported.iter().map(|s| go_quote(s.as_ref())).collect();
         quoted.sort();
-        let detail =
-            if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
         Self::make(ErrorType::NotSupported, path, Some(value.into()), detail)
     }
     pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
@@ -133,7 +136,10 @@ impl Error {
     pub fn body(&self) -> String {
         let label = self.kind.label();
         let mut text = match (self.kind, &self.value) {
-            (ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::InternalError, _)
+            (
+                ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::InternalError,
+                _,
+            )
             | (_, None) => label.to_owned(),
             (_, Some(value)) => format!("{label}: {}", go_value(value)),
         };

@@ -1,7 +1,18 @@
 //! What the wire says: kinds, schema facts, quantities, selectors, names, codecs, patches and
 //! field ownership. No I/O, no async, no clock: everything here is a function of its arguments.
 
+pub mod apply;
+pub mod codec;
+pub mod duration;
 pub mod field;
+pub mod intstr;
+pub mod names;
 pub mod object;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
 pub mod resource;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod table;

@@ -185,15 +185,14 @@ impl Status {
         Self::failure(401, "Unauthorized", message)
     }
     pub fn method_not_supported(group: &str, plural: &str, verb: &str) -> Self {
-        let message =
-            format!("{verb} is not supported on resources of kind {}", field::go_quote(&qualified(group, plural)));
+        let message = format!(
+            "{verb} is not supported on resources of kind {}",
+            field::go_quote(&qualified(group, plural))
+        );
         Self::failure(405, "MethodNotAllowed", message).about(group, plural, "")
     }
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        let message = format!(
-            "only the following media types are accepted: {}",
-            accepted.join(", ")
-        );
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
         Self::failure(406, "NotAcceptable", message)
     }
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {

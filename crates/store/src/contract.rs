@@ -39,6 +39,11 @@ impl Range {
     pub fn prefix(prefix: &str) -> Self {
         Range { start: prefix.to_owned(), end: prefix_end(prefix), revision: None, limit: 0 }
     }
+
+    /// Only this key.
+    pub fn key(key: &str) -> Self {
+        Range { start: key.to_owned(), end: format!("{key}\0"), revision: None, limit: 1 }
+    }
 }
 
 /// The smallest key greater than every key with this prefix.
@@ -78,10 +83,14 @@ pub enum Op {
         stamp: Option<usize>,
         lease: Option<LeaseId>,
     },
-    Delete { key: String },
+    Delete {
+        key: String,
+    },
 }
 
 /// All compares hold -> `then` is applied, atomically and at one revision; else nothing is written.
+/// A key may be named by one operation only. Deleting a key that is not there changes nothing, and a
+/// transaction that changes nothing makes no revision.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     pub compare: Vec<Compare>,
@@ -140,6 +149,11 @@ pub enum Error {
     SlowWatcher,
     #[error("the store is closed")]
     Closed,
+    #[error("{path} is in use by {holder}; stop it first, or choose another data directory")]
+    Locked { path: String, holder: String },
+    /// The caller asked for something no store can do; nothing was written.
+    #[error("invalid request to the store: {0}")]
+    Invalid(String),
     #[error("the data in {path} is damaged at byte {offset}: {why}. {cure}")]
     Damaged { path: String, offset: u64, why: String, cure: String },
     #[error("{context}: {source}")]
@@ -154,8 +168,14 @@ pub trait Store: Send + Sync + 'static {
     async fn range(&self, range: Range) -> Result<RangeResult, Error>;
     async fn txn(&self, txn: Txn) -> Result<TxnResult, Error>;
     /// Events with revision > `after` for keys that begin with `prefix`; the stream begins with
-    /// history and goes on live. `Compacted` where that history is gone.
+    /// history and goes on live. `Compacted` where that history is gone. An `after` in the future is
+    /// allowed: events begin past it. Watchers without events get progress notes now and then.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, Error>;
+    /// Asks that every open watch soon be told how far it has come (an event-less batch, unless events
+    /// say it). Engines that cannot hurry keep to their own rhythm.
+    async fn request_progress(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Forgets history before `revision` (values current at it stay).
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
     async fn lease_grant(&self, ttl_seconds: u64) -> Result<LeaseId, Error>;

@@ -1,6 +1,13 @@
 //! Revisioned key-value storage. The contract is etcd's: one revision counter for the whole store,
 //! ordered keys, transactions that compare revisions, watches with history, compaction, leases.
+//!
+//! [`contract`] says what every engine does; [`EmbeddedStore`] is the default engine, which needs
+//! nothing but a directory. [`suite`] (feature `suite`) checks any engine against the contract.
 
 pub mod contract;
+mod embedded;
+#[cfg(feature = "suite")]
+pub mod suite;
 
 pub use contract::*;
+pub use embedded::{EmbeddedStore, Options};

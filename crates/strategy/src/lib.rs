@@ -1,7 +1,162 @@
 //! What each kind demands of its objects: defaults, validation, what an update or a status write
 //! may touch, when the generation rises. Pure functions on parsed JSON values; the generic
 //! registry calls them, nothing here knows of HTTP or storage.
+//!
+//! A kind is a [`kind::Kind`] row naming the functions it needs; [`for_resource`] finds it. Only
+//! pods, whose subresources each allow another change, have a strategy written out.
 
+mod check;
+mod cluster;
+mod config;
 pub mod contract;
+mod event;
+mod job;
+pub mod json;
+pub mod kind;
+mod metadata;
+mod network;
+pub mod pod;
+mod policy;
+mod rbac;
+mod registration;
+mod service;
+mod storage;
+mod workload;
+
+use serde_json::Value;
 
 pub use contract::*;
+pub use metadata::NameRule;
+
+/// Custom resources keep a generation and, where they have the subresource, a status apart.
+pub static CUSTOM: kind::Kind = kind::Kind { custom: true, generation: true, ..kind::PLAIN };
+pub static CUSTOM_WITH_STATUS: kind::Kind =
+    kind::Kind { custom: true, generation: true, status: true, ..kind::PLAIN };
+
+static PLAIN: kind::Kind = kind::PLAIN;
+static POD: pod::Pod = pod::Pod;
+
+/// The strategy of a built-in resource; what needs nothing special gets the plain one.
+pub fn for_resource(group: &str, plural: &str) -> &'static dyn Strategy {
+    match group {
+        "" => core(plural),
+        "apps" => match plural {
+            "deployments" => &workload::DEPLOYMENT,
+            "replicasets" => &workload::REPLICA_SET,
+            "daemonsets" => &workload::DAEMON_SET,
+            "statefulsets" => &workload::STATEFUL_SET,
+            "controllerrevisions" => &workload::CONTROLLER_REVISION,
+            _ => &PLAIN,
+        },
+        "batch" => match plural {
+            "jobs" => &job::JOB,
+            "cronjobs" => &job::CRON_JOB,
+            _ => &PLAIN,
+        },
+        "events.k8s.io" => &event::EVENT,
+        "autoscaling" => &policy::AUTOSCALER,
+        "rbac.authorization.k8s.io" => match plural {
+            "roles" => &rbac::ROLE,
+            "clusterroles" => &rbac::CLUSTER_ROLE,
+            "rolebindings" => &rbac::ROLE_BINDING,
+            _ => &rbac::CLUSTER_ROLE_BINDING,
+        },
+        _ => extension(group, plural),
+    }
+}
+
+fn core(plural: &str) -> &'static dyn Strategy {
+    match plural {
+        "pods" => &POD,
+        "services" => &service::SERVICE,
+        "endpoints" => &cluster::ENDPOINTS,
+        "events" => &event::EVENT,
+        "namespaces" => &cluster::NAMESPACE,
+        "nodes" => &cluster::NODE,
+        "serviceaccounts" => &cluster::SERVICE_ACCOUNT,
+        "configmaps" => &config::CONFIG_MAP,
+        "secrets" => &config::SECRET,
+        "replicationcontrollers" => &workload::REPLICATION_CONTROLLER,
+        "podtemplates" => &workload::POD_TEMPLATE,
+        "limitranges" => &policy::LIMIT_RANGE,
+        "resourcequotas" => &policy::RESOURCE_QUOTA,
+        "persistentvolumeclaims" => &storage::CLAIM,
+        "persistentvolumes" => &storage::VOLUME,
+        _ => &PLAIN,
+    }
+}
+
+fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
+    match (group, plural) {
+        ("coordination.k8s.io", "leases") => &cluster::LEASE,
+        ("discovery.k8s.io", "endpointslices") => &cluster::ENDPOINT_SLICE,
+        ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASS,
+        ("policy", "poddisruptionbudgets") => &policy::POD_DISRUPTION_BUDGET,
+        ("networking.k8s.io", "ingresses") => &network::INGRESS,
+        ("networking.k8s.io", "ingressclasses") => &network::INGRESS_CLASS,
+        ("networking.k8s.io", "networkpolicies") => &network::NETWORK_POLICY,
+        ("networking.k8s.io", "ipaddresses") => &registration::IP_ADDRESS,
+        ("networking.k8s.io", "servicecidrs") => &registration::SERVICE_CIDR,
+        ("storage.k8s.io", "storageclasses") => &storage::CLASS,
+        ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVER,
+        ("storage.k8s.io", "volumeattachments") => &storage::VOLUME_ATTACHMENT,
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
+        ) => &registration::WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
+            &registration::ADMISSION_POLICY
+        }
+        ("admissionregistration.k8s.io", _) => &registration::ADMISSION_BINDING,
+        ("apiextensions.k8s.io", _) => &registration::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", _) => &registration::API_SERVICE,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &registration::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", _) => &registration::PRIORITY_LEVEL,
+        ("certificates.k8s.io", "certificatesigningrequests") => &registration::SIGNING_REQUEST,
+        ("node.k8s.io", "runtimeclasses") => &registration::RUNTIME_CLASS,
+        ("resource.k8s.io", "resourceclaims") => &registration::RESOURCE_CLAIM,
+        ("resource.k8s.io", "resourceclaimtemplates") => &registration::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "resourceslices") => &registration::RESOURCE_SLICE,
+        ("resource.k8s.io", "deviceclasses") => &registration::DEVICE_CLASS,
+        _ => &PLAIN,
+    }
+}
+
+/// Turns an object of `group`/`version` into its stored form (`to_storage`) or the stored form
+/// into that version. Only events and autoscalers are served in two forms; anything else passes.
+pub fn convert(group: &str, version: &str, plural: &str, value: &mut Value, to_storage: bool) {
+    match (group, version, plural) {
+        ("events.k8s.io", "v1", "events") => event::convert(value, to_storage),
+        ("autoscaling", "v1", "horizontalpodautoscalers") => policy::convert_autoscaler(value, to_storage),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_row_can_be_defaulted_and_validated() {
+        for row in amphipod_api::resource::builtin().iter().filter(|row| row.storage.is_some()) {
+            let strategy = for_resource(&row.group, &row.plural);
+            let context = Context { resource: row, subresource: "", now: "2026-01-01T00:00:00Z" };
+            let mut object = json!({"apiVersion": row.api_version(), "kind": row.kind, "metadata": {"name": "a", "uid": "u"}});
+            strategy.default(&mut object);
+            strategy.prepare_create(&context, &mut object);
+            let first = object.clone();
+            strategy.default(&mut object);
+            assert_eq!(object, first, "defaulting {} twice changes it", row.plural);
+            strategy.validate(&context, &object);
+            let mut next = object.clone();
+            strategy.prepare_update(&context, &mut next, &object);
+            assert_eq!(
+                next["metadata"]["generation"], object["metadata"]["generation"],
+                "{}: an update without a change raised the generation",
+                row.plural
+            );
+            strategy.validate_update(&context, &next, &object);
+        }
+    }
+}

@@ -1,7 +1,14 @@
 //! One row per resource: everything the generic server needs to know about a kind. Built-in rows
 //! are constants; custom resources build theirs at run time, hence the `Cow`s.
 
+mod builtin;
+mod groups;
+mod rows;
+
 use std::borrow::Cow;
+
+pub use builtin::{builtin, find, find_kind};
+pub use groups::{Group, groups};
 
 type Text = Cow<'static, str>;
 
@@ -60,7 +67,11 @@ pub struct SelectableField {
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
     /// `pods` or `deployments.apps`.
     pub fn qualified(&self) -> String {

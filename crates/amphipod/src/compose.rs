@@ -1,0 +1,142 @@
+//! Wiring shared by the roles: identities, clients on the in-process server, the objects a cluster
+//! starts with, and what is reported of its health.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, UserInfo};
+use amphipod_client::{Client, SharedInformers};
+use amphipod_cluster::Files;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+pub const DNS_USER: &str = "system:amphipod:dns";
+const INFORMERS_USER: &str = "system:amphipod:informers";
+
+/// Any failure that ends a command; printed once, by `main`.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(error.to_string())
+    }
+}
+impl Failure {
+    pub fn new(text: impl Into<String>) -> Self {
+        Failure(text.into())
+    }
+}
+
+/// Clients of a server in this process, one identity each.
+#[derive(Clone)]
+pub struct Local(pub Arc<ApiServer>);
+
+impl Local {
+    pub fn client(&self, user: &str, groups: &[&str]) -> Client {
+        let mut groups = groups.to_vec();
+        groups.push("system:authenticated");
+        Client::local(self.0.local_service(UserInfo::new(user, &groups)))
+    }
+    pub fn admin(&self) -> Client {
+        self.client("kubernetes-admin", &["system:masters"])
+    }
+    /// A controller's own service account, as kube-controller-manager uses them.
+    pub fn controller(&self, name: &str) -> Client {
+        let user = format!("system:serviceaccount:kube-system:{name}");
+        self.client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+    }
+    /// The informers every component of this process shares: read-only, but of everything.
+    pub fn informers(&self, cancel: CancellationToken) -> SharedInformers {
+        SharedInformers::new(self.client(INFORMERS_USER, &[]), cancel)
+    }
+}
+
+/// Rights of the identities only Amphipod has. Upstream's own come with the API server.
+fn rights() -> Vec<(&'static str, Value, &'static str)> {
+    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}]);
+    let dns = json!([
+        {"apiGroups": [""], "resources": ["services", "pods", "namespaces", "endpoints"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create", "update", "patch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+         "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"]},
+    ]);
+    vec![("system:amphipod:informers", all, INFORMERS_USER), ("system:amphipod:dns", dns, DNS_USER)]
+}
+
+/// Applies them; running again changes nothing.
+pub async fn grant_rights(admin: &Client) -> Result<(), Failure> {
+    for (name, rules, user) in rights() {
+        let group = "rbac.authorization.k8s.io";
+        let role = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules,
+        });
+        let binding = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        });
+        for (plural, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+            let uri = format!("/apis/{group}/v1/{plural}/{name}?fieldManager=amphipod&force=true");
+            let request = http_request("PATCH", &uri, Some(("application/apply-patch+yaml", &object)))?;
+            admin.request(request).await?;
+        }
+    }
+    Ok(())
+}
+
+pub fn http_request(
+    method: &str,
+    uri: &str,
+    body: Option<(&str, &Value)>,
+) -> Result<http::Request<Vec<u8>>, Failure> {
+    let builder = http::Request::builder().method(method).uri(uri).header("accept", "application/json");
+    Ok(match body {
+        Some((content_type, value)) => {
+            builder.header("content-type", content_type).body(value.to_string().into_bytes())?
+        }
+        None => builder.body(Vec::new())?,
+    })
+}
+
+async fn get(client: &Client, uri: &str) -> Result<Value, Failure> {
+    let bytes = client.request(http_request("GET", uri, None)?).await?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Whether a node of this name is Ready.
+pub async fn node_is_ready(client: &Client, name: &str) -> bool {
+    let Ok(node) = get(client, &format!("/api/v1/nodes/{name}")).await else { return false };
+    condition(&node, "Ready") == "True"
+}
+
+fn condition<'a>(object: &'a Value, name: &str) -> &'a str {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let found = conditions.into_iter().flatten().find(|c| c["type"] == name);
+    found.and_then(|c| c["status"].as_str()).unwrap_or("Unknown")
+}
+
+/// The part of `status` that asks the cluster itself.
+pub async fn report_health(files: &Files) -> Result<(), Failure> {
+    let client = Client::from_kubeconfig(Path::new(&files.admin_kubeconfig())).await?;
+    let ready = client.request(http_request("GET", "/readyz", None)?).await.is_ok();
+    println!("health      {}", if ready { "API server is ready" } else { "API server is not ready" });
+    let nodes = get(&client, "/api/v1/nodes?limit=500").await?;
+    let items: Vec<&Value> = nodes["items"].as_array().into_iter().flatten().collect();
+    let up = items.iter().filter(|n| condition(n, "Ready") == "True").count();
+    println!("nodes       {up} of {} Ready", items.len());
+    let pods = get(&client, "/api/v1/pods?limit=5000").await?;
+    let mut phases = std::collections::BTreeMap::new();
+    for pod in pods["items"].as_array().into_iter().flatten() {
+        let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or("Unknown");
+        *phases.entry(phase).or_insert(0) += 1;
+    }
+    let phases: Vec<String> = phases.iter().map(|(phase, count)| format!("{count} {phase}")).collect();
+    println!("pods        {}", if phases.is_empty() { "none".to_owned() } else { phases.join(", ") });
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `up --detach`, `down` and `status`: what is done from outside a running instance.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use amphipod_cluster::{Files, instance};
+
+use crate::compose::Failure;
+use crate::node;
+use crate::options::{DataDir, DownOptions, UpOptions};
+
+/// An instance that has not stopped by itself after this long is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Starts this same command in a session of its own, passes its progress on, and returns when it
+/// is ready or has failed.
+pub fn detach(options: &UpOptions) -> Result<ExitCode, Failure> {
+    let files = Files::new(&options.data.data_dir);
+    // A failing check is told here, before anything is started.
+    crate::up::preflight(options)?;
+    files.create()?;
+    let log = std::fs::File::options().create(true).append(true).open(files.log());
+    let log = log.map_err(amphipod_cluster::Error::file(&files.log()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1).filter(|arg| arg != "--detach")).arg("--detached");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // SAFETY: setsid is async-signal-safe and touches nothing of the parent's.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(Into::into));
+    }
+    let mut child = command.spawn()?;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            println!("{}", line?);
+        }
+    }
+    // The child closes its output when it is ready, or when it ends.
+    if instance::read(&files).is_some_and(|i| i.ready && i.pid == child.id() as i32) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait()?;
+    Err(Failure::new(format!("the cluster did not come up ({status}); see {}", files.log().display())))
+}
+
+pub fn down(options: &DownOptions) -> Result<ExitCode, Failure> {
+    let files = Files::new(&options.data.data_dir);
+    if !files.root().exists() {
+        println!("nothing to stop: {} does not exist", files.root().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let record = instance::read(&files);
+    let stopped = instance::stop(&files, STOP_PATIENCE)?;
+    println!("{}", if stopped { "  ok  control plane and node stopped" } else { "  ok  nothing was running" });
+    if record.is_none_or(|r| r.owns_node) && rustix::process::geteuid().is_root() {
+        node::tear_down(&files)?;
+        println!("  ok  pods, mounts and network removed");
+    }
+    instance::forget(&files);
+    if options.purge {
+        std::fs::remove_dir_all(files.root()).map_err(amphipod_cluster::Error::file(files.root()))?;
+        println!("  ok  {} deleted", files.root().display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn status(options: &DataDir) -> Result<ExitCode, Failure> {
+    let files = Files::new(&options.data_dir);
+    let running = files.root().exists() && instance::Lock::is_held(&files);
+    let Some(record) = instance::read(&files).filter(|_| running) else {
+        println!("amphipod is not running on {}; start it with `amphipod up`", files.root().display());
+        return Ok(ExitCode::from(3));
+    };
+    println!("process     {} since {}", record.pid, record.started_at);
+    println!("API server  {}", record.server);
+    println!("kubeconfig  {}", record.kubeconfig);
+    println!("data        {}", files.root().display());
+    println!("pods        {}   services {}", record.pod_cidr, record.service_cidr);
+    if let Some(kib) = resident_kib(record.pid) {
+        println!("memory      {} MB resident", kib / 1024);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::compose::report_health(&files))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resident_kib(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

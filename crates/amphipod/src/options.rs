@@ -1,0 +1,197 @@
+//! The command line of the roles and of the local cluster.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "amphipod",
+    version,
+    about = "Kubernetes, whole, in one binary",
+    after_help = "kubectl's commands work here too: `amphipod get pods`, or `amphipod kubectl get pods`."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring a cluster up on this machine, or go on with the one in the data directory
+    Up(UpOptions),
+    /// Stop the cluster and everything it started, pods too
+    Down(DownOptions),
+    /// Say what runs, where, and how it feels
+    Status(DataDir),
+    /// Import, list and remove container images of the local node
+    Image(ImageOptions),
+    /// Run the API server alone
+    Apiserver(ApiserverOptions),
+    /// Run the scheduler alone
+    Scheduler(RoleOptions),
+    /// Run the controllers alone
+    ControllerManager(ControllerManagerOptions),
+    /// Run the kubelet (and, unless another one is given, the container runtime) alone
+    Kubelet(KubeletOptions),
+    /// Run the service proxy alone
+    Proxy(ProxyOptions),
+    /// Run the cluster DNS server alone
+    Dns(DnsOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DataDir {
+    /// Where everything is kept.
+    #[arg(long, default_value = "/var/lib/amphipod")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Network {
+    /// Addresses of pods.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub pod_cidr: IpNet,
+    /// Addresses of services.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: IpNet,
+    /// The domain services are named in.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UpOptions {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Where the API server listens.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// Where to write the administrator's kubeconfig [default: <data-dir>/admin.kubeconfig].
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The node's name [default: the host's].
+    #[arg(long)]
+    pub node_name: Option<String>,
+    #[command(flatten)]
+    pub network: Network,
+    /// Control plane only: no kubelet, no containers, no root needed.
+    #[arg(long)]
+    pub no_node: bool,
+    /// Simulate this many nodes, whose pods become Running without containers; implies --no-node.
+    #[arg(long, default_value_t = 0)]
+    pub hollow_nodes: u32,
+    /// Use this CRI runtime instead of the embedded one, e.g. unix:///run/containerd/containerd.sock.
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<String>,
+    /// Return once the cluster is ready and leave it running.
+    #[arg(long)]
+    pub detach: bool,
+    /// Set by --detach on the process it leaves behind.
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+impl UpOptions {
+    /// A real node runs here.
+    pub fn has_node(&self) -> bool {
+        !self.no_node && self.hollow_nodes == 0
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DownOptions {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Delete the data too.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ImageOptions {
+    #[command(flatten)]
+    pub data: DataDir,
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import an OCI or docker archive
+    Import { file: PathBuf },
+    /// List images
+    List,
+    /// Remove an image
+    Remove { reference: String },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ApiserverOptions {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    pub network: Network,
+    /// Name of the node kubeconfigs are written for [default: the host's].
+    #[arg(long)]
+    pub node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RoleOptions {
+    /// Credentials and address of the API server.
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// Take part in leader election, so that several instances can stand by.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ControllerManagerOptions {
+    #[command(flatten)]
+    pub role: RoleOptions,
+    /// CA published to pods as kube-root-ca.crt [default: the kubeconfig's].
+    #[arg(long)]
+    pub root_ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct KubeletOptions {
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    #[command(flatten)]
+    pub data: DataDir,
+    #[arg(long)]
+    pub node_name: Option<String>,
+    #[command(flatten)]
+    pub network: Network,
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ProxyOptions {
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    #[arg(long)]
+    pub node_name: Option<String>,
+    #[command(flatten)]
+    pub network: Network,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DnsOptions {
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// Where to listen [default: port 53 of the first pod address].
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub network: Network,
+}

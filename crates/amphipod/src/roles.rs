@@ -1,0 +1,251 @@
+//! The roles: each alone in a process with a kubeconfig, or together in one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_client::leader;
+use amphipod_client::{Client, SharedInformers};
+use amphipod_cluster::{Files, node as host};
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::compose::{self, Failure, Local};
+use crate::node;
+use crate::options::{
+    ApiserverOptions, ControllerManagerOptions, DnsOptions, KubeletOptions, Network, ProxyOptions, RoleOptions,
+};
+use crate::plane::{self, Addresses, Keys};
+
+type Role = BoxFuture<'static, Result<(), Failure>>;
+
+/// Logs go to standard error; `RUST_LOG` chooses, warnings by default.
+pub fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Resolves on TERM or INT.
+pub async fn stop_requested() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// The time of day, for the instance record.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Runs a role until it ends or a signal comes.
+fn alone<F>(role: impl FnOnce(CancellationToken) -> F) -> Result<ExitCode, Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    start_logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        tokio::spawn(async move {
+            stop_requested().await;
+            stop.cancel();
+        });
+        role(cancel).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let files = Files::new(&options.data.data_dir);
+        files.create()?;
+        let _lock = amphipod_cluster::instance::Lock::acquire(&files)?;
+        let at = Addresses {
+            listen: options.listen,
+            advertise: plane::reachable(options.listen),
+            node_name: options.node_name.clone().unwrap_or_else(host::default_name),
+            node_ip: host::outward_address().unwrap_or(options.listen.ip()),
+        };
+        let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
+        let (server, store) = plane::start(&files, plane::server_config(&keys, &at, &options.network)).await?;
+        compose::grant_rights(&Local(server.clone()).admin()).await?;
+        server.serve(TcpListener::bind(options.listen)?, cancel).await?;
+        store.close().await?;
+        Ok(())
+    })
+}
+
+/// A client and the informers of a role that runs alone.
+async fn remote(kubeconfig: &std::path::Path, cancel: &CancellationToken) -> Result<(Client, SharedInformers), Failure> {
+    let client = Client::from_kubeconfig(kubeconfig).await?;
+    Ok((client.clone(), SharedInformers::new(client, cancel.clone())))
+}
+
+/// Leads first where asked to, then works.
+async fn led<F, Fut>(client: Client, lease: &str, elect: bool, cancel: CancellationToken, work: F) -> Result<(), Failure>
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    if !elect {
+        return work(cancel).await;
+    }
+    let identity = format!("{}_{}", host::default_name(), std::process::id());
+    let outcome = Arc::new(parking_lot::Mutex::new(None));
+    let told = outcome.clone();
+    let config = leader::Config::new("kube-system", lease, &identity);
+    leader::lead(client, config, cancel.clone(), |working| {
+        let work = work(working);
+        async move {
+            *told.lock() = Some(work.await);
+        }
+    })
+    .await?;
+    let ended = outcome.lock().take();
+    match ended {
+        Some(Err(failure)) => Err(failure),
+        _ if cancel.is_cancelled() => Ok(()),
+        _ => Err(Failure::new(format!("lost the leadership of {lease}; start again to stand by"))),
+    }
+}
+
+pub fn scheduler(options: &RoleOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        led(client.clone(), "kube-scheduler", options.leader_elect, cancel, |working| async move {
+            Ok(amphipod_scheduler::run(client, &informers, Default::default(), working).await?)
+        })
+        .await
+    })
+}
+
+pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let (client, informers) = remote(&options.role.kubeconfig, &cancel).await?;
+        let root_ca = match &options.root_ca_file {
+            Some(path) => std::fs::read_to_string(path)?,
+            None => authority_of(&options.role.kubeconfig)?,
+        };
+        led(client.clone(), "kube-controller-manager", options.role.leader_elect, cancel, |working| {
+            let same = client.clone();
+            let context = controllers_context(Arc::new(move |_: &str| same.clone()), client, informers, root_ca);
+            async move { Ok(amphipod_controllers::run(context, working).await?) }
+        })
+        .await
+    })
+}
+
+/// The CA a kubeconfig trusts.
+fn authority_of(path: &std::path::Path) -> Result<String, Failure> {
+    amphipod_cluster::kubeconfig::authority(path).map_err(Into::into)
+}
+
+fn controllers_context(
+    client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    client: Client,
+    informers: SharedInformers,
+    root_ca_pem: String,
+) -> amphipod_controllers::Context {
+    amphipod_controllers::Context::new(client_for, client, informers, root_ca_pem)
+}
+
+/// Scheduler and controllers on the in-process server.
+pub fn spawn_local_plane(
+    local: &Local,
+    informers: &SharedInformers,
+    keys: &Keys,
+    cancel: &CancellationToken,
+    mut spawn: impl FnMut(&'static str, Role),
+) {
+    let (client, shared, stop) = (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
+    spawn(
+        "scheduler",
+        Box::pin(async move { Ok(amphipod_scheduler::run(client, &shared, Default::default(), stop).await?) }),
+    );
+    let each = local.clone();
+    let context = controllers_context(
+        Arc::new(move |name: &str| each.controller(name)),
+        local.client("system:kube-controller-manager", &[]),
+        informers.clone(),
+        keys.ca.clone(),
+    );
+    let stop = cancel.clone();
+    spawn("controllers", Box::pin(async move { Ok(amphipod_controllers::run(context, stop).await?) }));
+}
+
+pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let files = Files::new(&options.data.data_dir);
+        files.create()?;
+        let _lock = amphipod_cluster::instance::Lock::acquire_node(&files)?;
+        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let name = options.node_name.clone().unwrap_or_else(host::default_name);
+        let pods = node::pod_network(&files, &options.network)?;
+        let address = host::outward_address().unwrap_or(pods.gateway.into());
+        tokio::task::spawn_blocking(move || amphipod_network::setup_node(&pods)).await??;
+        let external = options.container_runtime_endpoint.as_deref();
+        let endpoint = node::cri_endpoint(&files, external);
+        let mut config = node::kubelet_config(&files, &options.network, &name, address, &endpoint);
+        if !files.pki("kubelet.crt").exists() {
+            config.serving_cert = None;
+            let ca = authority_of(&options.kubeconfig)?;
+            let path = files.pki("ca.crt");
+            amphipod_cluster::files::write(&path, ca.as_bytes(), 0o644)?;
+        }
+        let runtime = async {
+            match external {
+                Some(_) => std::future::pending().await,
+                None => Ok::<(), Failure>(amphipod_runtime::serve(node::runtime_config(&files)?, cancel.clone()).await?),
+            }
+        };
+        let kubelet = async { Ok(amphipod_kubelet::run(config, client, informers, cancel.clone()).await?) };
+        tokio::select! {
+            outcome = runtime => outcome,
+            outcome = kubelet => outcome,
+        }
+    })
+}
+
+pub fn proxy(options: &ProxyOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let name = options.node_name.clone().unwrap_or_else(host::default_name);
+        node::proxy(client, informers, &options.network, &name, cancel).await
+    })
+}
+
+pub fn dns_config(network: &Network, listen: Option<SocketAddr>) -> Result<amphipod_dns::Config, Failure> {
+    let listen = listen.unwrap_or(SocketAddr::new(node::gateway(network)?.into(), 53));
+    Ok(amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network)))
+}
+
+pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
+    alone(|cancel| async move {
+        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let config = dns_config(&options.network, options.listen)?;
+        Ok(amphipod_dns::run(config, client, informers, cancel).await?)
+    })
+}
+
+pub fn hollow(
+    client: Client,
+    informers: SharedInformers,
+    count: u32,
+    pod_cidr: IpNet,
+    cancel: CancellationToken,
+) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+    async move {
+        let config = amphipod_kubelet::hollow::Config::new(count, pod_cidr);
+        Ok(amphipod_kubelet::hollow::run(config, client, informers, cancel).await?)
+    }
+}

@@ -1,0 +1,248 @@
+//! Sets of field paths: what a manager owns. Kept as a tree whose edges are path elements in the
+//! written form of `FieldsV1` (`f:name`, `k:{"name":"a"}`, `v:1`, `i:0`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+/// A set of paths, seen from one place. `here` says that the place itself belongs to the set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    here: bool,
+    children: BTreeMap<String, Fields>,
+}
+
+/// Owned paths nest no deeper than documents may.
+const MAX_DEPTH: usize = 256;
+
+impl Fields {
+    pub fn is_empty(&self) -> bool {
+        !self.here && self.children.values().all(Fields::is_empty)
+    }
+    pub fn contains_here(&self) -> bool {
+        self.here
+    }
+    pub fn child(&self, element: &str) -> Option<&Fields> {
+        self.children.get(element)
+    }
+    pub fn children(&self) -> impl Iterator<Item = (&String, &Fields)> {
+        self.children.iter()
+    }
+    /// Puts a set below an element; an empty one leaves no trace.
+    pub fn attach(&mut self, element: String, below: Fields) {
+        if below.here || !below.children.is_empty() {
+            match self.children.get_mut(&element) {
+                Some(existing) => existing.union(&below),
+                None => drop(self.children.insert(element, below)),
+            }
+        }
+    }
+    pub fn insert_here(&mut self) {
+        self.here = true;
+    }
+    pub fn insert(&mut self, path: &[String]) {
+        let mut place = self;
+        for element in path {
+            place = place.children.entry(element.clone()).or_default();
+        }
+        place.here = true;
+    }
+    /// The place of a path of field names, created when absent.
+    pub fn at_mut(&mut self, element: &str) -> &mut Fields {
+        self.children.entry(element.to_owned()).or_default()
+    }
+    pub fn contains(&self, path: &[String]) -> bool {
+        let mut place = self;
+        for element in path {
+            match place.children.get(element) {
+                Some(child) => place = child,
+                None => return false,
+            }
+        }
+        place.here
+    }
+
+    pub fn union(&mut self, other: &Fields) {
+        self.here |= other.here;
+        for (element, theirs) in &other.children {
+            self.children.entry(element.clone()).or_default().union(theirs);
+        }
+    }
+    /// Removes the members of `other`.
+    pub fn subtract(&mut self, other: &Fields) {
+        self.here &= !other.here;
+        for (element, theirs) in &other.children {
+            if let Some(ours) = self.children.get_mut(element) {
+                ours.subtract(theirs);
+                if ours.is_empty() {
+                    self.children.remove(element);
+                }
+            }
+        }
+    }
+    /// Removes the members of `other` and everything below them.
+    pub fn subtract_below(&mut self, other: &Fields) {
+        if other.here {
+            *self = Fields::default();
+            return;
+        }
+        for (element, theirs) in &other.children {
+            if let Some(ours) = self.children.get_mut(element) {
+                ours.subtract_below(theirs);
+                if ours.is_empty() {
+                    self.children.remove(element);
+                }
+            }
+        }
+    }
+    pub fn intersection(&self, other: &Fields) -> Fields {
+        let mut common = Fields { here: self.here && other.here, children: BTreeMap::new() };
+        for (element, ours) in &self.children {
+            if let Some(theirs) = other.children.get(element) {
+                let both = ours.intersection(theirs);
+                if !both.is_empty() {
+                    common.children.insert(element.clone(), both);
+                }
+            }
+        }
+        common
+    }
+    /// Every named field on the way to a member becomes a member.
+    pub fn with_named_fields(&self) -> Fields {
+        let children = self.children.iter().map(|(element, child)| {
+            let mut child = child.with_named_fields();
+            child.here |= element.starts_with("f:");
+            (element.clone(), child)
+        });
+        Fields { here: self.here, children: children.collect() }
+    }
+
+    /// All member paths.
+    pub fn paths(&self) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        self.collect(&mut Vec::new(), &mut found);
+        found
+    }
+    fn collect(&self, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+        if self.here {
+            found.push(at.clone());
+        }
+        for (element, child) in &self.children {
+            at.push(element.clone());
+            child.collect(at, found);
+            at.pop();
+        }
+    }
+
+    /// `metav1.FieldsV1`.
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        for (element, child) in &self.children {
+            if child.children.is_empty() {
+                if child.here {
+                    map.insert(element.clone(), Value::Object(Map::new()));
+                }
+                continue;
+            }
+            let mut below = child.to_json();
+            if child.here
+                && let Value::Object(below) = &mut below
+            {
+                below.insert(".".to_owned(), Value::Object(Map::new()));
+            }
+            map.insert(element.clone(), below);
+        }
+        Value::Object(map)
+    }
+    pub fn from_json(value: &Value) -> Option<Fields> {
+        Self::read(value, 0)
+    }
+    fn read(value: &Value, depth: usize) -> Option<Fields> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        let mut fields = Fields::default();
+        for (element, child) in value.as_object()? {
+            if element == "." {
+                fields.here = true;
+                continue;
+            }
+            let mut below = Self::read(child, depth + 1)?;
+            below.here |= below.children.is_empty();
+            fields.children.insert(canonical(element)?, below);
+        }
+        Some(fields)
+    }
+}
+
+/// Checks an element and gives its JSON part the one spelling sets compare by.
+fn canonical(element: &str) -> Option<String> {
+    let (kind, rest) = element.split_once(':')?;
+    match kind {
+        "f" => Some(element.to_owned()),
+        "i" => rest.parse::<u64>().ok().map(|i| format!("i:{i}")),
+        "k" | "v" => serde_json::from_str::<Value>(rest).ok().map(|v| format!("{kind}:{v}")),
+        _ => None,
+    }
+}
+
+pub fn field_element(name: &str) -> String {
+    format!("f:{name}")
+}
+
+/// A path as conflicts print it: `.spec.containers[name="a"].image`.
+pub fn path_text(path: &[String]) -> String {
+    let mut out = String::new();
+    for element in path {
+        let (kind, rest) = element.split_once(':').unwrap_or(("f", element));
+        // Writing to a String cannot fail.
+        let _ = match kind {
+            "f" => write!(out, ".{rest}"),
+            "v" => write!(out, "[={rest}]"),
+            "k" => write!(out, "[{}]", key_text(rest)),
+            _ => write!(out, "[{rest}]"),
+        };
+    }
+    out
+}
+
+fn key_text(json: &str) -> String {
+    let parsed: Option<Map<String, Value>> = serde_json::from_str(json).ok();
+    let pairs: Vec<String> = parsed.iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    pairs.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_v1_round_trip() {
+        let json = json!({"f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+            "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}},
+                "f:finalizers": {"v:\"x\"": {}}}});
+        let fields = Fields::from_json(&json).expect("parses");
+        assert_eq!(fields.to_json(), json);
+        assert_eq!(fields.paths().len(), 5);
+        let spaced = json!({"f:p": {"k:{ \"b\": 1, \"a\": 2 }": {}}});
+        let fields = Fields::from_json(&spaced).expect("parses");
+        assert_eq!(fields.to_json(), json!({"f:p": {"k:{\"a\":2,\"b\":1}": {}}}));
+        assert!(Fields::from_json(&json!({"x:y": {}})).is_none());
+    }
+
+    #[test]
+    fn algebra() {
+        let set = |json: Value| Fields::from_json(&json).expect("fields");
+        let mut a = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
+        a.subtract(&set(json!({"f:a": {}})));
+        assert_eq!(a.to_json(), json!({"f:a": {"f:b": {}}, "f:c": {}}));
+        a.subtract_below(&set(json!({"f:a": {}})));
+        assert_eq!(a.to_json(), json!({"f:c": {}}));
+        a.union(&set(json!({"f:d": {"f:e": {}}})));
+        assert_eq!(a.with_named_fields().to_json(), json!({"f:c": {}, "f:d": {".": {}, "f:e": {}}}));
+        let path = ["f:spec".to_owned(), "k:{\"name\":\"x\"}".to_owned(), "v:\"y\"".to_owned()];
+        assert_eq!(path_text(&path), ".spec[name=\"x\"][=\"y\"]");
+    }
+}

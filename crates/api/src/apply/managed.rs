@@ -1,0 +1,184 @@
+//! `metadata.managedFields`: reading, writing, ordering and bounding its entries.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::fields::Fields;
+
+/// Who an entry belongs to. Ordered by operation first, as the entries are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub applies: bool,
+    pub manager: String,
+    /// Empty for appliers: they are the same manager at every version.
+    pub api_version: String,
+    pub subresource: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    pub fields: Fields,
+    pub api_version: String,
+    pub time: Option<String>,
+}
+
+pub(super) type Managers = BTreeMap<Identity, Entry>;
+
+impl Identity {
+    pub fn new(manager: &str, applies: bool, api_version: &str, subresource: &str) -> Self {
+        Identity {
+            applies,
+            manager: manager.to_owned(),
+            api_version: if applies { String::new() } else { api_version.to_owned() },
+            subresource: subresource.to_owned(),
+        }
+    }
+
+    /// As conflict messages name it.
+    pub fn shown(&self) -> String {
+        let mut text = crate::field::go_quote(&self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {}", crate::field::go_quote(&self.subresource)));
+        }
+        if !self.applies {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+}
+
+fn list(object: &Value) -> Option<&Vec<Value>> {
+    object.pointer("/metadata/managedFields").and_then(Value::as_array)
+}
+
+/// One empty entry asks for everything to be forgotten.
+fn asks_for_reset(object: &Value) -> bool {
+    matches!(list(object).map(Vec::as_slice), Some([Value::Object(only)]) if only.is_empty())
+}
+
+/// The entries of an object; `None` where they cannot be read.
+pub(super) fn read(object: &Value) -> Option<Managers> {
+    let mut managers = Managers::new();
+    for entry in list(object).into_iter().flatten() {
+        let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
+        let applies = match text("operation") {
+            "Apply" => true,
+            "Update" => false,
+            _ => return None,
+        };
+        if text("fieldsType") != "FieldsV1" {
+            return None;
+        }
+        let fields = match entry.get("fieldsV1") {
+            Some(fields) => Fields::from_json(fields)?,
+            None => Fields::default(),
+        };
+        let identity = Identity::new(text("manager"), applies, text("apiVersion"), text("subresource"));
+        let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
+        managers.insert(identity, Entry { fields, api_version: text("apiVersion").to_owned(), time });
+    }
+    Some(managers)
+}
+
+/// What an ordinary write starts from: entries the client sent count only if it sent usable ones
+/// to the main resource; clients that know nothing of them must not delete them.
+pub(super) fn live_or_new(live: Option<&Value>, new: &Value, subresource: &str) -> Managers {
+    let of_live = || live.and_then(read).unwrap_or_default();
+    if !subresource.is_empty() {
+        return of_live();
+    }
+    if asks_for_reset(new) {
+        return Managers::new();
+    }
+    match read(new) {
+        Some(managers) if !managers.is_empty() => managers,
+        _ => of_live(),
+    }
+}
+
+/// Update entries kept apart; older ones are merged.
+const MAX_UPDATE_ENTRIES: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+
+/// Merges the oldest update entries where there are too many.
+pub(super) fn bound(managers: &mut Managers) {
+    let mut updates: Vec<(Option<String>, Identity)> =
+        managers.iter().filter(|(i, _)| !i.applies).map(|(i, e)| (e.time.clone(), i.clone())).collect();
+    if updates.len() <= MAX_UPDATE_ENTRIES {
+        return;
+    }
+    updates.sort();
+    let surplus = updates.len() - MAX_UPDATE_ENTRIES;
+    for (time, identity) in updates.into_iter().take(surplus + 1) {
+        let Some(entry) = managers.remove(&identity) else { continue };
+        let bucket = Identity::new(ANCIENT, false, &entry.api_version, "");
+        let merged = managers.entry(bucket).or_insert_with(|| Entry {
+            fields: Fields::default(),
+            api_version: entry.api_version.clone(),
+            time: None,
+        });
+        merged.fields.union(&entry.fields);
+        merged.time = merged.time.take().max(time);
+    }
+}
+
+/// Fields nobody owns: they identify the object or are the server's alone.
+const UNOWNED: &[&str] = &[
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
+
+/// Removes unowned fields and empty entries.
+pub(super) fn strip(managers: &mut Managers) {
+    let mut unowned = Fields::default();
+    for name in ["apiVersion", "kind", "metadata"] {
+        unowned.insert(&[format!("f:{name}")]);
+    }
+    for name in UNOWNED {
+        unowned.insert(&["f:metadata".to_owned(), format!("f:{name}")]);
+    }
+    for entry in managers.values_mut() {
+        entry.fields.subtract(&unowned);
+    }
+    managers.retain(|_, entry| !entry.fields.is_empty());
+}
+
+/// Replaces the object's entries.
+pub(super) fn write(object: &mut Value, managers: &Managers) {
+    let mut entries: Vec<(&Identity, &Entry)> = managers.iter().collect();
+    entries.sort_by(|(a, x), (b, y)| {
+        let left = (!a.applies, &x.time, &a.manager, &x.api_version, &a.subresource);
+        left.cmp(&(!b.applies, &y.time, &b.manager, &y.api_version, &b.subresource))
+    });
+    let metadata = crate::object::metadata_mut(object);
+    if entries.is_empty() {
+        metadata.remove("managedFields");
+        return;
+    }
+    let written = entries.into_iter().map(|(identity, entry)| encode(identity, entry)).collect();
+    metadata.insert("managedFields".to_owned(), Value::Array(written));
+}
+
+fn encode(identity: &Identity, entry: &Entry) -> Value {
+    let mut map = Map::new();
+    map.insert("manager".into(), identity.manager.clone().into());
+    map.insert("operation".into(), if identity.applies { "Apply" } else { "Update" }.into());
+    map.insert("apiVersion".into(), entry.api_version.clone().into());
+    if let Some(time) = &entry.time {
+        map.insert("time".into(), json!(time));
+    }
+    map.insert("fieldsType".into(), "FieldsV1".into());
+    map.insert("fieldsV1".into(), entry.fields.to_json());
+    if !identity.subresource.is_empty() {
+        map.insert("subresource".into(), identity.subresource.clone().into());
+    }
+    Value::Object(map)
+}

@@ -1,0 +1,227 @@
+//! Text to value in one pass that also notes, in the order of the document, duplicate keys and
+//! fields the schema does not declare.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::field::go_quote;
+use crate::schema::Node;
+
+/// Deeper documents are refused; the deepest real kinds nest about forty levels.
+const MAX_DEPTH: usize = 120;
+/// Problems reported of one document, as upstream bounds them.
+const MAX_PROBLEMS: usize = 100;
+
+pub(super) fn parse(body: &[u8], is_yaml: bool, schema: Node<'_>) -> Result<(Value, Vec<String>), String> {
+    let mut log = Log { path: String::new(), problems: Vec::new(), duplicate: None, is_yaml, depth: 0 };
+    let starts_as_json = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    let value = if is_yaml && !starts_as_json {
+        parse_yaml(body, schema, &mut log)?
+    } else {
+        log.is_yaml = false;
+        parse_json(body, schema, &mut log)?
+    };
+    if log.is_yaml
+        && let Some(key) = &log.duplicate
+    {
+        log.problems.insert(0, yaml_duplicate(body, key));
+    }
+    Ok((value, log.problems))
+}
+
+fn parse_json(body: &[u8], schema: Node<'_>, log: &mut Log) -> Result<Value, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let seed = Seed { schema: Some(schema), log };
+    let value = seed.deserialize(&mut deserializer).map_err(|e| go_syntax_error(&e, body))?;
+    deserializer.end().map_err(|e| go_syntax_error(&e, body))?;
+    Ok(value)
+}
+
+/// serde_json's complaint in Go's words.
+fn go_syntax_error(error: &serde_json::Error, body: &[u8]) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let text = error.to_string();
+    if text.contains("recursion limit") || text.contains(TOO_DEEP) {
+        return TOO_DEEP.to_owned();
+    }
+    let line_start =
+        body.split(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(|l| l.len() + 1).sum::<usize>();
+    let at = (line_start + error.column()).saturating_sub(1);
+    let character = body.get(at).map(|b| char::from(*b).to_string()).unwrap_or_default();
+    let place = if text.contains("trailing characters") {
+        "after top-level value"
+    } else if text.contains("key must be a string") {
+        "looking for beginning of object key string"
+    } else if text.contains("expected `,` or `}`") {
+        "after object key:value pair"
+    } else if text.contains("expected `,` or `]`") {
+        "after array element"
+    } else if text.contains("expected `:`") {
+        "after object key"
+    } else {
+        "looking for beginning of value"
+    };
+    format!("invalid character '{character}' {place}")
+}
+
+fn yaml_options(duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy) -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        duplicate_keys: duplicate_keys,
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+    }
+}
+
+fn parse_yaml(body: &[u8], schema: Node<'_>, log: &mut Log) -> Result<Value, String> {
+    let options = yaml_options(serde_saphyr::options::DuplicateKeyPolicy::LastWins);
+    let parsed = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
+        Seed { schema: Some(schema), log }.deserialize(deserializer)
+    });
+    parsed.map_err(|e| match e.location() {
+        Some(at) => format!("error converting YAML to JSON: yaml: line {}: {}", at.line(), yaml_reason(&e)),
+        None => format!("error converting YAML to JSON: yaml: {}", yaml_reason(&e)),
+    })
+}
+
+fn yaml_reason(error: &serde_saphyr::Error) -> String {
+    // The first line says what is wrong; what follows draws the place.
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Go's text for the first duplicate key of a YAML document, with its line.
+fn yaml_duplicate(body: &[u8], key: &str) -> String {
+    let options = yaml_options(serde_saphyr::options::DuplicateKeyPolicy::Error);
+    let error = serde_saphyr::from_slice_with_options::<Value>(body, options).err();
+    let line = error.and_then(|e| e.location()).map_or(0, |at| at.line());
+    format!("yaml: unmarshal errors:\n  line {line}: key {} already set in map", go_quote(key))
+}
+
+struct Log {
+    path: String,
+    problems: Vec<String>,
+    /// The first duplicate key of a YAML document.
+    duplicate: Option<String>,
+    is_yaml: bool,
+    depth: usize,
+}
+
+impl Log {
+    /// Extends the path by a field and returns the length to truncate to.
+    fn enter(&mut self, key: &str) -> usize {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        length
+    }
+    fn report(&mut self, problem: &str) {
+        let text = format!("{problem} field {}", go_quote(&self.path));
+        if self.problems.len() < MAX_PROBLEMS && !self.problems.contains(&text) {
+            self.problems.push(text);
+        }
+    }
+}
+
+const TOO_DEEP: &str = "exceeded max depth";
+
+/// Below an undeclared field the schema is `None` and nothing more is reported.
+struct Seed<'a, 'n> {
+    schema: Option<Node<'n>>,
+    log: &'a mut Log,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.log.depth += 1;
+        if self.log.depth > MAX_DEPTH {
+            return Err(D::Error::custom(TOO_DEEP));
+        }
+        let Seed { schema, log } = self;
+        let value = deserializer.deserialize_any(Seed { schema, log: &mut *log });
+        log.depth -= 1;
+        value
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_, '_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        // YAML passes through JSON upstream, where a whole float is written without a fraction.
+        if self.log.is_yaml && value.fract() == 0.0 && value.abs() < 9.0e15 {
+            return Ok((value as i64).into());
+        }
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let Seed { schema, log } = self;
+        let item = schema.map(|s| s.item());
+        let mut items = Vec::new();
+        let length = log.path.len();
+        loop {
+            log.path.push_str(&format!("[{}]", items.len()));
+            let next = access.next_element_seed(Seed { schema: item, log: &mut *log })?;
+            log.path.truncate(length);
+            match next {
+                Some(value) => items.push(value),
+                None => return Ok(Value::Array(items)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let Seed { schema, log } = self;
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let length = log.enter(&key);
+            let child = schema.and_then(|s| s.child(&key));
+            if schema.is_some() && child.is_none() {
+                log.report("unknown");
+            } else if schema.is_some() && map.contains_key(&key) {
+                if log.is_yaml {
+                    log.duplicate.get_or_insert_with(|| key.clone());
+                } else {
+                    log.report("duplicate");
+                }
+            }
+            let value = access.next_value_seed(Seed { schema: child, log: &mut *log })?;
+            log.path.truncate(length);
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}

@@ -1,0 +1,111 @@
+//! The three patch formats, applied to JSON values: RFC 6902, RFC 7386 and Kubernetes' strategic
+//! merge. What comes out still has to be checked against its type.
+
+mod order;
+mod strategic;
+
+use serde_json::Value;
+
+use crate::schema::Node;
+use crate::status::{Cause, Details, Status};
+
+pub const JSON_PATCH: &str = "application/json-patch+json";
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
+pub const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
+pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
+/// Operations one JSON patch may hold.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// RFC 6902. All operations apply or none.
+pub fn apply_json_patch(original: &Value, patch: &Value) -> Result<Value, Status> {
+    let count = patch.as_array().map_or(0, Vec::len);
+    if count > MAX_OPERATIONS {
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
+        )));
+    }
+    let parsed: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let mut patched = original.clone();
+    json_patch::patch(&mut patched, &parsed).map_err(|e| unprocessable(&json_patch_error(patch, &e)))?;
+    Ok(patched)
+}
+
+fn json_patch_error(patch: &Value, error: &json_patch::PatchError) -> String {
+    let operation =
+        patch.get(error.operation).and_then(|o| o.get("op")).and_then(Value::as_str).unwrap_or_default();
+    let path = error.path.as_str();
+    match error.kind {
+        json_patch::PatchErrorKind::TestFailed => format!("testing value {path} failed: test failed"),
+        _ => format!("{operation} operation does not apply: doc is missing path: \"{path}\": missing value"),
+    }
+}
+
+/// RFC 7386.
+pub fn apply_merge_patch(original: &Value, patch: &Value) -> Result<Value, Status> {
+    if !patch.is_object() {
+        return Err(Status::bad_request("error decoding patch: json: cannot unmarshal into an object"));
+    }
+    let mut patched = original.clone();
+    json_patch::merge(&mut patched, patch);
+    Ok(patched)
+}
+
+/// Kubernetes' strategic merge; lists merge by the keys the schema declares.
+pub fn apply_strategic_merge_patch(
+    original: &Value,
+    patch: &Value,
+    schema: Node<'_>,
+) -> Result<Value, Status> {
+    let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
+        return Err(Status::bad_request("invalid JSON document"));
+    };
+    let merged = strategic::merge(original.clone(), patch.clone(), schema);
+    merged.map(Value::Object).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// 422 in the shape the server gives to patches that cannot be applied.
+fn unprocessable(why: &str) -> Status {
+    let text = "the server rejected our request due to an error in our request";
+    let mut status = Status::failure(422, "Invalid", text);
+    status.details = Some(Details {
+        causes: vec![Cause {
+            reason: "UnexpectedServerResponse".into(),
+            message: why.to_owned(),
+            field: String::new(),
+        }],
+        ..Details::default()
+    });
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_patches() {
+        let original = json!({"a": {"b": [1, 2]}});
+        let patch = json!([{"op": "test", "path": "/a/b/0", "value": 1}, {"op": "add", "path": "/a/b/-", "value": 3},
+            {"op": "replace", "path": "/a/b/0", "value": 9}]);
+        assert_eq!(apply_json_patch(&original, &patch).expect("applies"), json!({"a": {"b": [9, 2, 3]}}));
+        let patch = json!([{"op": "remove", "path": "/a/c"}]);
+        let status = apply_json_patch(&original, &patch).expect_err("missing");
+        assert_eq!(status.code, 422);
+        let patch = json!([{"op": "test", "path": "/a/b/0", "value": 5}]);
+        let status = apply_json_patch(&original, &patch).expect_err("test");
+        let cause = status.details.map(|d| d.causes[0].message.clone());
+        assert_eq!(cause.as_deref(), Some("testing value /a/b/0 failed: test failed"));
+        assert_eq!(apply_json_patch(&original, &json!({"op": 1})).expect_err("shape").code, 400);
+    }
+
+    #[test]
+    fn merge_patches() {
+        let original = json!({"a": {"b": 1, "c": 2}, "l": [1]});
+        let patched = apply_merge_patch(&original, &json!({"a": {"b": null}, "l": [2]})).expect("applies");
+        assert_eq!(patched, json!({"a": {"c": 2}, "l": [2]}));
+        assert_eq!(apply_merge_patch(&original, &json!([])).expect_err("shape").code, 400);
+    }
+}

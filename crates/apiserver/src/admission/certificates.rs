@@ -1,0 +1,96 @@
+//! Certificate signing requests: the server writes who asked, and only those entitled for a signer
+//! approve or sign.
+
+use amphipod_api::object;
+use amphipod_api::status::Status;
+use serde_json::json;
+
+use super::{creates, forbidden};
+use crate::seams::{AdmissionRequest, Attributes, Authorizer, Decision, Operation};
+
+const GROUP: &str = "certificates.k8s.io";
+const RESOURCE: &str = "certificatesigningrequests";
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+/// Whatever the client claims, it is the authenticated user that asks.
+pub fn identity(request: &mut AdmissionRequest<'_>) {
+    if !creates(request, GROUP, RESOURCE) {
+        return;
+    }
+    let user = &request.attributes.user;
+    let spec = object::child_mut(&mut request.object, "spec");
+    spec.insert("username".into(), user.name.clone().into());
+    for (key, value) in
+        [("uid", json!(user.uid)), ("groups", json!(user.groups)), ("extra", json!(user.extra))]
+    {
+        let empty = value.as_str().is_some_and(str::is_empty)
+            || value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(serde_json::Map::is_empty);
+        if empty {
+            spec.remove(key);
+        } else {
+            spec.insert(key.into(), value);
+        }
+    }
+}
+
+pub async fn validate(authorizer: &dyn Authorizer, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+    let attributes = request.attributes;
+    if attributes.group != GROUP || attributes.resource != RESOURCE {
+        return Ok(());
+    }
+    let signer = object::text(&request.object, "/spec/signerName");
+    let (verb, noun) = match attributes.subresource.as_str() {
+        "approval" => ("approve", "approve"),
+        "status" if signs(request) => ("sign", "sign"),
+        "" if request.operation == Operation::Create && signer == CLIENT_SIGNER => {
+            return no_masters(request);
+        }
+        _ => return Ok(()),
+    };
+    if may(authorizer, attributes, verb, signer).await {
+        return Ok(());
+    }
+    let quoted = amphipod_api::field::go_quote(signer);
+    Err(forbidden(request, &format!("user not permitted to {noun} requests with signerName {quoted}")))
+}
+
+fn signs(request: &AdmissionRequest<'_>) -> bool {
+    request.old.is_some_and(|old| old["status"]["certificate"] != request.object["status"]["certificate"])
+}
+
+/// For this signer or for all of its domain.
+async fn may(authorizer: &dyn Authorizer, attributes: &Attributes, verb: &str, signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or_default();
+    for name in [signer.to_owned(), format!("{domain}/*")] {
+        let question = Attributes {
+            user: attributes.user.clone(),
+            verb: verb.into(),
+            group: GROUP.into(),
+            version: "*".into(),
+            resource: "signers".into(),
+            name,
+            resource_request: true,
+            ..Attributes::default()
+        };
+        if matches!(authorizer.authorize(&question).await, Decision::Allow { .. }) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A certificate for `system:masters` would be a key to everything that cannot be taken back.
+fn no_masters(request: &AdmissionRequest<'_>) -> Result<(), Status> {
+    let pem = object::text(&request.object, "/spec/request");
+    let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, pem).unwrap_or_default();
+    let Ok((_, block)) = x509_parser::pem::parse_x509_pem(&decoded) else { return Ok(()) };
+    let parsed = <x509_parser::certification_request::X509CertificationRequest as x509_parser::prelude::FromDer<_>>::from_der(&block.contents);
+    let Ok((_, csr)) = parsed else { return Ok(()) };
+    let subject = &csr.certification_request_info.subject;
+    if subject.iter_organization().any(|o| o.as_str() == Ok("system:masters")) {
+        let why = format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed");
+        return Err(forbidden(request, &why));
+    }
+    Ok(())
+}

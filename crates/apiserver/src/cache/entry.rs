@@ -1,0 +1,169 @@
+//! One cached object: the wire bytes shared with the store, and a packed extract for selectors.
+
+use std::borrow::Cow;
+
+use amphipod_api::resource::Resource;
+use amphipod_api::selector::{FieldSelector, LabelSelector};
+use amphipod_api::status::Status;
+use amphipod_store::{Key, KeyValue, Revision};
+use bytes::Bytes;
+
+use super::extract::Wanted;
+
+/// Separates the parts of a packed extract; cannot occur in labels, and a field that holds it is
+/// cut there (selecting by such a value finds nothing).
+const SEPARATOR: char = '\0';
+/// Stands for an absent field.
+const ABSENT: &str = "\u{1}";
+
+#[derive(Debug)]
+pub struct Entry {
+    pub key: Key,
+    /// The object in its storage version, resourceVersion in place.
+    pub bytes: Bytes,
+    pub revision: Revision,
+    /// Where in `bytes` the resourceVersion's digits stand.
+    stamp: (u32, u32),
+    /// Selectable fields in the collection's order, then label keys and values in turn.
+    packed: Box<str>,
+}
+
+impl Entry {
+    pub fn new(wanted: &Wanted, item: &KeyValue) -> Result<Self, serde_json::Error> {
+        let found = wanted.extract(&item.value)?;
+        let mut packed = String::new();
+        let mut push = |part: &str| {
+            packed.extend(part.chars().filter(|c| *c != SEPARATOR));
+            packed.push(SEPARATOR);
+        };
+        for field in &found.fields {
+            push(field.as_deref().unwrap_or(ABSENT));
+        }
+        for (key, value) in &found.labels {
+            push(key);
+            push(value);
+        }
+        let (at, length) = found.stamp.unwrap_or((0, 0));
+        // Objects are bounded by the body limit, far below 4 GiB.
+        let stamp = (u32::try_from(at).unwrap_or(0), u32::try_from(length).unwrap_or(0));
+        Ok(Entry {
+            key: item.key.clone(),
+            bytes: item.value.clone(),
+            revision: item.mod_revision,
+            stamp,
+            packed: packed.into(),
+        })
+    }
+
+    /// `[<namespace>/]<name>`: the key below the collection's prefix.
+    pub fn path<'a>(&'a self, prefix: &str) -> &'a str {
+        self.key.strip_prefix(prefix).unwrap_or(&self.key)
+    }
+
+    /// The bytes as they were, but at another resourceVersion: three chunks, nothing copied but
+    /// the digits. Deletions are shown so.
+    pub fn restamped(&self, revision: Revision) -> [Bytes; 3] {
+        let (at, length) = (self.stamp.0 as usize, self.stamp.1 as usize);
+        if at == 0 {
+            return [self.bytes.clone(), Bytes::new(), Bytes::new()];
+        }
+        [self.bytes.slice(..at), Bytes::from(revision.to_string()), self.bytes.slice(at + length..)]
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.packed.split_terminator(SEPARATOR)
+    }
+    fn field(&self, index: usize) -> Option<&str> {
+        self.parts().nth(index).filter(|value| *value != ABSENT)
+    }
+    fn label(&self, fields: usize, key: &str) -> Option<&str> {
+        let mut parts = self.parts().skip(fields);
+        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+/// Label and field selectors made ready for the entries of one collection.
+#[derive(Clone, Debug, Default)]
+pub struct Selector {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// Field label -> place in the packed extract and what absence compares as.
+    places: Vec<(String, usize, String)>,
+    /// How many fields the collection extracts.
+    extracted: usize,
+    prefix: String,
+    namespaced: bool,
+}
+
+impl Selector {
+    /// Everything in the collection.
+    pub fn everything() -> Self {
+        Selector::default()
+    }
+
+    /// `pointers` are the collection's, in extraction order.
+    pub fn new(
+        resource: &Resource,
+        prefix: &str,
+        pointers: &[String],
+        labels: LabelSelector,
+        fields: FieldSelector,
+    ) -> Result<Self, Status> {
+        fields.check(resource)?;
+        let place = |f: &amphipod_api::resource::SelectableField| {
+            let index = pointers.iter().position(|p| *p == f.pointer)?;
+            Some((f.label.to_string(), index, f.absent.to_string()))
+        };
+        Ok(Selector {
+            places: resource.selectable_fields.iter().filter_map(place).collect(),
+            labels,
+            fields,
+            extracted: pointers.len(),
+            prefix: prefix.to_owned(),
+            namespaced: resource.namespaced,
+        })
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_empty()
+    }
+
+    /// The one value this field must have, when the selector says so.
+    pub fn required(&self, label: &str) -> Option<&str> {
+        self.fields.required(label)
+    }
+
+    pub fn matches(&self, entry: &Entry) -> bool {
+        if self.labels.is_nothing() {
+            return false;
+        }
+        (self.labels.is_everything() || self.labels.matches(|key| entry.label(self.extracted, key)))
+            && (self.fields.is_empty() || self.fields.matches(|label| self.field(entry, label)))
+    }
+
+    fn field<'a>(&'a self, entry: &'a Entry, label: &str) -> Cow<'a, str> {
+        let path = entry.path(&self.prefix);
+        let (namespace, name) = match (self.namespaced, path.split_once('/')) {
+            (true, Some(parts)) => parts,
+            _ => ("", path),
+        };
+        match label {
+            "metadata.name" => name.into(),
+            "metadata.namespace" => namespace.into(),
+            _ => match self.places.iter().find(|(l, _, _)| l == label) {
+                Some((_, index, absent)) => entry.field(*index).unwrap_or(absent).into(),
+                None => "".into(),
+            },
+        }
+    }
+}
+
+/// The value of one extracted field, for waking only the watchers that ask for it.
+pub fn trigger_value(entry: &Entry, index: usize) -> &str {
+    entry.field(index).unwrap_or("")
+}

@@ -1,0 +1,288 @@
+//! The watch cache: every read of the API is answered from here, never by reading the store twice.
+//! One store watch feeds all collections, so one number ("applied") says how far they all are and
+//! a consistent read is: ask the store for its revision, wait until that is applied.
+
+mod collection;
+mod entry;
+mod extract;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use amphipod_api::resource::Resource;
+use amphipod_api::status::Status;
+use amphipod_store::{Error as StoreError, Event, Range, Revision, Store};
+use futures::StreamExt;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+pub use collection::{Change, Collection, Interest, Snapshot, TooOld, Watcher};
+pub use entry::{Entry, Selector};
+pub use extract::Wanted;
+
+/// Everything Kubernetes stores lives below this.
+pub const ROOT: &str = "/registry/";
+/// How long a read waits for the cache to reach a revision, as upstream does.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before the store's watch is opened again after it failed.
+const REWATCH_PAUSE: Duration = Duration::from_millis(200);
+/// The field kubelets and others select by, where watchers are many.
+const POD_TRIGGER: (&str, &str) = ("pods", "/spec/nodeName");
+
+pub struct Cache {
+    store: Arc<dyn Store>,
+    /// By the `<resource>` part of the key: one or two segments.
+    collections: RwLock<HashMap<String, Arc<Collection>>>,
+    applied: watch::Sender<Revision>,
+    compacted: AtomicU64,
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Cache {
+    /// Loads the given resources' collections and follows the store until `stop`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        resources: &[Arc<Resource>],
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let revision = store.revision().await?;
+        let oldest = store.oldest_revision().await?;
+        let cache = Arc::new(Cache {
+            store,
+            collections: RwLock::default(),
+            applied: watch::Sender::new(revision),
+            compacted: AtomicU64::new(oldest),
+            loading: tokio::sync::Mutex::default(),
+        });
+        for (prefix, pointers) in collections_of(resources) {
+            cache.insert(&prefix, pointers);
+        }
+        let stream = cache.store.watch(ROOT, revision).await?;
+        cache.load_all().await?;
+        let follower = cache.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follower.follow(stream) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(cache)
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn insert(&self, prefix: &str, pointers: Vec<String>) -> Arc<Collection> {
+        let trigger = (POD_TRIGGER.0 == prefix).then_some(POD_TRIGGER.1);
+        let collection = Arc::new(Collection::new(format!("{ROOT}{prefix}/"), pointers, trigger));
+        self.collections.write().insert(prefix.to_owned(), collection.clone());
+        collection
+    }
+
+    async fn load_all(&self) -> Result<(), StoreError> {
+        let all: Vec<_> = self.collections.read().values().cloned().collect();
+        for collection in all {
+            self.load(&collection).await?;
+        }
+        Ok(())
+    }
+
+    async fn load(&self, collection: &Collection) -> Result<(), StoreError> {
+        let read = self.store.range(Range::prefix(&collection.prefix)).await?;
+        collection.load(&read.items, read.revision);
+        Ok(())
+    }
+
+    /// The collection of a resource; loads it when it is new (custom resources).
+    pub async fn collection(&self, resource: &Resource) -> Result<Arc<Collection>, Status> {
+        let Some(storage) = &resource.storage else {
+            return Err(Status::internal("the resource has no storage"));
+        };
+        if let Some(ready) = self.find(&storage.prefix).filter(|c| c.is_ready()) {
+            return Ok(ready);
+        }
+        let _one_at_a_time = self.loading.lock().await;
+        if let Some(ready) = self.find(&storage.prefix).filter(|c| c.is_ready()) {
+            return Ok(ready);
+        }
+        let pointers = resource.selectable_fields.iter().map(|f| f.pointer.to_string()).collect();
+        let collection = self.insert(&storage.prefix, pointers);
+        self.load(&collection).await.map_err(storage_status)?;
+        Ok(collection)
+    }
+
+    fn find(&self, prefix: &str) -> Option<Arc<Collection>> {
+        self.collections.read().get(prefix).cloned()
+    }
+
+    pub fn sizes(&self) -> Vec<(String, usize, usize)> {
+        let map = self.collections.read();
+        map.iter().map(|(prefix, c)| (prefix.clone(), c.len(), c.watcher_count())).collect()
+    }
+
+    async fn follow(&self, mut stream: amphipod_store::WatchStream) {
+        loop {
+            while let Some(batch) = stream.next().await {
+                match batch {
+                    Ok(batch) => {
+                        for event in batch.events {
+                            self.route(event);
+                        }
+                        self.applied.send_replace(batch.revision);
+                    }
+                    Err(error) => {
+                        debug!(%error, "the store's watch ended");
+                        break;
+                    }
+                }
+            }
+            match self.rewatch().await {
+                Some(next) => stream = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Opens the watch again where it ended; where that history is gone, starts all over.
+    async fn rewatch(&self) -> Option<amphipod_store::WatchStream> {
+        loop {
+            tokio::time::sleep(REWATCH_PAUSE).await;
+            match self.store.watch(ROOT, *self.applied.borrow()).await {
+                Ok(stream) => return Some(stream),
+                Err(StoreError::Closed) => return None,
+                Err(StoreError::Compacted { .. }) => {
+                    if let Err(error) = self.start_over().await {
+                        warn!(%error, "cannot read the store again");
+                    }
+                }
+                Err(error) => warn!(%error, "cannot watch the store"),
+            }
+        }
+    }
+
+    async fn start_over(&self) -> Result<(), StoreError> {
+        let revision = self.store.revision().await?;
+        self.load_all().await?;
+        self.applied.send_replace(revision);
+        Ok(())
+    }
+
+    fn route(&self, event: Event) {
+        let key = match &event {
+            Event::Put { current, .. } => &current.key,
+            Event::Delete { key, .. } => key,
+        };
+        let Some(rest) = key.strip_prefix(ROOT) else { return };
+        let mut cuts = rest.match_indices('/').map(|(at, _)| at);
+        let (first, second) = (cuts.next(), cuts.next());
+        let found = {
+            let map = self.collections.read();
+            let at = |cut: Option<usize>| cut.and_then(|cut| map.get(&rest[..cut]).cloned());
+            at(second).or_else(|| at(first))
+        };
+        if let Some(collection) = found {
+            collection.apply(event);
+        }
+    }
+
+    pub fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until every write acknowledged before this call can be read.
+    pub async fn fresh(&self) -> Result<Revision, Status> {
+        let newest = self.store.revision().await.map_err(storage_status)?;
+        self.wait_for(newest).await?;
+        Ok(newest)
+    }
+
+    /// Waits until the cache has reached this revision.
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
+        if self.applied() >= revision {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|now| *now >= revision);
+        match tokio::time::timeout(APPLY_TIMEOUT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(too_large(revision, self.applied())),
+        }
+    }
+
+    /// The oldest revision lists may still be read at.
+    pub fn compacted(&self) -> Revision {
+        self.compacted.load(Ordering::Acquire)
+    }
+
+    pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.store.compact(revision).await?;
+        self.compacted.fetch_max(revision, Ordering::AcqRel);
+        let all: Vec<_> = self.collections.read().values().cloned().collect();
+        for collection in all {
+            collection.compact(revision);
+        }
+        Ok(())
+    }
+
+    /// The collection as it was at exactly this revision: from the window, else from the store.
+    pub async fn at(&self, collection: &Collection, revision: Revision) -> Result<Snapshot, Status> {
+        if revision < self.compacted() {
+            return Err(expired(revision, self.compacted()));
+        }
+        self.wait_for(revision).await?;
+        if let Ok(snapshot) = collection.snapshot_at(revision) {
+            return Ok(snapshot);
+        }
+        let range = Range { revision: Some(revision), ..Range::prefix(&collection.prefix) };
+        let read = self.store.range(range).await.map_err(storage_status)?;
+        Ok(collection.entries(&read.items))
+    }
+}
+
+/// Collections with the union of what their resources' field selectors need.
+fn collections_of(resources: &[Arc<Resource>]) -> HashMap<String, Vec<String>> {
+    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+    for resource in resources {
+        let Some(storage) = &resource.storage else { continue };
+        let pointers = map.entry(storage.prefix.to_string()).or_default();
+        for field in resource.selectable_fields.iter() {
+            if !pointers.iter().any(|p| *p == field.pointer) {
+                pointers.push(field.pointer.to_string());
+            }
+        }
+    }
+    map
+}
+
+fn too_large(requested: Revision, current: Revision) -> Status {
+    let mut status = Status::timeout(
+        format!("Too large resource version: {requested}, current: {current}"),
+        1,
+    );
+    status = status.with_cause(amphipod_api::status::Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    });
+    status
+}
+
+pub fn expired(requested: Revision, oldest: Revision) -> Status {
+    Status::expired(format!("too old resource version: {requested} ({oldest})"))
+}
+
+/// How a failure of the store is told to clients.
+pub fn storage_status(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { requested, oldest } => expired(requested, oldest),
+        StoreError::Future { requested, newest } => too_large(requested, newest),
+        StoreError::NoSpace(_) => Status::failure(507, "InternalError", error.to_string()),
+        StoreError::Closed => Status::unavailable("the server is shutting down"),
+        other => Status::internal(other),
+    }
+}

@@ -1,0 +1,67 @@
+//! An in-memory [`Reader`] for tests of policy.
+
+use std::collections::BTreeMap;
+
+use amphipod_api::object;
+use amphipod_api::status::Status;
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::seams::{Listing, Reader};
+
+#[derive(Default)]
+struct State {
+    revision: u64,
+    objects: BTreeMap<(String, String, String, String), Bytes>,
+    changes: BTreeMap<(String, String), u64>,
+}
+
+#[derive(Default)]
+pub struct MemoryReader(Mutex<State>);
+
+impl MemoryReader {
+    pub fn put(&self, group: &str, plural: &str, value: &Value) {
+        let mut state = self.0.lock();
+        state.revision += 1;
+        let revision = state.revision;
+        state.changes.insert((group.into(), plural.into()), revision);
+        let key = (group.into(), plural.into(), object::namespace(value).into(), object::name(value).into());
+        state.objects.insert(key, value.to_string().into());
+    }
+    pub fn remove(&self, group: &str, plural: &str, namespace: &str, name: &str) {
+        let mut state = self.0.lock();
+        state.revision += 1;
+        let revision = state.revision;
+        state.changes.insert((group.into(), plural.into()), revision);
+        state.objects.remove(&(group.into(), plural.into(), namespace.into(), name.into()));
+    }
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn get(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Bytes>, Status> {
+        let key = (group.into(), plural.into(), namespace.into(), name.into());
+        Ok(self.0.lock().objects.get(&key).cloned())
+    }
+    async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status> {
+        let state = self.0.lock();
+        let items = state
+            .objects
+            .iter()
+            .filter(|((g, p, n, _), _)| g == group && p == plural && (namespace.is_empty() || n == namespace))
+            .map(|(_, bytes)| bytes.clone())
+            .collect();
+        Ok(Listing { revision: state.revision, items })
+    }
+    async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status> {
+        Ok(self.0.lock().changes.get(&(group.into(), plural.into())).copied().unwrap_or(0))
+    }
+}

@@ -1,0 +1,446 @@
+//! Shared informers: each kind is listed once, watched once and decoded once per process, however
+//! many components look at it. Handlers run in the watch task, in event order, and are expected to
+//! do no more than put a key on a queue.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{Api, Client, Error, ListParams, Resource};
+
+/// Objects per page of the first list.
+pub(crate) const PAGE_SIZE: u32 = 500;
+/// Watches are asked to end after this long, as client-go does (it draws 5 to 10 minutes).
+pub(crate) const WATCH_TIMEOUT_SECONDS: u32 = 420;
+/// One watch frame larger than this is refused: no object may be larger than a request body.
+const MAX_FRAME_BYTES: usize = 16 << 20;
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
+pub(crate) const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// What happened to an object, as handlers see it.
+pub enum Change<T> {
+    Added(Arc<T>),
+    Updated { old: Arc<T>, new: Arc<T> },
+    Deleted(Arc<T>),
+}
+
+impl<T> Change<T> {
+    /// The newest state known.
+    pub fn object(&self) -> &Arc<T> {
+        match self {
+            Change::Added(new) | Change::Updated { new, .. } | Change::Deleted(new) => new,
+        }
+    }
+}
+
+type Handler<T> = Box<dyn Fn(&Change<T>) + Send + Sync>;
+type IndexFn<T> = fn(&T) -> Vec<String>;
+
+struct Index<T> {
+    keys_of: IndexFn<T>,
+    entries: HashMap<String, BTreeMap<String, Arc<T>>>,
+}
+
+struct Cache<T> {
+    objects: BTreeMap<String, Arc<T>>,
+    indices: HashMap<&'static str, Index<T>>,
+}
+
+struct Shared<T> {
+    cache: RwLock<Cache<T>>,
+    /// Also the lock that orders handler registration against event delivery.
+    handlers: Mutex<Vec<Handler<T>>>,
+    synced: watch::Sender<bool>,
+}
+
+/// A handle on one kind's cache; cheap to clone.
+pub struct Informer<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T> Clone for Informer<T> {
+    fn clone(&self) -> Self {
+        Informer { shared: self.shared.clone() }
+    }
+}
+
+impl<T: Resource> Informer<T> {
+    fn new() -> Self {
+        let cache = Cache { objects: BTreeMap::new(), indices: HashMap::new() };
+        Informer {
+            shared: Arc::new(Shared {
+                cache: RwLock::new(cache),
+                handlers: Mutex::new(Vec::new()),
+                synced: watch::channel(false).0,
+            }),
+        }
+    }
+
+    /// `key` is `namespace/name`, or `name` for cluster-wide kinds.
+    pub fn get(&self, key: &str) -> Option<Arc<T>> {
+        self.shared.cache.read().objects.get(key).cloned()
+    }
+    /// Everything, in key order.
+    pub fn list(&self) -> Vec<Arc<T>> {
+        self.shared.cache.read().objects.values().cloned().collect()
+    }
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
+        let from = format!("{namespace}/");
+        let to = format!("{namespace}0"); // '0' follows '/'
+        self.shared.cache.read().objects.range(from..to).map(|(_, o)| o.clone()).collect()
+    }
+    /// Keeps objects findable by the strings `keys_of` gives; naming an existing index is a no-op.
+    pub fn add_index(&self, name: &'static str, keys_of: IndexFn<T>) {
+        let mut cache = self.shared.cache.write();
+        if cache.indices.contains_key(name) {
+            return;
+        }
+        let mut index = Index { keys_of, entries: HashMap::new() };
+        for (key, object) in &cache.objects {
+            index.insert(key, object);
+        }
+        cache.indices.insert(name, index);
+    }
+    pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<T>> {
+        let cache = self.shared.cache.read();
+        let found = cache.indices.get(name).and_then(|index| index.entries.get(value));
+        found.map(|objects| objects.values().cloned().collect()).unwrap_or_default()
+    }
+    /// Calls `handler` for every object known now (as Added) and then for every change, in order.
+    pub fn on_change(&self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) {
+        let mut handlers = self.shared.handlers.lock();
+        for object in self.list() {
+            handler(&Change::Added(object));
+        }
+        handlers.push(Box::new(handler));
+    }
+    pub fn has_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+    /// Resolves once the first list is in the cache.
+    pub async fn synced(&self) {
+        let mut receiver = self.shared.synced.subscribe();
+        // The sender lives in self, so waiting can only end with the condition.
+        let _ = receiver.wait_for(|synced| *synced).await;
+    }
+
+    fn deliver(&self, handlers: &[Handler<T>], change: Change<T>) {
+        for handler in handlers {
+            handler(&change);
+        }
+    }
+    fn apply(&self, object: T) {
+        let handlers = self.shared.handlers.lock();
+        let change = self.shared.cache.write().insert(Arc::new(object));
+        self.deliver(&handlers, change);
+    }
+    fn remove(&self, key: &str, last: Option<T>) {
+        let handlers = self.shared.handlers.lock();
+        let Some(old) = self.shared.cache.write().remove(key) else { return };
+        self.deliver(&handlers, Change::Deleted(last.map_or(old, Arc::new)));
+    }
+    fn replace(&self, objects: Vec<T>) {
+        let mut gone: Vec<String> = {
+            let cache = self.shared.cache.read();
+            cache.objects.keys().cloned().collect()
+        };
+        for object in objects {
+            let key = object.key();
+            if let Ok(position) = gone.binary_search(&key) {
+                gone.remove(position);
+            }
+            let unchanged =
+                self.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
+            if !unchanged {
+                self.apply(object);
+            }
+        }
+        for key in gone {
+            self.remove(&key, None);
+        }
+        self.shared.synced.send_replace(true);
+    }
+}
+
+impl<T> Index<T> {
+    fn insert(&mut self, key: &str, object: &Arc<T>) {
+        for value in (self.keys_of)(object) {
+            self.entries.entry(value).or_default().insert(key.to_owned(), object.clone());
+        }
+    }
+    fn remove(&mut self, key: &str, object: &Arc<T>) {
+        for value in (self.keys_of)(object) {
+            if let Some(objects) = self.entries.get_mut(&value) {
+                objects.remove(key);
+                if objects.is_empty() {
+                    self.entries.remove(&value);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Resource> Cache<T> {
+    fn insert(&mut self, object: Arc<T>) -> Change<T> {
+        let key = object.key();
+        let old = self.objects.insert(key.clone(), object.clone());
+        for index in self.indices.values_mut() {
+            if let Some(old) = &old {
+                index.remove(&key, old);
+            }
+            index.insert(&key, &object);
+        }
+        match old {
+            Some(old) => Change::Updated { old, new: object },
+            None => Change::Added(object),
+        }
+    }
+    fn remove(&mut self, key: &str) -> Option<Arc<T>> {
+        let old = self.objects.remove(key)?;
+        for index in self.indices.values_mut() {
+            index.remove(key, &old);
+        }
+        Some(old)
+    }
+}
+
+type Registry = Mutex<HashMap<(TypeId, String), Box<dyn Any + Send>>>;
+
+/// The process-wide set of informers. Asking twice for the same kind and selection gives the same
+/// one; its watch starts with the first request and ends with the token.
+#[derive(Clone)]
+pub struct SharedInformers {
+    client: Client,
+    cancel: CancellationToken,
+    registry: Arc<Registry>,
+}
+
+impl SharedInformers {
+    pub fn new(client: Client, cancel: CancellationToken) -> Self {
+        SharedInformers { client, cancel, registry: Arc::default() }
+    }
+    pub fn get<T: Resource>(&self) -> Informer<T> {
+        self.get_selected(ListParams::default())
+    }
+    /// Only objects that match; a selection has a cache of its own.
+    pub fn get_selected<T: Resource>(&self, params: ListParams) -> Informer<T> {
+        let key = (TypeId::of::<T>(), format!("{:?}/{:?}", params.label_selector, params.field_selector));
+        let mut registry = self.registry.lock();
+        if let Some(found) = registry.get(&key).and_then(|any| any.downcast_ref::<Informer<T>>()) {
+            return found.clone();
+        }
+        let informer = Informer::<T>::new();
+        registry.insert(key, Box::new(informer.clone()));
+        let api = Api::<T>::all(self.client.clone());
+        tokio::spawn(reflect(api, params, informer.clone(), self.cancel.clone()));
+        informer
+    }
+}
+
+/// Lists, watches, and lists again when told to, until cancelled.
+async fn reflect<T: Resource>(
+    api: Api<T>,
+    params: ListParams,
+    informer: Informer<T>,
+    cancel: CancellationToken,
+) {
+    let mut retry = FIRST_RETRY;
+    while !cancel.is_cancelled() {
+        let round = list_and_watch(&api, &params, &informer, &mut retry);
+        let outcome = tokio::select! {
+            () = cancel.cancelled() => return,
+            outcome = round => outcome,
+        };
+        if let Err(error) = outcome {
+            let expired = error.is_expired();
+            if expired {
+                debug!(kind = T::KIND, "watch expired, listing again");
+            } else {
+                warn!(kind = T::KIND, %error, "list or watch failed, trying again");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(retry) => {}
+            }
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+}
+
+async fn list_and_watch<T: Resource>(
+    api: &Api<T>,
+    params: &ListParams,
+    informer: &Informer<T>,
+    retry: &mut Duration,
+) -> Result<(), Error> {
+    let (mut version, objects) = list_all(api, params).await?;
+    informer.replace(objects);
+    *retry = FIRST_RETRY;
+    loop {
+        let mut lines = Frames {
+            stream: api.watch_raw(params, &version, WATCH_TIMEOUT_SECONDS).await?,
+            buffer: Vec::new(),
+        };
+        while let Some(line) = lines.next().await? {
+            handle_event(&line, informer, &mut version)?;
+        }
+        // The server closed the watch; wait a little so that a server in trouble is not hammered.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn list_all<T: Resource>(api: &Api<T>, params: &ListParams) -> Result<(String, Vec<T>), Error> {
+    let mut params = ListParams { limit: Some(PAGE_SIZE), ..params.clone() };
+    let mut objects = Vec::new();
+    loop {
+        let (meta, mut page) = api.list(&params).await?;
+        page.iter_mut().for_each(slim);
+        objects.append(&mut page);
+        match meta.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok((meta.resource_version.unwrap_or_default(), objects)),
+        }
+    }
+}
+
+/// Field ownership is of no use to a component and is often half of an object.
+fn slim<T: Resource>(object: &mut T) {
+    let meta: &mut ObjectMeta = object.metadata_mut();
+    meta.managed_fields = None;
+}
+
+#[derive(serde::Deserialize)]
+struct RawEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a serde_json::value::RawValue,
+}
+
+fn handle_event<T: Resource>(line: &[u8], informer: &Informer<T>, version: &mut String) -> Result<(), Error> {
+    let event: RawEvent =
+        serde_json::from_slice(line).map_err(|source| Error::Decode { what: "watch event", source })?;
+    let json = event.object.get().as_bytes();
+    match event.kind {
+        "ERROR" => {
+            let status = serde_json::from_slice(json)
+                .map_err(|source| Error::Decode { what: "watch error", source })?;
+            return Err(Error::Api(Box::new(status)));
+        }
+        "BOOKMARK" => *version = metadata_version(json)?,
+        kind => {
+            let mut object = T::decode(json)?;
+            slim(&mut object);
+            *version = object.resource_version().to_owned();
+            if kind == "DELETED" {
+                informer.remove(&object.key(), Some(object))
+            } else {
+                informer.apply(object)
+            }
+        }
+    }
+    Ok(())
+}
+
+fn metadata_version(json: &[u8]) -> Result<String, Error> {
+    #[derive(serde::Deserialize)]
+    struct Bookmark {
+        metadata: ObjectMeta,
+    }
+    let bookmark: Bookmark =
+        serde_json::from_slice(json).map_err(|source| Error::Decode { what: "watch bookmark", source })?;
+    Ok(bookmark.metadata.resource_version.unwrap_or_default())
+}
+
+/// Splits a byte stream into lines.
+pub(crate) struct Frames<S> {
+    pub(crate) stream: S,
+    pub(crate) buffer: Vec<u8>,
+}
+
+impl<S: futures::Stream<Item = Result<bytes::Bytes, Error>> + Unpin> Frames<S> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let mut searched = 0;
+        loop {
+            if let Some(offset) = self.buffer[searched..].iter().position(|b| *b == b'\n') {
+                let rest = self.buffer.split_off(searched + offset + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.pop();
+                return Ok(Some(line));
+            }
+            searched = self.buffer.len();
+            if searched > MAX_FRAME_BYTES {
+                return Err(Error::Transport(format!("a watch frame exceeds {MAX_FRAME_BYTES} bytes")));
+            }
+            match self.stream.next().await {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk?),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Error::Transport("the watch ended inside a frame".into())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn object(name: &str, version: &str) -> ConfigMap {
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some(name.into());
+        map.metadata.namespace = Some("ns".into());
+        map.metadata.resource_version = Some(version.into());
+        map
+    }
+
+    #[test]
+    fn replace_reports_only_differences() {
+        let informer = Informer::<ConfigMap>::new();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let seen = log.clone();
+        informer.on_change(move |change| {
+            let verb = match change {
+                Change::Added(_) => "+",
+                Change::Updated { .. } => "~",
+                Change::Deleted(_) => "-",
+            };
+            seen.lock().push(format!("{verb}{}", change.object().key()));
+        });
+        informer.replace(vec![object("a", "1"), object("b", "2"), object("c", "3")]);
+        informer.replace(vec![object("a", "1"), object("b", "4")]);
+        assert_eq!(*log.lock(), ["+ns/a", "+ns/b", "+ns/c", "~ns/b", "-ns/c"]);
+        assert!(informer.has_synced());
+        assert_eq!(informer.list_namespace("ns").len(), 2);
+        assert_eq!(informer.list_namespace("n").len(), 0);
+    }
+
+    #[test]
+    fn indices_follow_changes() {
+        let informer = Informer::<ConfigMap>::new();
+        informer.apply(object("a", "1"));
+        informer.add_index("version", |map| vec![map.resource_version().to_owned()]);
+        assert_eq!(informer.by_index("version", "1").len(), 1);
+        informer.apply(object("a", "2"));
+        assert_eq!(informer.by_index("version", "1").len(), 0);
+        assert_eq!(informer.by_index("version", "2").len(), 1);
+        informer.remove("ns/a", None);
+        assert_eq!(informer.by_index("version", "2").len(), 0);
+    }
+
+    #[test]
+    fn an_error_event_ends_the_watch_as_expired() {
+        let informer = Informer::<ConfigMap>::new();
+        let line = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
+        let error = handle_event(line, &informer, &mut String::new()).unwrap_err();
+        assert!(error.is_expired());
+    }
+}

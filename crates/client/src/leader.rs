@@ -1,0 +1,208 @@
+//! Leader election by a Lease, after client-go: the holder renews, others take over once the
+//! lease has not changed for its duration as *they* observed it (clocks need not agree).
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::{Api, Client, Error};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub namespace: String,
+    pub name: String,
+    pub identity: String,
+    pub lease_duration: Duration,
+    pub renew_deadline: Duration,
+    pub retry_period: Duration,
+}
+
+impl Config {
+    /// Kubernetes' defaults: 15 s, 10 s, 2 s.
+    pub fn new(namespace: &str, name: &str, identity: &str) -> Self {
+        Config {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The lease as last seen, and when it last changed by our clock.
+struct Observed {
+    lease: Option<Lease>,
+    changed: Instant,
+}
+
+/// What to do about the lease now.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Create,
+    /// Write ourselves in; `transition` where the holder changes.
+    Write {
+        transition: bool,
+    },
+    Wait,
+}
+
+fn decide(observed: &Observed, config: &Config, now: Instant) -> Step {
+    let Some(lease) = &observed.lease else { return Step::Create };
+    let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()).unwrap_or("");
+    if holder == config.identity {
+        return Step::Write { transition: false };
+    }
+    if holder.is_empty() || now.duration_since(observed.changed) >= config.lease_duration {
+        return Step::Write { transition: true };
+    }
+    Step::Wait
+}
+
+/// Runs `work` while leading. Returns when cancelled, or when leadership was lost (the work's
+/// token is cancelled first and the work awaited).
+pub async fn lead<F, Fut>(
+    client: Client,
+    config: Config,
+    cancel: CancellationToken,
+    work: F,
+) -> Result<(), Error>
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let api = Api::<Lease>::namespaced(client, &config.namespace);
+    let mut observed = Observed { lease: None, changed: Instant::now() };
+    loop {
+        match attempt(&api, &config, &mut observed).await {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) => debug!(%error, lease = config.name, "lease not acquired"),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(config.retry_period) => {}
+        }
+    }
+    info!(lease = config.name, identity = config.identity, "became leader");
+    let working = cancel.child_token();
+    let mut task = tokio::spawn(work(working.clone()));
+    renew(&api, &config, &mut observed, &working, &mut task).await;
+    working.cancel();
+    if !task.is_finished() {
+        let _ = task.await;
+    }
+    release(&api, &config, &mut observed).await;
+    Ok(())
+}
+
+async fn renew(
+    api: &Api<Lease>,
+    config: &Config,
+    observed: &mut Observed,
+    working: &CancellationToken,
+    task: &mut tokio::task::JoinHandle<()>,
+) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::select! {
+            () = working.cancelled() => return,
+            _ = &mut *task => return,
+            () = tokio::time::sleep(config.retry_period) => {}
+        }
+        let call = tokio::time::timeout(config.renew_deadline, attempt(api, config, observed)).await;
+        if matches!(call, Ok(Ok(true))) {
+            renewed = Instant::now();
+        } else if renewed.elapsed() >= config.renew_deadline {
+            info!(lease = config.name, "lost leadership");
+            return;
+        }
+    }
+}
+
+/// One try to take or renew the lease; true when we hold it.
+async fn attempt(api: &Api<Lease>, config: &Config, observed: &mut Observed) -> Result<bool, Error> {
+    let current = api.get_opt(&config.name).await?;
+    let version = |l: &Option<Lease>| l.as_ref().and_then(|l| l.metadata.resource_version.clone());
+    if version(&current) != version(&observed.lease) {
+        *observed = Observed { lease: current, changed: Instant::now() };
+    }
+    let written = match decide(observed, config, Instant::now()) {
+        Step::Wait => return Ok(false),
+        Step::Create => api.create(&filled(Lease::default(), config, true)).await?,
+        Step::Write { transition } => {
+            let lease = observed.lease.clone().unwrap_or_default();
+            api.update(&filled(lease, config, transition)).await?
+        }
+    };
+    *observed = Observed { lease: Some(written), changed: Instant::now() };
+    Ok(true)
+}
+
+fn filled(mut lease: Lease, config: &Config, transition: bool) -> Lease {
+    let now = MicroTime(Timestamp::now());
+    lease.metadata.name = Some(config.name.clone());
+    lease.metadata.namespace = Some(config.namespace.clone());
+    let existed = lease.spec.is_some();
+    let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+    spec.holder_identity = Some(config.identity.clone());
+    spec.lease_duration_seconds = Some(config.lease_duration.as_secs() as i32);
+    spec.renew_time = Some(now.clone());
+    if transition {
+        spec.acquire_time = Some(now);
+        let before = spec.lease_transitions.unwrap_or(0);
+        spec.lease_transitions = Some(if existed { before + 1 } else { 0 });
+    }
+    lease
+}
+
+/// Gives the lease up so that a successor need not wait for it to run out.
+async fn release(api: &Api<Lease>, config: &Config, observed: &mut Observed) {
+    let Some(mut lease) = observed.lease.take() else { return };
+    let held = lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(&config.identity);
+    if !held {
+        return;
+    }
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+    }
+    if let Err(error) = api.update(&lease).await {
+        debug!(%error, lease = config.name, "lease not released");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str) -> Option<Lease> {
+        let spec = LeaseSpec { holder_identity: Some(holder.into()), ..LeaseSpec::default() };
+        Some(Lease { spec: Some(spec), ..Lease::default() })
+    }
+
+    #[tokio::test]
+    async fn only_a_lapsed_or_free_lease_is_taken() {
+        let config = Config::new("kube-system", "x", "me");
+        let changed = Instant::now();
+        let soon = changed + Duration::from_secs(14);
+        let late = changed + Duration::from_secs(15);
+        let cases = [
+            (None, soon, Step::Create),
+            (held_by("me"), soon, Step::Write { transition: false }),
+            (held_by("you"), soon, Step::Wait),
+            (held_by("you"), late, Step::Write { transition: true }),
+            (held_by(""), soon, Step::Write { transition: true }),
+        ];
+        for (lease, now, expected) in cases {
+            assert_eq!(decide(&Observed { lease, changed }, &config, now), expected);
+        }
+    }
+}

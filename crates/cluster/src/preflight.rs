@@ -1,0 +1,158 @@
+//! Checks before anything is started: each failure names the problem and the cure.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::Error;
+
+/// What a start is going to need.
+pub struct Needs<'a> {
+    pub data_dir: &'a Path,
+    pub listen: SocketAddr,
+    pub pod_cidr: IpNet,
+    pub service_cidr: IpNet,
+    /// A real node runs here: containers, network namespaces, nftables.
+    pub node: bool,
+    /// The embedded container runtime runs here too.
+    pub embedded_runtime: bool,
+}
+
+/// Runs every check and reports all failures at once.
+pub fn check(needs: &Needs) -> Result<(), Error> {
+    let mut problems = Vec::new();
+    let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
+    note(cidrs(needs));
+    note(writable(needs.data_dir));
+    note(port_free(needs.listen));
+    if needs.node {
+        let root = is_root();
+        note(root.clone());
+        if root.is_ok() {
+            note(network_namespaces());
+            if needs.embedded_runtime {
+                note(overlay());
+                note(cgroups());
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Preflight(problems.join("\n"))) }
+}
+
+fn cidrs(needs: &Needs) -> Result<(), String> {
+    for (flag, cidr) in [("--pod-cidr", needs.pod_cidr), ("--service-cidr", needs.service_cidr)] {
+        if !matches!(cidr, IpNet::V4(_)) {
+            return Err(format!("{flag} {cidr}: only IPv4 ranges work so far; give one like 10.244.0.0/16"));
+        }
+        if cidr.prefix_len() > 28 {
+            return Err(format!("{flag} {cidr} is too small; give a /28 or larger"));
+        }
+    }
+    let (pods, services) = (needs.pod_cidr, needs.service_cidr);
+    if pods.contains(&services) || services.contains(&pods) {
+        return Err(format!(
+            "--pod-cidr {pods} and --service-cidr {services} overlap; choose disjoint ranges"
+        ));
+    }
+    Ok(())
+}
+
+fn writable(directory: &Path) -> Result<(), String> {
+    let cure = "choose another with --data-dir, or fix its permissions";
+    std::fs::create_dir_all(directory)
+        .map_err(|e| format!("cannot create {}: {e}; {cure}", directory.display()))?;
+    let probe = directory.join(format!(".probe.{}", std::process::id()));
+    std::fs::write(&probe, b"x")
+        .map_err(|e| format!("cannot write to {}: {e}; {cure}", directory.display()))?;
+    let _ = std::fs::remove_file(probe);
+    Ok(())
+}
+
+fn port_free(listen: SocketAddr) -> Result<(), String> {
+    match TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(format!(
+            "{listen} is already taken by another program; stop it, or choose another address with --listen"
+        )),
+        Err(error) => {
+            Err(format!("cannot listen on {listen}: {error}; choose another address with --listen"))
+        }
+    }
+}
+
+fn is_root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err("running containers needs root; run with sudo, or without a node: --no-node or --hollow-nodes N"
+        .to_owned())
+}
+
+fn overlay() -> Result<(), String> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay") {
+        return Ok(());
+    }
+    Err("the kernel has no overlayfs, which container images need; load it with `modprobe overlay`, or use \
+         another runtime with --container-runtime-endpoint"
+        .to_owned())
+}
+
+fn network_namespaces() -> Result<(), String> {
+    if Path::new("/proc/self/ns/net").exists() {
+        return Ok(());
+    }
+    Err("the kernel has no network namespaces (CONFIG_NET_NS), which pods need; use another kernel, or \
+         --no-node"
+        .to_owned())
+}
+
+fn cgroups() -> Result<(), String> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mounted =
+        mounts.lines().any(|line| line.split(' ').nth(2).is_some_and(|t| t == "cgroup" || t == "cgroup2"));
+    if mounted {
+        return Ok(());
+    }
+    Err("no cgroup hierarchy is mounted, which resource limits need; mount one, for instance `mount -t cgroup2 \
+         none /sys/fs/cgroup`"
+        .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(directory: &Path, listen: SocketAddr) -> Needs<'_> {
+        Needs {
+            data_dir: directory,
+            listen,
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            node: false,
+            embedded_runtime: false,
+        }
+    }
+
+    #[test]
+    fn problems_name_their_cure() {
+        let directory = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(check(&needs(directory.path(), free)).is_ok());
+
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = check(&needs(directory.path(), taken.local_addr().unwrap())).unwrap_err().to_string();
+        assert!(text.contains("already taken") && text.contains("--listen"), "{text}");
+
+        let mut overlapping = needs(directory.path(), free);
+        overlapping.service_cidr = "10.244.8.0/24".parse().unwrap();
+        let text = check(&overlapping).unwrap_err().to_string();
+        assert!(text.contains("overlap"), "{text}");
+
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let text = check(&needs(&file, free)).unwrap_err().to_string();
+        assert!(text.contains("--data-dir"), "{text}");
+    }
+}

@@ -1,0 +1,278 @@
+//! The shell: informers feed the cache and the queue, decisions are made one after the other on
+//! the current snapshot, bindings are written side by side.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use amphipod_client::{
+    Api, Change, Client, Error, EventRecorder, Informer, Patch, Resource, SharedInformers,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::cache::Snapshot;
+use crate::decision::{Decision, schedule};
+use crate::pod::PodState;
+use crate::queue::Queue;
+
+/// Bindings on their way at once; beyond, decisions wait.
+const BINDINGS_IN_FLIGHT: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Pods that name this scheduler are ours.
+    pub scheduler_name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { scheduler_name: "default-scheduler".to_owned() }
+    }
+}
+
+struct State {
+    snapshot: Snapshot,
+    queue: Queue,
+}
+
+struct Scheduler {
+    client: Client,
+    config: Config,
+    recorder: EventRecorder,
+    state: Mutex<State>,
+    work: Notify,
+    bindings: Arc<Semaphore>,
+}
+
+/// Schedules until cancelled.
+pub async fn run(
+    client: Client,
+    informers: &SharedInformers,
+    config: Config,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
+    let scheduler = Arc::new(Scheduler {
+        recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
+        client,
+        config,
+        state: Mutex::new(State { snapshot: Snapshot::default(), queue: Queue::default() }),
+        work: Notify::new(),
+        bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+    });
+    let (nodes, pods, namespaces) =
+        (informers.get::<Node>(), informers.get::<Pod>(), informers.get::<Namespace>());
+    // Pods are only decided once all three are known: half a view places badly.
+    tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        () = async { nodes.synced().await; pods.synced().await; namespaces.synced().await } => {}
+    }
+    scheduler.observe(&nodes, &namespaces, &pods);
+    scheduler.decide_forever(&pods, cancel).await;
+    Ok(())
+}
+
+impl Scheduler {
+    fn observe(
+        self: &Arc<Self>,
+        nodes: &Informer<Node>,
+        namespaces: &Informer<Namespace>,
+        pods: &Informer<Pod>,
+    ) {
+        let this = self.clone();
+        nodes.on_change(move |change| {
+            let mut state = this.state.lock();
+            match change {
+                Change::Deleted(node) => state.snapshot.remove_node(node.name()),
+                Change::Added(node) => state.snapshot.set_node(node.clone()),
+                Change::Updated { old, new } => {
+                    state.snapshot.set_node(new.clone());
+                    if !matters(old, new) {
+                        return; // heartbeats
+                    }
+                }
+            }
+            state.queue.cluster_changed(Instant::now());
+            drop(state);
+            this.work.notify_one();
+        });
+        let this = self.clone();
+        namespaces.on_change(move |change| {
+            let mut state = this.state.lock();
+            match change {
+                Change::Deleted(namespace) => state.snapshot.remove_namespace(namespace.name()),
+                other => state.snapshot.set_namespace(other.object()),
+            }
+        });
+        let this = self.clone();
+        pods.on_change(move |change| this.pod_changed(change));
+    }
+
+    fn pod_changed(&self, change: &Change<Pod>) {
+        let pod = change.object();
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if let Change::Deleted(_) = change {
+            state.snapshot.remove_pod(&pod.key());
+            state.queue.remove(&pod.key());
+            state.queue.cluster_changed(now);
+        } else if PodState::new(pod.clone()).node_name().is_some() {
+            let finished_before = !state.snapshot.is_placed(&pod.key());
+            state.snapshot.set_pod(pod);
+            state.queue.remove(&pod.key());
+            let finished_now = !state.snapshot.is_placed(&pod.key());
+            // A finished pod frees room; a placed one may satisfy another's affinity.
+            if finished_before != finished_now || matches!(change, Change::Added(_)) {
+                state.queue.cluster_changed(now);
+            }
+        } else if self.is_ours(pod) {
+            let only_status = matches!(change, Change::Updated { old, new } if old.spec == new.spec
+                && old.metadata.labels == new.metadata.labels
+                && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp);
+            if only_status {
+                return; // our own condition
+            }
+            let candidate = PodState::new(pod.clone());
+            if candidate.is_gated() || pod.is_terminating() || candidate.is_finished() {
+                state.queue.remove(&candidate.key);
+            } else {
+                state.queue.add(&candidate.key, candidate.priority(), now);
+            }
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        name.unwrap_or("default-scheduler") == self.config.scheduler_name
+    }
+
+    async fn decide_forever(self: Arc<Self>, pods: &Informer<Pod>, cancel: CancellationToken) {
+        loop {
+            let (next, wake) = {
+                let mut state = self.state.lock();
+                (state.queue.pop(Instant::now()), state.queue.next_wake())
+            };
+            let Some(key) = next else {
+                let wake = async {
+                    match wake {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = self.work.notified() => {}
+                    () = wake => {}
+                }
+                continue;
+            };
+            match pods.get(&key) {
+                Some(pod) => self.decide(pod).await,
+                None => self.state.lock().queue.remove(&key),
+            }
+            if cancel.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    async fn decide(self: &Arc<Self>, pod: Arc<Pod>) {
+        let candidate = Arc::new(PodState::new(pod));
+        if candidate.node_name().is_some() {
+            return self.state.lock().queue.remove(&candidate.key);
+        }
+        let decision = {
+            let mut state = self.state.lock();
+            let decision = schedule(&state.snapshot, &candidate, rand::random());
+            if let Decision::Node(node) = &decision {
+                state.snapshot.place(candidate.clone(), node);
+            }
+            decision
+        };
+        match decision {
+            Decision::Node(node) => {
+                let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
+                let this = self.clone();
+                tokio::spawn(async move {
+                    this.bind(&candidate, &node).await;
+                    drop(permit);
+                });
+            }
+            Decision::Unschedulable(explanation) => {
+                self.state.lock().queue.refused(&candidate.key, Instant::now());
+                self.tell_unschedulable(&candidate, &explanation.message()).await;
+            }
+        }
+    }
+
+    async fn bind(&self, pod: &PodState, node: &str) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace());
+        let name = pod.pod.name();
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": name, "namespace": pod.namespace(), "uid": pod.pod.uid()},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        match api.create_subresource(name, "binding", &binding).await {
+            Ok(_) => {
+                debug!(pod = pod.key, node, "bound");
+                let message = format!("Successfully assigned {} to {node}", pod.key);
+                self.recorder.normal(&*pod.pod, "Scheduled", message);
+                self.state.lock().queue.remove(&pod.key);
+            }
+            Err(error) => {
+                let mut state = self.state.lock();
+                state.snapshot.remove_pod(&pod.key);
+                if error.is_not_found() {
+                    state.queue.remove(&pod.key);
+                    return;
+                }
+                warn!(pod = pod.key, node, %error, "binding failed");
+                let now = Instant::now();
+                state.queue.refused(&pod.key, now);
+                state.queue.cluster_changed(now);
+                drop(state);
+                self.work.notify_one();
+            }
+        }
+    }
+
+    async fn tell_unschedulable(&self, pod: &PodState, message: &str) {
+        self.recorder.warning(&*pod.pod, "FailedScheduling", message);
+        let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let known = conditions.iter().any(|c| {
+            c.type_ == "PodScheduled" && c.status == "False" && c.message.as_deref() == Some(message)
+        });
+        if known {
+            return;
+        }
+        let condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastTransitionTime": Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+            "observedGeneration": pod.pod.metadata.generation,
+        });
+        let patch = Patch::Strategic(json!({
+            "metadata": {"uid": pod.pod.uid()},
+            "status": {"conditions": [condition]},
+        }));
+        let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace());
+        match api.patch_status(pod.pod.name(), &patch).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => {
+                warn!(pod = pod.key, %error, "the PodScheduled condition was not written");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a node's change can make room for a refused pod.
+fn matters(old: &Node, new: &Node) -> bool {
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
+}

@@ -1,0 +1,153 @@
+//! The data directory: file names, the lock against a second process, and what disk errors mean.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+use crate::contract::Error;
+
+const LOCK_FILE: &str = "LOCK";
+const SEGMENT: (&str, &str) = ("segment-", ".log");
+const SNAPSHOT: (&str, &str) = ("snapshot-", ".snap");
+const UNFINISHED: &str = ".tmp";
+
+pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{}{number:020}{}", SEGMENT.0, SEGMENT.1))
+}
+
+pub(super) fn snapshot_path(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(format!("{}{sequence:020}{}", SNAPSHOT.0, SNAPSHOT.1))
+}
+
+pub(super) fn unfinished_snapshot_path(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(format!("{}{sequence:020}{}{UNFINISHED}", SNAPSHOT.0, SNAPSHOT.1))
+}
+
+/// The store's files by ascending number.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub segments: Vec<(u64, PathBuf)>,
+    pub snapshots: Vec<(u64, PathBuf)>,
+    pub unfinished: Vec<PathBuf>,
+}
+
+pub(super) fn list(dir: &Path) -> Result<Files, Error> {
+    let mut files = Files::default();
+    for entry in fs::read_dir(dir).map_err(|e| io_error("list", dir, e))? {
+        let path = entry.map_err(|e| io_error("list", dir, e))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(number) = number(name, SEGMENT) {
+            files.segments.push((number, path));
+        } else if let Some(number) = number(name, SNAPSHOT) {
+            files.snapshots.push((number, path));
+        } else if name.starts_with(SNAPSHOT.0) && name.ends_with(UNFINISHED) {
+            files.unfinished.push(path);
+        }
+    }
+    files.segments.sort();
+    files.snapshots.sort();
+    Ok(files)
+}
+
+fn number(name: &str, (prefix, suffix): (&str, &str)) -> Option<u64> {
+    name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
+}
+
+/// Bytes that the store's files occupy.
+pub(super) fn size_bytes(dir: &Path) -> Result<u64, Error> {
+    let files = list(dir)?;
+    let paths = files.segments.iter().chain(&files.snapshots).map(|(_, path)| path);
+    // A file that a finished snapshot removes meanwhile counts as nothing.
+    Ok(paths.filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum())
+}
+
+/// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing would do, but for a child that was forked and has not yet closed its copy by `exec`.
+    fn drop(&mut self) {
+        // On failure, closing still does.
+        let _ = self.0.unlock();
+    }
+}
+
+pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
+    let path = dir.join(LOCK_FILE);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|e| io_error("open", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The number is a courtesy: without it the message only says less.
+            let _ = file.read_to_string(&mut pid);
+            let holder = match pid.trim() {
+                "" => "another process".to_owned(),
+                pid => format!("process {pid}"),
+            };
+            return Err(Error::Locked { path: dir.display().to_string(), holder });
+        }
+        Err(TryLockError::Error(e)) => return Err(io_error("lock", &path, e)),
+    }
+    // On a full disk the number cannot be written; the lock holds all the same.
+    let _ = file.set_len(0).and_then(|()| file.rewind());
+    let _ = write!(file, "{}", std::process::id());
+    Ok(DirLock(file))
+}
+
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that the first `bytes` of the file have a place on the disk. File systems that cannot
+/// promise that get the length only; there a write may still find the disk full.
+pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            if file.metadata()?.len() < bytes {
+                file.set_len(bytes)
+            } else {
+                Ok(())
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind. Never touches a
+/// file that is there already.
+pub(super) fn create_segment(dir: &Path, number: u64, bytes: u64) -> io::Result<File> {
+    let path = segment_path(dir, number);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    let made = reserve(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir));
+    if let Err(e) = made {
+        drop(file);
+        // Whatever stays is zeros, which recovery takes for an unused segment.
+        let _ = fs::remove_file(&path);
+        return Err(e);
+    }
+    Ok(file)
+}
+
+pub(super) fn io_error(what: &str, path: &Path, e: io::Error) -> Error {
+    let context = format!("cannot {what} {}", path.display());
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace(format!("{context}: {e}"))
+        }
+        _ => Error::Io { context, source: Arc::new(e) },
+    }
+}

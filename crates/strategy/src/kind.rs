@@ -1,0 +1,166 @@
+//! A kind's strategy as one row of facts and functions; what a row leaves out is what a plain
+//! object needs.
+
+use amphipod_api::field;
+use serde_json::{Map, Value};
+
+use crate::contract::{Context, Graceful, Strategy};
+use crate::json::{copy, number, put, remove, same};
+use crate::metadata::{self, NameRule};
+
+type Faults = Vec<field::Error>;
+
+pub struct Kind {
+    pub name: NameRule,
+    /// `metadata.generation` counts changes of everything but metadata and status.
+    pub generation: bool,
+    /// Has a status, which only the status subresource writes.
+    pub status: bool,
+    /// A node registers with its status; everything else starts without one.
+    pub keep_status_at_create: bool,
+    /// Defined by a user: finalizers need not be ones this server knows.
+    pub custom: bool,
+    pub create_on_update: bool,
+    pub unconditional_update: bool,
+    pub orphans: bool,
+    pub default: fn(&mut Value),
+    pub create: fn(&Context, &mut Value),
+    /// After the generic carrying over.
+    pub update: fn(&Context, &mut Value, &Value),
+    pub validate: fn(&Value) -> Faults,
+    /// What an update must obey besides `validate`.
+    pub validate_change: fn(&Value, &Value) -> Faults,
+    pub validate_status: fn(&Value, &Value) -> Faults,
+    pub warn: fn(&Value, Option<&Value>) -> Vec<String>,
+}
+
+/// No status, no generation, nothing special.
+pub const PLAIN: Kind = Kind {
+    name: NameRule::Subdomain,
+    generation: false,
+    status: false,
+    keep_status_at_create: false,
+    custom: false,
+    create_on_update: false,
+    unconditional_update: true,
+    orphans: false,
+    default: |_| {},
+    create: |_, _| {},
+    update: |_, _, _| {},
+    validate: |_| Vec::new(),
+    validate_change: |_, _| Vec::new(),
+    validate_status: |_, _| Vec::new(),
+    warn: |_, _| Vec::new(),
+};
+
+/// The usual spec and status with a generation.
+pub const SPEC_AND_STATUS: Kind = Kind { generation: true, status: true, ..PLAIN };
+
+/// True when anything but metadata and status differs: what raises the generation.
+pub fn spec_changed(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let counts = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let differs = |a: &Map<String, Value>, b: &Map<String, Value>| {
+        a.iter().any(|(key, value)| counts(key) && !same(value, b.get(key).unwrap_or(&Value::Null)))
+    };
+    differs(new, old) || differs(old, new)
+}
+
+impl Kind {
+    fn carry_generation(&self, object: &mut Value, old: &Value, spec_write: bool) {
+        let before = number(&old["metadata"]["generation"]);
+        let raise = self.generation && spec_write && spec_changed(object, old);
+        let generation = before + i64::from(raise);
+        if generation > 0 {
+            put(&mut object["metadata"], "generation", generation);
+        } else {
+            remove(&mut object["metadata"], "generation");
+        }
+    }
+}
+
+/// Keeps everything but metadata and status as it was.
+pub fn keep_spec(object: &mut Value, old: &Value) {
+    let Some(before) = old.as_object() else { return };
+    if let Some(map) = object.as_object_mut() {
+        map.retain(|key, _| matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
+        for (key, value) in before {
+            map.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        if !before.contains_key("status") && map.get("status").is_some_and(Value::is_null) {
+            map.remove("status");
+        }
+    }
+}
+
+impl Strategy for Kind {
+    fn default(&self, object: &mut Value) {
+        (self.default)(object);
+    }
+    fn prepare_create(&self, context: &Context, object: &mut Value) {
+        if self.status && !self.keep_status_at_create {
+            put(object, "status", Map::new());
+        }
+        if object["metadata"].is_object() {
+            if self.generation {
+                put(&mut object["metadata"], "generation", 1);
+            } else {
+                remove(&mut object["metadata"], "generation");
+            }
+        }
+        (self.create)(context, object);
+        (self.default)(object);
+    }
+    fn prepare_update(&self, context: &Context, object: &mut Value, old: &Value) {
+        metadata::carry_over(object, old);
+        match context.subresource {
+            "status" => {
+                if object["status"].is_null() {
+                    put(object, "status", Map::new());
+                }
+                keep_spec(object, old);
+            }
+            _ if self.status => copy(object, "status", old),
+            _ => {}
+        }
+        (self.update)(context, object, old);
+        self.carry_generation(object, old, context.subresource != "status");
+    }
+    fn validate(&self, context: &Context, object: &Value) -> Faults {
+        let mut faults = metadata::validate(object, context.resource.namespaced, self.name);
+        if !self.custom {
+            faults.extend(metadata::known_finalizers(object));
+        }
+        faults.extend((self.validate)(object));
+        faults
+    }
+    fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {
+        let mut faults = metadata::validate_update(object, old);
+        if !self.custom {
+            faults.extend(metadata::known_finalizers(object));
+        }
+        match context.subresource {
+            "status" => faults.extend((self.validate_status)(object, old)),
+            _ => {
+                faults.extend((self.validate_change)(object, old));
+                faults.extend((self.validate)(object));
+            }
+        }
+        faults
+    }
+    fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Vec<String> {
+        if context.subresource.is_empty() { (self.warn)(object, old) } else { Vec::new() }
+    }
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+    fn graceful(&self, _object: &Value, _requested: Option<i64>) -> Graceful {
+        Graceful::No
+    }
+    fn default_propagation(&self) -> &'static str {
+        if self.orphans { "Orphan" } else { "Background" }
+    }
+}

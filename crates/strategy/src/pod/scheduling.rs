@@ -1,0 +1,231 @@
+//! The fields that say where a pod may run: node selectors, affinity, tolerations, spreading.
+
+use amphipod_api::field::{Error, Path};
+use serde_json::Value;
+
+use crate::check::{self, Faults, invalid_each};
+use crate::json::{fields, int, items, number, set, text};
+
+pub const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+pub fn affinity(faults: &mut Faults, path: &Path, affinity: &Value) {
+    let node = &affinity["nodeAffinity"];
+    let at = path.child("nodeAffinity");
+    if set(&node[REQUIRED]) {
+        node_selector(faults, &at.child(REQUIRED), &node[REQUIRED]);
+    }
+    for (i, term) in items(&node[PREFERRED]).iter().enumerate() {
+        let at = at.child(PREFERRED).index(i);
+        weight(faults, &at, term);
+        node_selector_term(faults, &at.child("preference"), &term["preference"], true);
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let at = path.child(kind);
+        for (i, term) in items(&affinity[kind][REQUIRED]).iter().enumerate() {
+            pod_term(faults, &at.child(REQUIRED).index(i), term);
+        }
+        for (i, term) in items(&affinity[kind][PREFERRED]).iter().enumerate() {
+            let at = at.child(PREFERRED).index(i);
+            weight(faults, &at, term);
+            pod_term(faults, &at.child("podAffinityTerm"), &term["podAffinityTerm"]);
+        }
+    }
+}
+
+fn weight(faults: &mut Faults, path: &Path, term: &Value) {
+    let weight = number(&term["weight"]);
+    if !(1..=100).contains(&weight) {
+        faults.push(Error::invalid(&path.child("weight"), weight, "must be in the range 1-100"));
+    }
+}
+
+pub fn node_selector(faults: &mut Faults, path: &Path, selector: &Value) {
+    let terms = items(&selector["nodeSelectorTerms"]);
+    let at = path.child("nodeSelectorTerms");
+    if terms.is_empty() {
+        faults.push(Error::required(&at, "must have at least one node selector term"));
+    }
+    for (i, term) in terms.iter().enumerate() {
+        node_selector_term(faults, &at.index(i), term, false);
+    }
+}
+
+fn node_selector_term(faults: &mut Faults, path: &Path, term: &Value, any_value: bool) {
+    for (i, requirement) in items(&term["matchExpressions"]).iter().enumerate() {
+        node_requirement(faults, &path.child("matchExpressions").index(i), requirement, any_value);
+    }
+    for (i, requirement) in items(&term["matchFields"]).iter().enumerate() {
+        let at = path.child("matchFields").index(i);
+        let values = items(&requirement["values"]);
+        match text(&requirement["operator"]) {
+            "In" | "NotIn" if values.len() != 1 => {
+                let detail =
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+                faults.push(Error::required(&at.child("values"), detail));
+            }
+            "In" | "NotIn" => {}
+            other => {
+                faults.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
+            }
+        }
+        if text(&requirement["key"]) != "metadata.name" {
+            let key = text(&requirement["key"]);
+            faults.push(Error::invalid(&at.child("key"), key, "not a valid field selector key"));
+            continue;
+        }
+        for (v, value) in values.iter().enumerate() {
+            let at = at.child("values").index(v);
+            invalid_each(faults, &at, text(value), check::dns1123_subdomain(text(value)));
+        }
+    }
+}
+
+fn node_requirement(faults: &mut Faults, path: &Path, requirement: &Value, any_value: bool) {
+    let values = items(&requirement["values"]);
+    let at = path.child("values");
+    match text(&requirement["operator"]) {
+        "In" | "NotIn" if values.is_empty() => {
+            faults.push(Error::required(&at, "must be specified when `operator` is 'In' or 'NotIn'"));
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            faults.push(Error::forbidden(&at, detail));
+        }
+        "Gt" | "Lt" if values.len() != 1 => {
+            faults
+                .push(Error::required(&at, "must be specified single value when `operator` is 'Lt' or 'Gt'"));
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+        other => {
+            faults.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator"));
+        }
+    }
+    let key = text(&requirement["key"]);
+    invalid_each(faults, &path.child("key"), key, check::qualified_name(key));
+    if !any_value {
+        for (i, value) in values.iter().enumerate() {
+            invalid_each(faults, &at.index(i), text(value), check::label_value(text(value)));
+        }
+    }
+}
+
+fn pod_term(faults: &mut Faults, path: &Path, term: &Value) {
+    check::label_selector(faults, &path.child("labelSelector"), &term["labelSelector"]);
+    check::label_selector(faults, &path.child("namespaceSelector"), &term["namespaceSelector"]);
+    for name in items(&term["namespaces"]) {
+        invalid_each(faults, &path.child("namespace"), text(name), check::dns1123_label(text(name)));
+    }
+    label_keys(faults, path, term);
+    let key = text(&term["topologyKey"]);
+    if key.is_empty() {
+        faults.push(Error::required(&path.child("topologyKey"), "can not be empty"));
+    }
+    invalid_each(faults, &path.child("topologyKey"), key, check::qualified_name(key));
+}
+
+fn label_keys(faults: &mut Faults, path: &Path, term: &Value) {
+    let (keys, mismatch) = (items(&term["matchLabelKeys"]), items(&term["mismatchLabelKeys"]));
+    for (name, list) in [("matchLabelKeys", keys), ("mismatchLabelKeys", mismatch)] {
+        if !list.is_empty() && !set(&term["labelSelector"]) {
+            let detail = "must not be specified when labelSelector is not set";
+            faults.push(Error::forbidden(&path.child(name), detail));
+        }
+        for (i, key) in list.iter().enumerate() {
+            invalid_each(faults, &path.child(name).index(i), text(key), check::qualified_name(text(key)));
+        }
+    }
+    for (i, key) in keys.iter().enumerate() {
+        if mismatch.contains(key) {
+            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+            faults.push(Error::invalid(&path.child("matchLabelKeys").index(i), text(key), detail));
+        }
+    }
+}
+
+pub fn tolerations(faults: &mut Faults, path: &Path, tolerations: &Value) {
+    for (i, toleration) in items(tolerations).iter().enumerate() {
+        let at = path.index(i);
+        let (key, operator) = (text(&toleration["key"]), text(&toleration["operator"]));
+        let (value, effect) = (text(&toleration["value"]), text(&toleration["effect"]));
+        if !key.is_empty() {
+            invalid_each(faults, &at.child("key"), key, check::qualified_name(key));
+        } else if operator != "Exists" {
+            faults.push(Error::invalid(
+                &at.child("operator"),
+                operator,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            ));
+        }
+        if set(&toleration["tolerationSeconds"]) && effect != "NoExecute" {
+            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            faults.push(Error::invalid(&at.child("effect"), effect, detail));
+        }
+        match operator {
+            "" | "Equal" => {
+                let texts = check::label_value(value);
+                if !texts.is_empty() {
+                    faults.push(Error::invalid(&at.child("operator"), value, texts.join(";")));
+                }
+            }
+            "Exists" if !value.is_empty() => {
+                let detail = "value must be empty when `operator` is 'Exists'";
+                faults.push(Error::invalid(&at.child("operator"), value, detail));
+            }
+            "Exists" => {}
+            other => {
+                faults.push(Error::not_supported(&at.child("operator"), other, &["Equal", "Exists"]));
+            }
+        }
+        if !effect.is_empty() && !TAINT_EFFECTS.contains(&effect) {
+            faults.push(Error::not_supported(&at.child("effect"), effect, &TAINT_EFFECTS));
+        }
+    }
+}
+
+pub fn topology_spread(faults: &mut Faults, path: &Path, constraints: &Value) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (i, constraint) in items(constraints).iter().enumerate() {
+        let at = path.index(i);
+        let skew = number(&constraint["maxSkew"]);
+        if skew <= 0 {
+            faults.push(Error::invalid(&at.child("maxSkew"), skew, "must be greater than zero"));
+        }
+        let key = text(&constraint["topologyKey"]);
+        if key.is_empty() {
+            faults.push(Error::required(&at.child("topologyKey"), "can not be empty"));
+        } else {
+            invalid_each(faults, &at.child("topologyKey"), key, check::qualified_name(key));
+        }
+        let action = text(&constraint["whenUnsatisfiable"]);
+        let actions = ["DoNotSchedule", "ScheduleAnyway"];
+        if !actions.contains(&action) {
+            faults.push(Error::not_supported(&at.child("whenUnsatisfiable"), action, &actions));
+        }
+        if seen.contains(&(key, action)) {
+            faults.push(Error::duplicate(&at, format!("{{{key}, {action}}}")));
+        }
+        seen.push((key, action));
+        let least = int(&constraint["minDomains"]);
+        if let Some(least) = least.filter(|least| *least <= 0) {
+            faults.push(Error::invalid(&at.child("minDomains"), least, "must be greater than zero"));
+        } else if let Some(least) = least.filter(|_| action != "DoNotSchedule") {
+            let detail = "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not ScheduleAnyway";
+            faults.push(Error::invalid(&at.child("minDomains"), least, detail));
+        }
+        for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+            check::optional_one_of(faults, &at.child(policy), &constraint[policy], &["Honor", "Ignore"]);
+        }
+        label_keys(faults, &at, constraint);
+        check::label_selector(faults, &at.child("labelSelector"), &constraint["labelSelector"]);
+    }
+}
+
+/// Names of labels a pod wants of its node.
+pub fn node_labels(faults: &mut Faults, path: &Path, selector: &Value) {
+    for (key, value) in fields(selector) {
+        invalid_each(faults, path, key, check::qualified_name(key));
+        invalid_each(faults, path, text(value), check::label_value(text(value)));
+    }
+}

@@ -1,0 +1,189 @@
+//! Security contexts of pods and containers.
+
+use amphipod_api::field::{Error, Path};
+use amphipod_api::names::inclusive_range_text;
+use serde_json::Value;
+
+use crate::check::{self, Faults};
+use crate::json::{int, items, set, text, truthy};
+
+const MAX_ID: i64 = i32::MAX as i64;
+const PROFILE_TYPES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+const SYSCTL_MAX: usize = 253;
+const SYSCTL_REGEX: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+/// PATH_MAX without the final zero.
+const APPARMOR_PROFILE_MAX: usize = 4095;
+
+fn id(faults: &mut Faults, path: &Path, value: &Value) {
+    if let Some(id) = int(value).filter(|id| !(0..=MAX_ID).contains(id)) {
+        faults.push(Error::invalid(path, id, inclusive_range_text(0, MAX_ID)));
+    }
+}
+
+pub fn container(faults: &mut Faults, path: &Path, context: &Value, host_users: bool) {
+    if !set(context) {
+        return;
+    }
+    for key in ["runAsUser", "runAsGroup"] {
+        id(faults, &path.child(key), &context[key]);
+    }
+    let proc_mount = &context["procMount"];
+    check::optional_one_of(faults, &path.child("procMount"), proc_mount, &["Default", "Unmasked"]);
+    if host_users && text(proc_mount) == "Unmasked" {
+        let detail = "`hostUsers` must be false to use `Unmasked`";
+        faults.push(Error::invalid(&path.child("procMount"), text(proc_mount), detail));
+    }
+    seccomp(faults, &path.child("seccompProfile"), &context["seccompProfile"]);
+    if context["allowPrivilegeEscalation"] == false {
+        if truthy(&context["privileged"]) {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            faults.push(Error::invalid(path, context.clone(), detail));
+        }
+        if items(&context["capabilities"]["add"]).iter().any(|c| text(c) == "CAP_SYS_ADMIN") {
+            let detail =
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            faults.push(Error::invalid(path, context.clone(), detail));
+        }
+    }
+    apparmor(faults, &path.child("appArmorProfile"), &context["appArmorProfile"]);
+}
+
+pub fn pod(faults: &mut Faults, path: &Path, spec: &Value) {
+    let context = &spec["securityContext"];
+    for key in ["fsGroup", "runAsUser", "runAsGroup"] {
+        id(faults, &path.child(key), &context[key]);
+    }
+    for (i, group) in items(&context["supplementalGroups"]).iter().enumerate() {
+        id(faults, &path.child("supplementalGroups").index(i), group);
+    }
+    if truthy(&spec["shareProcessNamespace"]) && truthy(&spec["hostPID"]) {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        faults.push(Error::invalid(&path.child("shareProcessNamespace"), true, detail));
+    }
+    sysctls(faults, &path.child("sysctls"), spec);
+    let changes = ["Always", "OnRootMismatch"];
+    check::optional_one_of(
+        faults,
+        &path.child("fsGroupChangePolicy"),
+        &context["fsGroupChangePolicy"],
+        &changes,
+    );
+    seccomp(faults, &path.child("seccompProfile"), &context["seccompProfile"]);
+    apparmor(faults, &path.child("appArmorProfile"), &context["appArmorProfile"]);
+    check::optional_one_of(
+        faults,
+        &path.child("supplementalGroupsPolicy"),
+        &context["supplementalGroupsPolicy"],
+        &["Merge", "Strict"],
+    );
+    check::optional_one_of(
+        faults,
+        &path.child("seLinuxChangePolicy"),
+        &context["seLinuxChangePolicy"],
+        &["MountOption", "Recursive"],
+    );
+}
+
+pub fn host_users(faults: &mut Faults, path: &Path, spec: &Value) {
+    if spec["hostUsers"] != false {
+        return;
+    }
+    for (flag, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if truthy(&spec[flag]) {
+            faults.push(Error::forbidden(&path.child(shown), "when `hostUsers` is false"));
+        }
+    }
+}
+
+fn seccomp(faults: &mut Faults, path: &Path, profile: &Value) {
+    if !set(profile) {
+        return;
+    }
+    match text(&profile["type"]) {
+        "" => {
+            faults.push(Error::required(&path.child("type"), "type is required when seccompProfile is set"))
+        }
+        kind if PROFILE_TYPES.contains(&kind) => {}
+        kind => faults.push(Error::not_supported(&path.child("type"), kind, &PROFILE_TYPES)),
+    }
+    let (at, file) = (path.child("localhostProfile"), &profile["localhostProfile"]);
+    match (text(&profile["type"]) == "Localhost", set(file)) {
+        (true, false) => faults.push(Error::required(&at, "must be set when seccomp type is Localhost")),
+        (true, true) => check::local_descending_path(faults, &at, text(file)),
+        (false, true) => {
+            faults.push(Error::invalid(
+                &at,
+                profile.clone(),
+                "can only be set when seccomp type is Localhost",
+            ));
+        }
+        (false, false) => {}
+    }
+}
+
+fn apparmor(faults: &mut Faults, path: &Path, profile: &Value) {
+    if !set(profile) {
+        return;
+    }
+    let (at, file) = (path.child("localhostProfile"), &profile["localhostProfile"]);
+    match text(&profile["type"]) {
+        "Localhost" => {
+            let name = text(file);
+            if name.trim().is_empty() && name.is_empty() {
+                faults.push(Error::required(&at, "must be set when AppArmor type is Localhost"));
+            } else if name.trim() != name {
+                faults.push(Error::invalid(&at, name, "must not be padded with whitespace"));
+            }
+            if name.len() > APPARMOR_PROFILE_MAX {
+                faults.push(Error::too_long(&at, APPARMOR_PROFILE_MAX));
+            }
+        }
+        "RuntimeDefault" | "Unconfined" => {
+            if set(file) {
+                faults.push(Error::invalid(
+                    &at,
+                    text(file),
+                    "can only be set when AppArmor type is Localhost",
+                ));
+            }
+        }
+        "" => {
+            faults.push(Error::required(&path.child("type"), "type is required when appArmorProfile is set"))
+        }
+        kind => faults.push(Error::not_supported(&path.child("type"), kind, &PROFILE_TYPES)),
+    }
+}
+
+fn sysctl_name_fits(name: &str) -> bool {
+    let part = |p: &str| {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        edge(p.bytes().next())
+            && edge(p.bytes().last())
+            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    name.len() <= SYSCTL_MAX && name.split(['.', '/']).all(part)
+}
+
+fn sysctls(faults: &mut Faults, path: &Path, spec: &Value) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, sysctl) in items(&spec["securityContext"]["sysctls"]).iter().enumerate() {
+        let at = path.index(i).child("name");
+        let name = text(&sysctl["name"]);
+        if name.is_empty() {
+            faults.push(Error::required(&at, ""));
+        } else if !sysctl_name_fits(name) {
+            let detail = format!("must have at most {SYSCTL_MAX} characters and match regex {SYSCTL_REGEX}");
+            faults.push(Error::invalid(&at, name, detail));
+        } else if seen.contains(&name) {
+            faults.push(Error::duplicate(&at, name));
+        }
+        seen.push(name);
+        let dotted = name.replace('/', ".");
+        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        if truthy(&spec["hostNetwork"]) && dotted.starts_with("net.") {
+            faults.push(Error::invalid(&at, name, "may not be specified when 'hostNetwork' is true"));
+        } else if truthy(&spec["hostIPC"]) && ipc.iter().any(|p| dotted.starts_with(p)) {
+            faults.push(Error::invalid(&at, name, "may not be specified when 'hostIPC' is true"));
+        }
+    }
+}
