@@ -121,7 +121,7 @@ impl Cgroup {
             }
             for pid in processes {
                 if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                    drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
             }
         }

@@ -10,17 +10,19 @@ mod config;
 mod container;
 mod error;
 mod image;
+pub mod images;
 mod lifecycle;
 mod mounts;
 mod sandbox;
 mod service;
 mod shim;
+mod state;
 mod stats;
 
 pub use config::{BuiltinFile, BuiltinImage, Config, FileContent};
 pub use error::Error;
 pub use lifecycle::{cleanup, serve};
-pub use shim::{is_shim_command, shim_main};
+pub use shim::shim_main;
 
 /// Name under which the runtime introduces itself; container IDs in pod status carry it as their scheme.
 pub const RUNTIME_NAME: &str = "amphipod";

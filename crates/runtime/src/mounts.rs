@@ -91,7 +91,23 @@ pub fn mounted_below(directory: &Path) -> Vec<PathBuf> {
     points
 }
 
-/// Whether something is mounted exactly at `target`.
-pub fn is_mount_point(target: &Path) -> bool {
-    mounted_below(target).iter().any(|point| point == target)
+
+/// Shows an image's content at `target`, read-only and without executables.
+pub fn mount_image(layers: &[PathBuf], target: &Path) -> Result<(), Error> {
+    let fail = |error: rustix::io::Errno| Error::Io { what: "mount image at", path: target.into(), source: error.into() };
+    match layers {
+        [] => Ok(()),
+        [single] => {
+            mount_bind(single, target).map_err(fail)?;
+            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID;
+            mount_remount(target, flags, "").map_err(fail)
+        }
+        several => {
+            let lower: Vec<String> = several.iter().rev().map(|layer| layer.display().to_string()).collect();
+            let options = std::ffi::CString::new(format!("lowerdir={}", lower.join(":")))
+                .map_err(|_| Error::Internal("an overlay path contains a zero byte".into()))?;
+            let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+            mount("overlay", target, "overlay", flags, Some(options.as_c_str())).map_err(fail)
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Containers: what they are, how their OCI specification is made, and how they live.
 
+pub mod exec_sync;
 pub mod manager;
 pub mod record;
 pub mod rootfs;

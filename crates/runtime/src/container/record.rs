@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use amphipod_cri::v1::{
-    Container as ContainerSummary, ContainerConfig, ContainerMetadata, ContainerResources, ContainerState,
+    Container as ContainerSummary, ContainerConfig, ContainerResources, ContainerState,
     ContainerStatus, ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser, Signal,
 };
 use parking_lot::Mutex;
@@ -162,10 +162,6 @@ impl Container {
         write_atomically(&path, &merged.encode_to_vec()).map_err(Error::io("write", path))?;
         *self.resources.lock() = merged;
         Ok(())
-    }
-
-    pub fn metadata(&self) -> ContainerMetadata {
-        self.config.metadata.clone().unwrap_or_default()
     }
 
     pub fn cri_state(&self) -> ContainerState {

@@ -53,11 +53,6 @@ pub fn mount(directory: &Path, layers: &[PathBuf]) -> Result<(), Error> {
     mounts::mount_overlay(layers, &upper, &work, &rootfs)
 }
 
-/// Unmounts it; not being mounted is fine.
-pub fn unmount(directory: &Path) {
-    mounts::detach(&path(directory));
-}
-
 /// The image's user database.
 pub fn user_files(directory: &Path) -> Result<UserFiles, Error> {
     let root = path(directory);

@@ -128,8 +128,11 @@ impl Puller<'_> {
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(self.error("manifest", "it does not fit its configuration"));
         }
-        let pairs = manifest.layers.iter().zip(&config.rootfs.diff_ids);
-        futures::stream::iter(pairs.map(|(layer, diff_id)| self.layer(layer, diff_id)))
+        let mut fetches = Vec::new();
+        for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
+            fetches.push(self.layer(layer, diff_id));
+        }
+        futures::stream::iter(fetches)
             .buffer_unordered(PARALLEL_LAYERS)
             .try_collect::<Vec<()>>()
             .await?;

@@ -2,5 +2,6 @@
 
 pub mod cni;
 pub mod files;
+pub mod manager;
 pub mod namespaces;
 pub mod record;

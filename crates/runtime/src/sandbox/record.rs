@@ -121,11 +121,6 @@ impl Sandbox {
         self.options().pid()
     }
 
-    pub fn privileged(&self) -> bool {
-        let security = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        security.is_some_and(|security| security.privileged)
-    }
-
     pub fn metadata(&self) -> PodSandboxMetadata {
         self.config.metadata.clone().unwrap_or_default()
     }

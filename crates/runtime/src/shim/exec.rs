@@ -33,7 +33,6 @@ use super::{
     protocol::{
         ExecCommand, ExecReport, ExecRequest, MAX_REQUEST_BYTES, OCI_CONTAINER_ID, OCI_STATE_DIR,
     },
-    seccomp::Filters,
 };
 
 /// Descriptor on which the runtime passes the control socket.
@@ -84,14 +83,14 @@ fn send(control: &mut UnixStream, report: &ExecReport) -> Result<(), String> {
 fn start(request: &ExecRequest) -> Result<(Pid, Option<OwnedFd>), String> {
     let directory = Path::new(&request.container_dir);
     let tty = request.process.get("terminal").and_then(serde_json::Value::as_bool).unwrap_or_default();
-    let filters = request.seccomp.as_ref().map(Filters::compile).transpose()?.unwrap_or_default();
+    let executor = ContainerExecutor::new(request.confinement.as_ref())?;
     let process = process_file(&request.process)?;
     let console_path = directory.join(format!("exec-{}.sock", std::process::id()));
     let console = if tty { Some(bind_socket(&console_path).map_err(|e| e.to_string())?) } else { None };
     let mut builder = ContainerBuilder::new(OCI_CONTAINER_ID.into(), SyscallType::default())
         .with_root_path(directory.join(OCI_STATE_DIR))
         .map_err(|error| chain(&error))?
-        .with_executor(ContainerExecutor { filters });
+        .with_executor(executor);
     if tty {
         builder = builder.with_console_socket(Some(&console_path));
     } else {
@@ -283,8 +282,8 @@ impl Helper {
         if self.exit_code.is_none()
             && let Some(pid) = rustix::process::Pid::from_raw(self.pid.as_raw())
         {
-            drop(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL));
-            drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

@@ -9,17 +9,51 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use caps::{CapSet, Capability, CapsHashSet};
 use libcontainer::{
     oci_spec::runtime::Spec,
     workload::{Executor, ExecutorError, ExecutorValidationError},
 };
 
-use super::seccomp::Filters;
+use super::{protocol::Confinement, seccomp::Filters};
 
-/// Runs the `process` of the spec, under the given seccomp filters.
-#[derive(Clone)]
+/// Runs the `process` of the spec, confined.
+#[derive(Clone, Default)]
 pub struct ContainerExecutor {
-    pub filters: Filters,
+    filters: Filters,
+    /// Capabilities to keep. Loading a filter without `no_new_privs` needs CAP_SYS_ADMIN, which a container
+    /// usually may not have: libcontainer is then told to leave more than in the end is kept.
+    keep: Option<CapsHashSet>,
+}
+
+impl ContainerExecutor {
+    /// Prepares the confinement the runtime asked for.
+    pub fn new(confinement: Option<&Confinement>) -> Result<ContainerExecutor, String> {
+        let Some(confinement) = confinement else { return Ok(ContainerExecutor::default()) };
+        let filters = Filters::compile(&confinement.seccomp)?;
+        let parse = |name: &String| name.parse::<Capability>().map_err(|error| error.to_string());
+        let keep = confinement
+            .keep_capabilities
+            .as_ref()
+            .map(|names| names.iter().map(parse).collect::<Result<CapsHashSet, String>>())
+            .transpose()?;
+        Ok(ContainerExecutor { filters, keep })
+    }
+
+    fn confine(&self) -> Result<(), String> {
+        let text = |error: caps::errors::CapsError| format!("capabilities: {error}");
+        if let Some(keep) = &self.keep {
+            for capability in caps::read(None, CapSet::Bounding).map_err(text)?.difference(keep) {
+                caps::drop(None, CapSet::Bounding, *capability).map_err(text)?;
+            }
+        }
+        self.filters.apply()?;
+        if let Some(keep) = &self.keep {
+            caps::set(None, CapSet::Effective, keep).map_err(text)?;
+            caps::set(None, CapSet::Permitted, keep).map_err(text)?;
+        }
+        Ok(())
+    }
 }
 
 impl Executor for ContainerExecutor {
@@ -33,7 +67,7 @@ impl Executor for ContainerExecutor {
             .map(|arg| CString::new(arg.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|_| ExecutorError::InvalidArg)?;
-        self.filters.apply().map_err(ExecutorError::Other)?;
+        self.confine().map_err(ExecutorError::Other)?;
         let error = match nix::unistd::execv(&path, &argv) {
             Ok(never) => match never {},
             Err(error) => error,

@@ -7,7 +7,7 @@
 
 pub mod client;
 mod control;
-mod exec;
+pub mod exec;
 mod executor;
 mod files;
 pub mod io;
@@ -18,11 +18,7 @@ mod run;
 pub mod seccomp;
 pub mod syscalls;
 
-use std::{
-    ffi::{OsStr, OsString},
-    path::Path,
-    process::ExitCode,
-};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 pub use files::{read_json, write_atomically, write_json};
 
@@ -33,29 +29,26 @@ pub const EXEC_COMMAND: &str = "runtime-exec";
 /// Subcommand of the binary that holds a PID namespace open.
 pub const PAUSE_COMMAND: &str = "runtime-pause";
 
-/// Whether the first argument of a process asks for [`shim_main`].
-pub fn is_shim_command(argument: &OsStr) -> bool {
-    [SHIM_COMMAND, EXEC_COMMAND, PAUSE_COMMAND].iter().any(|command| argument == OsStr::new(command))
-}
-
-/// Entry of the re-executed binary. `args` starts with the subcommand. Must be called while the process has
-/// one thread only.
-pub fn shim_main(args: Vec<OsString>) -> ExitCode {
-    let command = args.first().and_then(|arg| arg.to_str()).unwrap_or_default();
-    let argument = args.get(1).map(Path::new);
+/// Entry of the re-executed binary: `command` is its first argument, `arguments` what follows. `None` when
+/// the command is not one of the runtime's. Must be called while the process has one thread only.
+pub fn shim_main(command: &str, arguments: &[OsString]) -> Option<ExitCode> {
+    let argument = arguments.first().map(Path::new);
     let result = match (command, argument) {
         (SHIM_COMMAND, Some(directory)) => run::run(directory),
         (EXEC_COMMAND, None) => exec::run(),
         (PAUSE_COMMAND, Some(root)) => pause::run(root),
-        _ => Err(format!("wrong arguments for an internal command: {args:?}")),
+        (SHIM_COMMAND | EXEC_COMMAND | PAUSE_COMMAND, _) => {
+            Err(format!("wrong arguments for an internal command: {arguments:?}"))
+        }
+        _ => return None,
     };
-    match result {
+    Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{command}: {error}");
             ExitCode::FAILURE
         }
-    }
+    })
 }
 
 /// Nanoseconds since the epoch.

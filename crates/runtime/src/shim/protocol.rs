@@ -36,9 +36,18 @@ pub struct ShimConfig {
     pub stdin_once: bool,
     /// Cgroup of the container, relative to each hierarchy's mount point.
     pub cgroup_path: String,
-    /// Path of the seccomp profile to load, already resolved; empty means unconfined.
     #[serde(default)]
-    pub seccomp: Option<serde_json::Value>,
+    pub confinement: Option<Confinement>,
+}
+
+/// What happens between libcontainer's work and the program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Confinement {
+    /// OCI seccomp profile.
+    pub seccomp: serde_json::Value,
+    /// Capabilities to keep of those in the specification; absent: all.
+    #[serde(default)]
+    pub keep_capabilities: Option<Vec<String>>,
 }
 
 /// First thing a shim reports on its standard output.
@@ -91,9 +100,8 @@ pub struct ExecRequest {
     pub container_dir: String,
     /// OCI `process` object.
     pub process: serde_json::Value,
-    /// Seccomp profile of the container, if any.
     #[serde(default)]
-    pub seccomp: Option<serde_json::Value>,
+    pub confinement: Option<Confinement>,
 }
 
 /// What the runtime sends a running exec helper, one JSON object per line.

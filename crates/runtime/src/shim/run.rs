@@ -38,7 +38,6 @@ use super::{
         EXIT_FILE, ExitRecord, Frame, FrameKind, OCI_CONTAINER_ID, OCI_STATE_DIR, Reply, Request,
         SHIM_CONFIG_FILE, ShimConfig, StartReport, decode_size,
     },
-    seccomp::Filters,
     timestamp,
 };
 use crate::cgroup::Cgroup;
@@ -176,13 +175,13 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Shim, String> {
 type Created = (Container, Vec<Output>, Option<OwnedFd>);
 
 fn create(directory: &Path, config: &ShimConfig) -> Result<Created, String> {
-    let filters = config.seccomp.as_ref().map(Filters::compile).transpose()?.unwrap_or_default();
+    let executor = ContainerExecutor::new(config.confinement.as_ref())?;
     let state_dir = directory.join(OCI_STATE_DIR);
     std::fs::create_dir_all(&state_dir).map_err(|error| format!("state directory: {error}"))?;
     let builder = ContainerBuilder::new(OCI_CONTAINER_ID.into(), SyscallType::default())
         .with_root_path(&state_dir)
         .map_err(|error| chain(&error))?
-        .with_executor(ContainerExecutor { filters });
+        .with_executor(executor);
     if config.tty { create_with_terminal(builder, directory) } else { create_with_pipes(builder, directory, config) }
 }
 
@@ -443,13 +442,11 @@ impl Shim {
         if self.exit.is_some() {
             return Ok(());
         }
-        let signal = rustix::process::Signal::from_named_raw(number);
-        let pid = rustix::process::Pid::from_raw(self.pid.as_raw());
-        match (signal, pid) {
-            (Some(signal), Some(pid)) => {
-                rustix::process::kill_process(pid, signal).map_err(|error| error.to_string())
-            }
-            _ => Err(format!("signal {number} is unknown")),
+        // SAFETY: kill takes two integers. The process cannot be another one by now: it is our child and
+        // `exit` is set when it is reaped.
+        match unsafe { libc::kill(self.pid.as_raw(), number) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error().to_string()),
         }
     }
 
@@ -521,7 +518,7 @@ impl Shim {
                 .map(|client| PollFd::new(client.fd(), PollFlags::POLLOUT))
                 .collect();
             let left = deadline.saturating_duration_since(Instant::now());
-            drop(poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)));
+            let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
             for client in &mut self.clients {
                 client.flush();
             }
