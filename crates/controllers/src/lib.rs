@@ -118,6 +118,11 @@ controllers! {
     "disruption-controller" => pod_disruption_budget::run;
 }
 
+/// The service accounts (in kube-system) the controllers act as.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
+}
+
 /// Runs all controllers until cancelled. The caller sees to it that only one process does.
 pub async fn run(context: Context, cancel: CancellationToken) {
     let config = Arc::new(context.config);
