@@ -55,7 +55,7 @@ pub enum Patch {
 }
 
 impl Patch {
-    fn content_type(&self) -> &'static str {
+    pub(crate) fn content_type(&self) -> &'static str {
         match self {
             Patch::Json(_) => "application/json-patch+json",
             Patch::Merge(_) => "application/merge-patch+json",
@@ -63,7 +63,7 @@ impl Patch {
             Patch::Apply { .. } => "application/apply-patch+yaml",
         }
     }
-    fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let (Patch::Json(v) | Patch::Merge(v) | Patch::Strategic(v) | Patch::Apply { object: v, .. }) = self;
         v.to_string().into_bytes()
     }
@@ -175,6 +175,11 @@ impl<K: Resource> Api<K> {
         let path = self.path(object.name(), "status");
         K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
     }
+    /// PUT of the whole object to a subresource (`finalize`, `approval`).
+    pub async fn update_subresource(&self, object: &K, subresource: &str) -> Result<K, Error> {
+        let path = self.path(object.name(), subresource);
+        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
+    }
     pub async fn patch(&self, name: &str, patch: &Patch) -> Result<K, Error> {
         self.patch_subresource(name, "", patch).await
     }
@@ -229,7 +234,7 @@ impl<K: Resource> Api<K> {
     }
 }
 
-fn list_query(params: &ListParams) -> Query {
+pub(crate) fn list_query(params: &ListParams) -> Query {
     let mut query = Query::default();
     query.add_some("labelSelector", params.label_selector.as_deref());
     query.add_some("fieldSelector", params.field_selector.as_deref());
@@ -241,7 +246,7 @@ fn list_query(params: &ListParams) -> Query {
     query
 }
 
-fn delete_options(params: &DeleteParams) -> Vec<u8> {
+pub(crate) fn delete_options(params: &DeleteParams) -> Vec<u8> {
     let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
     if let Some(seconds) = params.grace_period_seconds {
         options["gracePeriodSeconds"] = seconds.into();

@@ -17,13 +17,13 @@ use tracing::{debug, warn};
 use crate::{Api, Client, Error, ListParams, Resource};
 
 /// Objects per page of the first list.
-const PAGE_SIZE: u32 = 500;
+pub(crate) const PAGE_SIZE: u32 = 500;
 /// Watches are asked to end after this long, as client-go does (it draws 5 to 10 minutes).
-const WATCH_TIMEOUT_SECONDS: u32 = 420;
+pub(crate) const WATCH_TIMEOUT_SECONDS: u32 = 420;
 /// One watch frame larger than this is refused: no object may be larger than a request body.
 const MAX_FRAME_BYTES: usize = 16 << 20;
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
+pub(crate) const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// What happened to an object, as handlers see it.
 pub enum Change<T> {
@@ -361,13 +361,13 @@ fn metadata_version(json: &[u8]) -> Result<String, Error> {
 }
 
 /// Splits a byte stream into lines.
-struct Frames<S> {
-    stream: S,
-    buffer: Vec<u8>,
+pub(crate) struct Frames<S> {
+    pub(crate) stream: S,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl<S: futures::Stream<Item = Result<bytes::Bytes, Error>> + Unpin> Frames<S> {
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
         let mut searched = 0;
         loop {
             if let Some(offset) = self.buffer[searched..].iter().position(|b| *b == b'\n') {

@@ -2,6 +2,7 @@
 //! transport, typed calls, one shared informer per kind, work queues, events, leader election.
 
 pub mod api;
+pub mod dynamic;
 pub mod error;
 pub mod events;
 pub mod informer;
@@ -11,6 +12,7 @@ pub mod transport;
 pub mod workqueue;
 
 pub use api::{Api, DeleteParams, ListParams, Patch, Query};
+pub use dynamic::{ApiKind, Dynamic};
 pub use error::Error;
 pub use events::EventRecorder;
 pub use informer::{Change, Informer, SharedInformers};

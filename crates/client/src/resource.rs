@@ -82,6 +82,7 @@ kinds! {
     namespaced core::v1::Event;
     namespaced core::v1::ReplicationController;
     namespaced core::v1::PersistentVolumeClaim;
+    namespaced core::v1::ResourceQuota;
     cluster core::v1::PersistentVolume;
     cluster core::v1::Namespace;
     cluster core::v1::Node;
@@ -89,6 +90,7 @@ kinds! {
     namespaced apps::v1::ReplicaSet;
     namespaced apps::v1::StatefulSet;
     namespaced apps::v1::DaemonSet;
+    namespaced apps::v1::ControllerRevision;
     namespaced batch::v1::Job;
     namespaced batch::v1::CronJob;
     namespaced coordination::v1::Lease;

@@ -1,0 +1,102 @@
+//! The older Endpoints objects, one per service, for clients that have not moved to slices.
+
+mod core;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_client::workqueue::WorkQueue;
+use amphipod_client::{Api, DeleteParams, Informer, Resource};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+
+use self::core::Plan;
+use crate::endpoint_slice::enqueue_services_of_pods;
+use crate::harness::{Controller, Scope, enqueue_all};
+use crate::{Error, meta, selector};
+
+/// Old leader elections kept their record on an Endpoints object without a service.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+
+struct EndpointsController {
+    scope: Scope,
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    endpoints: Informer<Endpoints>,
+}
+
+pub async fn run(scope: Scope) {
+    let services = scope.informers.get::<Service>();
+    let pods = scope.informers.get::<Pod>();
+    let endpoints = scope.informers.get::<Endpoints>();
+    let synced = scope.synced(&services).await && scope.synced(&pods).await && scope.synced(&endpoints).await;
+    if !synced {
+        return;
+    }
+    let queue = WorkQueue::new();
+    enqueue_all(&services, &queue);
+    watch_endpoints(&endpoints, &services, &queue);
+    enqueue_services_of_pods(&pods, &services, &queue);
+    let controller = EndpointsController { scope: scope.clone(), services, pods, endpoints };
+    scope.work(queue, scope.config.workers, Arc::new(controller)).await;
+}
+
+/// A change by another hand to a service's endpoints is mended. Endpoints without a service are
+/// someone's own, except those left over from before the start.
+fn watch_endpoints(endpoints: &Informer<Endpoints>, services: &Informer<Service>, queue: &WorkQueue) {
+    endpoints.list().iter().for_each(|leftover| queue.add(&leftover.key()));
+    let (services, queue) = (services.clone(), queue.clone());
+    endpoints.on_change(move |change| {
+        let key = change.object().key();
+        if services.get(&key).is_some() {
+            queue.add(&key);
+        }
+    });
+}
+
+impl Controller for EndpointsController {
+    async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
+        let Some((namespace, name)) = key.split_once('/') else { return Ok(None) };
+        let api = Api::<Endpoints>::namespaced(self.scope.client.clone(), namespace);
+        let existing = self.endpoints.get(key);
+        let Some(service) = self.services.get(key) else {
+            let leftover = existing.is_some_and(|e| meta::annotation(&e.metadata, LEADER).is_none());
+            if leftover && self.is_gone(namespace, name).await? {
+                match api.delete(name, &DeleteParams::default()).await {
+                    Err(error) if error.is_not_found() => {}
+                    other => other?,
+                }
+            }
+            return Ok(None);
+        };
+        let spec = service.spec.as_ref();
+        let external = spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName");
+        let selector = spec.and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty() && !external);
+        if selector.is_none() {
+            return Ok(None);
+        }
+        let pods: Vec<Arc<Pod>> = self
+            .pods
+            .list_namespace(namespace)
+            .into_iter()
+            .filter(|pod| selector::map_matches(selector, pod.metadata.labels.as_ref()))
+            .collect();
+        let written = match core::reconcile(&service, &pods, existing.as_deref()) {
+            Plan::Nothing => return Ok(None),
+            Plan::Create(endpoints) => api.create(&endpoints).await,
+            Plan::Update(endpoints) => api.update(&endpoints).await,
+        };
+        match written.map_err(Error::from) {
+            Err(error) if error.is_namespace_terminating() => Ok(None),
+            Err(Error::Client(error)) if error.is_already_exists() => Err(Error::Stale(key.to_owned())),
+            other => other.map(|_| None),
+        }
+    }
+}
+
+impl EndpointsController {
+    /// A cache that has not seen the service yet must not cost it its endpoints.
+    async fn is_gone(&self, namespace: &str, name: &str) -> Result<bool, Error> {
+        let api = Api::<Service>::namespaced(self.scope.client.clone(), namespace);
+        Ok(api.get_opt(name).await?.is_none())
+    }
+}

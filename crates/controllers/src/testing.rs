@@ -1,0 +1,41 @@
+//! Small objects for table tests.
+
+use amphipod_client::Resource;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+pub fn named<T: Resource + Default>(namespace: &str, name: &str) -> T {
+    let mut object = T::default();
+    let meta = object.metadata_mut();
+    meta.name = Some(name.to_owned());
+    meta.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
+    meta.uid = Some(format!("{name}-uid"));
+    meta.resource_version = Some("1".to_owned());
+    object
+}
+
+pub fn pod(namespace: &str, name: &str, phase: &str) -> Pod {
+    let mut pod: Pod = named(namespace, name);
+    pod.status = Some(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() });
+    pod
+}
+
+pub fn set_ready(pod: &mut Pod, since: Option<Timestamp>) {
+    let status = pod.status.get_or_insert_default();
+    status.conditions = Some(vec![PodCondition {
+        type_: "Ready".to_owned(),
+        status: if since.is_some() { "True" } else { "False" }.to_owned(),
+        last_transition_time: since.map(Time),
+        ..PodCondition::default()
+    }]);
+}
+
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+/// Decodes YAML-free JSON into a typed object, for tests that read better that way.
+pub fn object<T: Resource>(json: serde_json::Value) -> T {
+    T::decode(json.to_string().as_bytes()).unwrap()
+}
