@@ -59,6 +59,9 @@ pub struct Collection {
     state: Mutex<State>,
 }
 
+/// A watcher's number and its queue.
+type Registered = (u64, mpsc::Sender<Arc<Change>>);
+
 #[derive(Debug, Default)]
 struct State {
     items: Snapshot,
@@ -71,7 +74,7 @@ struct State {
     loaded: Revision,
     /// Holds back events while the first read of the store is under way.
     pending: Option<Vec<Event>>,
-    watchers: HashMap<Interest, Vec<(u64, mpsc::Sender<Arc<Change>>)>>,
+    watchers: HashMap<Interest, Vec<Registered>>,
     watcher_count: usize,
     next_watcher: u64,
 }
