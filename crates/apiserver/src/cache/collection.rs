@@ -203,6 +203,11 @@ impl Collection {
     pub fn snapshot(&self) -> Snapshot {
         self.state.lock().items.clone()
     }
+    /// The snapshot and the revision of the newest change in it.
+    pub fn snapshot_and_change(&self) -> (Snapshot, Revision) {
+        let state = self.state.lock();
+        (state.items.clone(), state.last_change)
+    }
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.lock().items.get(key).cloned()
     }
@@ -259,11 +264,13 @@ impl Collection {
         Ok(self.register(&mut state, interest, backlog))
     }
 
-    /// Starts with the present state: the snapshot, and the changes that follow it.
-    pub fn watch_now(self: &Arc<Self>, interest: Interest) -> (Snapshot, Watcher) {
+    /// Starts with the present state: the snapshot, the revision of the newest change in it, and
+    /// the changes that follow it.
+    pub fn watch_now(self: &Arc<Self>, interest: Interest) -> (Snapshot, Revision, Watcher) {
         let mut state = self.state.lock();
-        let items = state.items.clone();
-        (items, self.register(&mut state, interest, VecDeque::new()))
+        let (items, revision) = (state.items.clone(), state.last_change);
+        let watcher = self.register(&mut state, interest, VecDeque::new());
+        (items, revision, watcher)
     }
 
     fn register(

@@ -28,6 +28,8 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// A last bookmark comes this long before the end, so that the client resumes from near there.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Watches of one resource at once: ten for each of the 5,000 nodes a cluster is built for.
+const MAX_WATCHERS: usize = 50_000;
 /// Marks the bookmark that ends the initial events of a WatchList.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -112,23 +114,30 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         }
         None => {}
     }
+    if collection.watcher_count() >= MAX_WATCHERS {
+        return Err(Status::too_many_requests(
+            "too many watches of this resource, please try again later",
+            5,
+        ));
+    }
     let interest = interest(&selector, &collection);
-    let (initial, watcher) = match options.start {
+    // Read before the snapshot, which has at least all of that.
+    let applied = server.cache.applied();
+    let (initial, delivered, watcher) = match options.start {
         Start::After(revision) => match collection.watch_from(revision, interest) {
-            Ok(watcher) => (VecDeque::new(), watcher),
+            Ok(watcher) => (VecDeque::new(), revision, watcher),
             Err(too_old) => return Ok(refused(cx, &expired(revision, too_old.oldest))),
         },
-        Start::Now => (VecDeque::new(), collection.watch_now(interest).1),
+        Start::Now => {
+            let (_, newest, watcher) = collection.watch_now(interest);
+            (VecDeque::new(), applied.max(newest), watcher)
+        }
         Start::InitialState => {
-            let (snapshot, watcher) = collection.watch_now(interest);
+            let (snapshot, newest, watcher) = collection.watch_now(interest);
             let scope = scope(&cx, &collection);
             let entries = within(&snapshot, &scope, &scope).filter(|e| selector.matches(e));
-            (entries.cloned().collect(), watcher)
+            (entries.cloned().collect(), applied.max(newest), watcher)
         }
-    };
-    let floor = match options.start {
-        Start::After(revision) => revision,
-        _ => server.cache.applied(),
     };
     let end = Instant::now() + options.timeout;
     let feed = Feed {
@@ -147,7 +156,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         bookmarks: options.bookmarks,
         next_bookmark: first_bookmark(end),
         end,
-        delivered: floor,
+        delivered,
         over: false,
         pending: VecDeque::new(),
         _count: server.metrics.watch_started(&cx.resource),

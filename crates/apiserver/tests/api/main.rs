@@ -3,6 +3,7 @@
 
 mod crud;
 mod lists;
+mod streams;
 mod support;
 mod tls;
 mod watches;

@@ -46,14 +46,19 @@ pub async fn server() -> Server {
     let store = Arc::new(EmbeddedStore::memory().expect("a store"));
     let config = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
     let api = ApiServer::start(config, store).await.expect("a server");
-    let server = Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
-    let account =
-        serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
-    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
-    server
+    Server::of(api).await
 }
 
 impl Server {
+    /// An administrator's view; makes sure that pods can be created.
+    pub async fn of(api: Arc<ApiServer>) -> Server {
+        let server =
+            Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
+        let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
+        server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        server
+    }
+
     pub fn as_user(&self, name: &str, groups: &[&str]) -> Server {
         Server { api: self.api.clone(), user: UserInfo::new(name, groups) }
     }

@@ -10,17 +10,19 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_util::sync::CancellationToken;
 
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, Key>,
 }
 
-fn authority() -> Authority {
+pub fn authority() -> Authority {
     let key = Key::generate().expect("a key");
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,9 +32,10 @@ fn authority() -> Authority {
 }
 
 impl Authority {
-    fn issue(&self, name: &str, organization: &str, usage: ExtendedKeyUsagePurpose) -> KeyPair {
+    pub fn issue(&self, name: &str, organization: &str, usage: ExtendedKeyUsagePurpose) -> KeyPair {
         let key = Key::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("params");
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("params");
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, organization);
         params.extended_key_usages = vec![usage];
@@ -41,7 +44,14 @@ impl Authority {
     }
 }
 
-async fn get(address: std::net::SocketAddr, ca: &str, client: Option<&KeyPair>, h2: bool, path: &str) -> Result<u16, String> {
+type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+pub async fn connect(
+    address: std::net::SocketAddr,
+    ca: &str,
+    client: Option<&KeyPair>,
+    h2: bool,
+) -> Result<TlsStream, String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("CA")).expect("CA");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -52,7 +62,8 @@ async fn get(address: std::net::SocketAddr, ca: &str, client: Option<&KeyPair>, 
     let mut config = match client {
         None => builder.with_no_client_auth(),
         Some(pair) => {
-            let chain = vec![CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).expect("certificate")];
+            let chain =
+                vec![CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).expect("certificate")];
             let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).expect("key");
             builder.with_client_auth_cert(chain, key).expect("client certificate")
         }
@@ -61,12 +72,23 @@ async fn get(address: std::net::SocketAddr, ca: &str, client: Option<&KeyPair>, 
     let stream = tokio::net::TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("localhost").expect("name");
-    let stream = TokioIo::new(connector.connect(name, stream).await.map_err(|e| e.to_string())?);
+    connector.connect(name, stream).await.map_err(|e| e.to_string())
+}
+
+async fn get(
+    address: std::net::SocketAddr,
+    ca: &str,
+    client: Option<&KeyPair>,
+    h2: bool,
+    path: &str,
+) -> Result<u16, String> {
+    let stream = TokioIo::new(connect(address, ca, client, h2).await?);
     let request = Request::builder().uri(format!("https://localhost{path}")).header("host", "localhost");
     let request = request.body(Empty::<Bytes>::new()).expect("request");
     let answer = if h2 {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .map_err(|e| e.to_string())?;
         tokio::spawn(connection);
         sender.send_request(request).await
     } else {
