@@ -336,8 +336,7 @@ impl Feed {
         if let Some(change) = self.watcher.try_next() {
             return self.change(&change);
         }
-        // Nothing was waiting, so all that had been applied before is delivered.
-        self.delivered = self.delivered.max(applied);
+        self.caught_up_to(applied);
         tokio::select! {
             change = self.watcher.next() => match change {
                 Some(change) => self.change(&change),
@@ -365,10 +364,17 @@ impl Feed {
         if let Some(change) = self.watcher.try_next() {
             return self.change(&change);
         }
-        self.delivered = self.delivered.max(applied);
+        self.caught_up_to(applied);
         let bookmark = self.shaper.bookmark(self.delivered, false)?;
         self.pending.push_back(bookmark);
         Ok(())
+    }
+
+    /// Nothing is waiting, so all that had been applied when `applied` was read is delivered.
+    fn caught_up_to(&mut self, applied: Revision) {
+        if self.watcher.is_current() {
+            self.delivered = self.delivered.max(applied);
+        }
     }
 
     /// The cache closed this watcher: it lagged, or the store's history was lost.
