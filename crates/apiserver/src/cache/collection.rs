@@ -146,13 +146,18 @@ impl Collection {
         self.state.lock().pending.is_none()
     }
 
-    pub fn apply(&self, event: Event) {
+    /// Takes over changes of one revision: readers see all of them or none.
+    pub fn apply(&self, events: Vec<Event>) {
         let mut state = self.state.lock();
         if let Some(pending) = &mut state.pending {
-            pending.push(event);
-        } else if event.revision() > state.loaded {
+            pending.extend(events);
+            return;
+        }
+        for event in events {
             // The first read of the store may be ahead of the watch that follows it.
-            self.apply_locked(&mut state, &event);
+            if event.revision() > state.loaded {
+                self.apply_locked(&mut state, &event);
+            }
         }
     }
 
@@ -343,7 +348,16 @@ impl Watcher {
 
     /// Registers anew and takes what was missed from the window.
     fn catch_up(&mut self) -> Option<()> {
-        *self = self.collection.clone().watch_from(self.taken, self.interest.clone()).ok()?;
+        let from = self.taken.saturating_sub(1);
+        let mut resumed = self.collection.clone().watch_from(from, self.interest.clone()).ok()?;
+        // A revision may hold several changes (an expired lease's): it is told again as a whole,
+        // for how many of them were taken is not known.
+        let again = resumed.backlog.iter().take_while(|c| c.revision == self.taken).count();
+        if again == 1 {
+            resumed.backlog.pop_front();
+        }
+        resumed.taken = self.taken;
+        *self = resumed;
         Some(())
     }
 }
@@ -374,7 +388,7 @@ mod tests {
 
     fn collection() -> Arc<Collection> {
         let collection = Arc::new(Collection::new("/registry/x/".into(), Vec::new(), None));
-        collection.apply(put("held-back", 3));
+        collection.apply(vec![put("held-back", 3)]);
         collection.load(&[], 2);
         collection
     }
@@ -391,12 +405,12 @@ mod tests {
         let (_, _, mut watcher) = collection.watch_now(Interest::All);
         let last = 10 + 3 * WATCHER_BACKLOG as Revision;
         for revision in 10..=last {
-            collection.apply(put(&format!("n{revision}"), revision));
+            collection.apply(vec![put(&format!("n{revision}"), revision)]);
         }
         for revision in 10..=last {
             assert_eq!(watcher.next().await.map(|c| c.revision), Some(revision));
         }
-        collection.apply(put("more", last + 1));
+        collection.apply(vec![put("more", last + 1)]);
         assert_eq!(watcher.next().await.map(|c| c.revision), Some(last + 1));
     }
 
@@ -406,7 +420,7 @@ mod tests {
         let (_, _, mut watcher) = collection.watch_now(Interest::All);
         let last = 10 + 2 * WINDOW_CHANGES as Revision;
         for revision in 10..=last {
-            collection.apply(put("same", revision));
+            collection.apply(vec![put("same", revision)]);
         }
         let mut seen = 0;
         while watcher.next().await.is_some() {
@@ -419,9 +433,9 @@ mod tests {
     #[test]
     fn the_past_is_undone_from_the_present() {
         let collection = collection();
-        collection.apply(put("a", 4));
-        collection.apply(put("a", 5));
-        collection.apply(Event::Delete { key: "/registry/x/a".into(), revision: 6, previous: None });
+        collection.apply(vec![put("a", 4)]);
+        collection.apply(vec![put("a", 5)]);
+        collection.apply(vec![Event::Delete { key: "/registry/x/a".into(), revision: 6, previous: None }]);
         let at =
             |revision| collection.snapshot_at(revision).map(|s| s.get("/registry/x/a").map(|e| e.revision));
         assert_eq!([at(3), at(4), at(5), at(6)], [Ok(None), Ok(Some(4)), Ok(Some(5)), Ok(None)]);

@@ -157,6 +157,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         next_bookmark: first_bookmark(end),
         end,
         delivered,
+        floor: if let Start::After(revision) = options.start { revision } else { 0 },
         over: false,
         pending: VecDeque::new(),
         _count: server.metrics.watch_started(&cx.resource),
@@ -295,6 +296,8 @@ struct Feed {
     end: Instant,
     /// Everything up to here has been delivered or did not concern this watcher.
     delivered: Revision,
+    /// The client asked for what comes after this.
+    floor: Revision,
     over: bool,
     pending: VecDeque<Bytes>,
     _count: crate::metrics::WatchGuard,
@@ -389,7 +392,8 @@ impl Feed {
 
     fn change(&mut self, change: &Change) -> Result<(), Status> {
         self.delivered = self.delivered.max(change.revision);
-        if !change.key.starts_with(&self.scope) {
+        // A client may know a revision the cache had not reached yet.
+        if change.revision <= self.floor || !change.key.starts_with(&self.scope) {
             return Ok(());
         }
         let matching = |entry: &Option<Arc<Entry>>| entry.clone().filter(|e| self.selector.matches(e));

@@ -3,6 +3,7 @@
 
 mod crud;
 mod lists;
+mod restart;
 mod streams;
 mod support;
 mod tls;
