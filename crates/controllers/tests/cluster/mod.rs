@@ -74,7 +74,9 @@ fn play_kubelet(client: &Client, informers: &SharedInformers) {
 pub async fn start() -> Cluster {
     let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
     let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
+    // A documentation address: nobody connects, but loopback is no valid endpoint.
+    let config = ServerConfig { advertise_address: [192, 0, 2, 1].into(), ..ServerConfig::default() };
+    let server = ApiServer::start(config, store).await.unwrap();
     let cancel = CancellationToken::new();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
     let informers = SharedInformers::new(client.clone(), cancel.clone());
