@@ -126,9 +126,8 @@ fn query(args: &Args, container: &str) -> Result<String, Error> {
 }
 
 /// `90s`, `5m`, `1h30m`.
-fn seconds(text: &str) -> Result<u64, Error> {
-    let fail =
-        || usage(format!("invalid argument {text:?} for \"--since\" flag: time: invalid duration {text:?}"));
+pub fn seconds(text: &str) -> Result<u64, Error> {
+    let fail = || usage(format!("invalid argument {text:?}: time: invalid duration {text:?}"));
     let mut total = 0;
     let mut number = String::new();
     for c in text.chars() {

@@ -26,7 +26,13 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Show the status of the rollout
-    Status(Target),
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// How long to watch before giving up, e.g. 30s or 2m; 0s is forever.
+        #[arg(long, default_value = "0s")]
+        timeout: String,
+    },
     /// View rollout history
     History(Target),
     /// Undo a previous rollout
@@ -54,9 +60,15 @@ struct Target {
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     match args.what {
-        What::Status(target) => {
+        What::Status { target, timeout } => {
             let (kind, name) = deployment(session, &target).await?;
-            status(session, &kind, &name).await
+            let limit = std::time::Duration::from_secs(crate::logs::seconds(&timeout)?);
+            let watching = status(session, &kind, &name);
+            if limit.is_zero() {
+                return watching.await;
+            }
+            let late = || usage("timed out waiting for the condition");
+            tokio::time::timeout(limit, watching).await.map_err(|_| late())?
         }
         What::History(target) => {
             let (kind, name) = deployment(session, &target).await?;

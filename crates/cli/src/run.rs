@@ -16,6 +16,9 @@ pub struct Args {
     /// The restart policy for this pod: Always, OnFailure or Never.
     #[arg(long, default_value = "Always")]
     restart: String,
+    /// Always, IfNotPresent or Never.
+    #[arg(long)]
+    image_pull_policy: Option<String>,
     /// Environment variables to set in the container, NAME=VALUE.
     #[arg(long)]
     env: Vec<String>,
@@ -43,6 +46,9 @@ fn pairs(words: &[String], what: &str) -> Result<Vec<(String, String)>, Error> {
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
+    if let Some(policy) = &args.image_pull_policy {
+        container["imagePullPolicy"] = policy.clone().into();
+    }
     let env = pairs(&args.env, "env")?;
     if !env.is_empty() {
         container["env"] = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();

@@ -59,6 +59,9 @@ pub struct Collection {
     state: Mutex<State>,
 }
 
+/// A watcher's number and its queue.
+type Registered = (u64, mpsc::Sender<Arc<Change>>);
+
 #[derive(Debug, Default)]
 struct State {
     items: Snapshot,
@@ -71,7 +74,7 @@ struct State {
     loaded: Revision,
     /// Holds back events while the first read of the store is under way.
     pending: Option<Vec<Event>>,
-    watchers: HashMap<Interest, Vec<(u64, mpsc::Sender<Arc<Change>>)>>,
+    watchers: HashMap<Interest, Vec<Registered>>,
     watcher_count: usize,
     next_watcher: u64,
 }
@@ -181,9 +184,8 @@ impl Collection {
         }
         let mut interests = vec![Interest::All];
         if let Some(index) = self.trigger {
-            let values = [&change.previous, &change.current].map(|e| {
-                e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default()
-            });
+            let values = [&change.previous, &change.current]
+                .map(|e| e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default());
             if values[0] != values[1] {
                 interests.push(Interest::Field { index, value: values[0].clone() });
             }

@@ -17,12 +17,11 @@ use tempfile::TempDir;
 
 use crate::netlink::Socket;
 use crate::netlink::route::{Veth, mac_of};
-use crate::nft::network_bytes;
 use crate::proxy::desired::desired;
 use crate::proxy::diff::diff;
 use crate::proxy::layout::Layout;
 use crate::proxy::{Node, Ruleset};
-use crate::{NodeNetwork, cni, setup_node, teardown_node};
+use crate::{NodeNetwork, ProxyConfig, cni, setup_node, teardown_node};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const THIS_NODE: &str = "here";
@@ -126,6 +125,10 @@ impl Flow {
 }
 
 impl Place {
+    /// The node itself under one of its other addresses.
+    pub fn at_address(&self, ip: Ipv4Addr) -> Place {
+        Place { ip, ..self.clone() }
+    }
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         in_namespace(&self.namespace, work)
     }
@@ -297,6 +300,16 @@ impl Fixture {
     pub fn setup(&self) {
         self.on_host(|| setup_node(&self.network).unwrap());
     }
+    /// What the proxy is to be run with here.
+    pub fn proxy_config(&self) -> ProxyConfig {
+        ProxyConfig {
+            node_name: THIS_NODE.into(),
+            table: self.layout.table.clone(),
+            pod_cidr: self.layout.pod_cidr,
+            service_cidr: self.layout.service_cidr,
+            bridge: self.layout.bridge.clone(),
+        }
+    }
     pub fn teardown(&self) {
         self.on_host(|| teardown_node(&self.network).unwrap());
     }
@@ -337,8 +350,6 @@ impl Fixture {
 
 /// A bridge on the host stands for the wire between the two machines.
 fn connect_outside(host: &Place, outside: &Place) {
-    let network: ipnet::Ipv4Net = "192.0.2.0/24".parse().unwrap();
-    assert_eq!(network_bytes(network).1, [255, 255, 255, 0]);
     let with = |ip| ipnet::Ipv4Net::new(ip, 24).unwrap();
     host.run(|| {
         let mut route = Socket::route().unwrap();
@@ -447,6 +458,9 @@ impl Services {
             endpoint.node_name = Some("there".into());
         }
         self
+    }
+    pub fn objects(&self) -> (Vec<Service>, Vec<EndpointSlice>) {
+        (self.services.clone(), self.slices.clone())
     }
     pub fn rules(&self) -> Ruleset {
         let services: Vec<Arc<Service>> = self.services.iter().cloned().map(Arc::new).collect();

@@ -2,6 +2,7 @@
 //! itself and that vanish with it. Without the right to make namespaces they are skipped.
 
 mod fixture;
+mod proxy;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -85,6 +86,21 @@ fn cluster_ips_spread_over_endpoints_from_pods_and_the_node() {
         assert_eq!(closed.kind(), ErrorKind::ConnectionRefused);
         let unknown = fixture.host.connect(address("10.96.0.77:80")).unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn services_lead_to_servers_on_the_node_itself() {
+    with_fixture(|fixture| {
+        let client = fixture.pod("client");
+        let gateway = fixture.host.at_address(fixture.gateway());
+        fixture.host.serve_tcp_on(gateway.at(8080));
+        let mut services = Services::default();
+        services.service("10.96.0.10", &[&gateway]);
+        fixture.replace(&services);
+        for from in [&client, &fixture.host] {
+            assert_eq!(from.connect(address("10.96.0.10:80")).unwrap().server, "host", "{}", from.name);
+        }
     });
 }
 
@@ -335,6 +351,22 @@ fn setting_up_again_disturbs_nobody_and_teardown_leaves_nothing() {
         fixture.teardown();
         let left = fixture.on_host(|| crate::netlink::Socket::route().unwrap().links().unwrap());
         assert!(left.iter().all(|link| link.name != "test0" && !link.name.starts_with("veth0")));
+    });
+}
+
+/// Prints what the plugin costs; run it by name with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_adding_a_pod_takes() {
+    with_fixture(|fixture| {
+        for number in 0..5 {
+            let started = std::time::Instant::now();
+            let pod = fixture.pod(&format!("p{number}"));
+            let added = started.elapsed();
+            let started = std::time::Instant::now();
+            pod.delete();
+            println!("ADD {added:?} (with making the namespace), DEL {:?}", started.elapsed());
+        }
     });
 }
 

@@ -98,7 +98,7 @@ impl Chain {
         let first = if self.preserve_source { EXTERNAL_SLOTS } else { 0 };
         let mut rules = Vec::new();
         if !self.preserve_source {
-            rules.push(layout.from_outside(Rule::new()).ask_for_masquerade());
+            rules.push(layout.when_outside(Rule::new()).ask_for_masquerade());
         }
         if let Some(seconds) = self.affinity_seconds {
             rules.push(
@@ -146,7 +146,7 @@ fn jump(chain: &str) -> Verdict {
 
 impl Layout {
     /// Packets that do not come from a pod of this node.
-    fn from_outside(&self, rule: Rule) -> Rule {
+    fn when_outside(&self, rule: Rule) -> Rule {
         match &self.bridge {
             Some(bridge) => rule.when_input_is_not(bridge),
             None => rule.when_source_not_in(self.pod_cidr),

@@ -1,0 +1,185 @@
+//! Driving the real binary as a person would. Every wait has a deadline and a condition.
+
+#![allow(dead_code, reason = "each test program uses its part of the support")]
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub const AMPHIPOD: &str = env!("CARGO_BIN_EXE_amphipod");
+pub const DEMO_1: &str = "amphipod.local/demo:1";
+pub const DEMO_2: &str = "amphipod.local/demo:2";
+
+/// One real node at a time on a machine: tests of one program take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Tests that start containers need root; saying so beats skipping in silence.
+pub fn require_root() {
+    assert!(rustix::process::geteuid().is_root(), "this test runs containers and needs root: run the tests with sudo");
+}
+
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Polls until the condition gives a value.
+pub fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(last) if Instant::now() > deadline => panic!("{what}: not within {seconds} s; last seen: {last}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// A cluster of its own, gone with the value.
+pub struct Cluster {
+    pub data: tempfile::TempDir,
+    pub listen: String,
+    flags: Vec<String>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    pub fn up(flags: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let data = tempfile::tempdir().unwrap();
+        let flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        let cluster = Cluster { data, listen: free_address(), flags, _turn: turn };
+        cluster.start();
+        cluster
+    }
+    /// `up --detach` again on the same data.
+    pub fn start(&self) -> String {
+        let output = Command::new(AMPHIPOD)
+            .args(["up", "--detach", "--listen", &self.listen, "--data-dir"])
+            .arg(self.data.path())
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let log = std::fs::read_to_string(self.data.path().join("amphipod.log")).unwrap_or_default();
+        assert!(output.status.success(), "up failed:\n{}\nlog:\n{log}", text(&output));
+        text(&output)
+    }
+    pub fn down(&self, flags: &[&str]) -> String {
+        let output = Command::new(AMPHIPOD)
+            .args(["down", "--data-dir"])
+            .arg(self.data.path())
+            .args(flags)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "down failed:\n{}", text(&output));
+        text(&output)
+    }
+    pub fn status(&self) -> String {
+        text(&Command::new(AMPHIPOD).args(["status", "--data-dir"]).arg(self.data.path()).output().unwrap())
+    }
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data.path().join("admin.kubeconfig")
+    }
+    pub fn pid(&self) -> i32 {
+        let record = std::fs::read_to_string(self.data.path().join("run/instance.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        record["pid"].as_i64().unwrap() as i32
+    }
+    /// kill -9 of the whole process, and its lock gone.
+    pub fn kill(&self) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        eventually("the killed process to be gone", 10, || {
+            if rustix::process::test_kill_process(pid).is_err() { Ok(()) } else { Err("alive".into()) }
+        });
+    }
+
+    /// The real kubectl where there is one, else our own commands.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = match kubectl() {
+            Some(path) => Command::new(path),
+            None => {
+                let mut own = Command::new(AMPHIPOD);
+                own.arg("kubectl");
+                own
+            }
+        };
+        command.env("KUBECONFIG", self.kubeconfig()).args(args);
+        command
+    }
+    /// Our own kubectl-compatible commands.
+    pub fn own(&self, args: &[&str]) -> String {
+        let output = Command::new(AMPHIPOD).env("KUBECONFIG", self.kubeconfig()).args(args).output().unwrap();
+        assert!(output.status.success(), "amphipod {}: {}", args.join(" "), text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "kubectl {}: {}", args.join(" "), text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+    /// Standard output, or the whole complaint.
+    pub fn attempt(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
+        if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(text(&output)) }
+    }
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+    pub fn apply(&self, manifest: &str) -> String {
+        let path = self.data.path().join("manifest.yaml");
+        std::fs::write(&path, manifest).unwrap();
+        self.run(&["apply", "-f", path.to_str().unwrap()])
+    }
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let mut args = args.to_vec();
+        args.extend(["-o", "json"]);
+        serde_json::from_str(&self.run(&args)).unwrap()
+    }
+    /// Waits until `kubectl ARGS` prints something that has this in it.
+    pub fn expect(&self, args: &[&str], wanted: &str, seconds: u64) -> String {
+        eventually(&format!("kubectl {} to say {wanted:?}", args.join(" ")), seconds, || {
+            let seen = self.attempt(args)?;
+            if seen.contains(wanted) { Ok(seen) } else { Err(seen) }
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.data.path().join("amphipod.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- end of the cluster's log");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        let _ = Command::new(AMPHIPOD).args(["down", "--purge", "--data-dir"]).arg(self.data.path()).output();
+    }
+}
+
+pub fn kubectl() -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths).map(|dir| dir.join("kubectl")).find(|path| path.exists())
+}
+
+/// A plain HTTP GET: status code and body.
+pub fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
+    use std::io::{Read, Write};
+    let fail = |e: std::io::Error| e.to_string();
+    let target = address.parse().map_err(|e| format!("{address}: {e}"))?;
+    let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(3)).map_err(fail)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(fail)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").map_err(fail)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(fail)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+    let code = head.split_whitespace().nth(1).and_then(|c| c.parse().ok()).ok_or("no status")?;
+    Ok((code, body.to_owned()))
+}
