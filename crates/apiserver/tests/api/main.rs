@@ -4,4 +4,5 @@
 mod crud;
 mod lists;
 mod support;
+mod tls;
 mod watches;
