@@ -78,6 +78,20 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
         })
         .await;
 
+    let by_hand = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"}, "spec": {"ports": [{"port": 1}]}});
+    cluster.create::<Service>("roll", by_hand).await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 1}]}]);
+    let by_hand =
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db"}, "subsets": subsets});
+    cluster.create::<Endpoints>("roll", by_hand).await;
+    let mirrored =
+        ListParams { label_selector: Some("kubernetes.io/service-name=db".into()), ..ListParams::default() };
+    eventually("mirrored", || async {
+        let (_, slices) = slices.list(&mirrored).await.unwrap();
+        slices.first().filter(|s| s.endpoints[0].addresses == ["192.0.2.9"]).map(|_| ())
+    })
+    .await;
+
     let api = cluster.api::<Deployment>("roll");
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "demo:2"}]}}}});
     let changed = api.patch("demo", &Patch::Strategic(image)).await.unwrap();
@@ -105,7 +119,10 @@ async fn replica_sets_mend_adopt_and_release() {
     cluster.namespace("rs").await;
     let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "labels": {"app": "x"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    let lone = cluster.create::<Pod>("rs", lone).await;
+    cluster.create::<Pod>("rs", lone).await;
+    // Once it runs the caches know it, and the set counts it in.
+    let running = |pod: &Pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
+    let lone = cluster.until::<Pod>("running", "rs", "lone", running).await;
     let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "x"}, "spec": {
         "replicas": 2, "selector": {"matchLabels": {"app": "x"}}, "template": template(json!({"app": "x"}), "i")}});
     let set = cluster.create::<ReplicaSet>("rs", set).await;
