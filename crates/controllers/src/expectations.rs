@@ -28,13 +28,15 @@ impl Expectations {
             .get(key)
             .is_none_or(|e| (e.creates == 0 && e.deletes.is_empty()) || e.since.elapsed() > EXPIRE)
     }
-    pub fn expect_creates(&self, key: &str, creates: usize) {
-        let expected = Expected { creates, deletes: HashSet::new(), since: Instant::now() };
+    pub fn expect(&self, key: &str, creates: usize, uids: impl IntoIterator<Item = String>) {
+        let expected = Expected { creates, deletes: uids.into_iter().collect(), since: Instant::now() };
         self.by_key.lock().insert(key.to_owned(), expected);
     }
+    pub fn expect_creates(&self, key: &str, creates: usize) {
+        self.expect(key, creates, []);
+    }
     pub fn expect_deletes(&self, key: &str, uids: impl IntoIterator<Item = String>) {
-        let expected = Expected { creates: 0, deletes: uids.into_iter().collect(), since: Instant::now() };
-        self.by_key.lock().insert(key.to_owned(), expected);
+        self.expect(key, 0, uids);
     }
     /// A create was seen, or will never be.
     pub fn created(&self, key: &str) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::options::{self, AsOf, CONTINUE_EXPIRED, ListOptions};
 use super::{encode, view};
 use crate::body::{self, Body, BoxError};
-use crate::cache::{Collection, Entry, Selector, Snapshot};
+use crate::cache::{Collection, Entry, Selector, Snapshot, within};
 use crate::context::Context;
 use crate::http::negotiate::{Encoding, Form};
 use crate::server::ApiServer;
@@ -106,9 +106,8 @@ fn select(
     options: &ListOptions,
 ) -> Page {
     let start = format!("{scope}{}", options.start.as_deref().unwrap_or(""));
-    let end = amphipod_store::prefix_end(scope);
     let mut page = Page { revision, entries: Vec::new(), next: None, remaining: None };
-    let mut range = snapshot.range::<_, str>(start.as_str()..end.as_str()).map(|(_, entry)| entry);
+    let mut range = within(snapshot, &start, scope);
     let everything = selector.is_everything();
     for entry in range.by_ref() {
         if !everything && !selector.matches(entry) {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{options, view};
 use crate::body::{self, Body, BoxError};
-use crate::cache::{Change, Collection, Entry, Interest, Selector, Watcher, expired};
+use crate::cache::{Change, Collection, Entry, Interest, Selector, Watcher, expired, within};
 use crate::context::Context;
 use crate::http::negotiate::{Encoding, Form};
 use crate::server::ApiServer;
@@ -121,9 +121,8 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         Start::InitialState => {
             let (snapshot, watcher) = collection.watch_now(interest);
             let scope = scope(&cx, &collection);
-            let end = amphipod_store::prefix_end(&scope);
-            let range = snapshot.range::<_, str>(scope.as_str()..end.as_str());
-            (range.map(|(_, e)| e.clone()).filter(|e| selector.matches(e)).collect(), watcher)
+            let entries = within(&snapshot, &scope, &scope).filter(|e| selector.matches(e));
+            (entries.cloned().collect(), watcher)
         }
     };
     let floor = match options.start {
