@@ -181,9 +181,8 @@ impl Collection {
         }
         let mut interests = vec![Interest::All];
         if let Some(index) = self.trigger {
-            let values = [&change.previous, &change.current].map(|e| {
-                e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default()
-            });
+            let values = [&change.previous, &change.current]
+                .map(|e| e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default());
             if values[0] != values[1] {
                 interests.push(Interest::Field { index, value: values[0].clone() });
             }

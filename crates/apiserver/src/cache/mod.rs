@@ -261,10 +261,8 @@ fn collections_of(resources: &[Arc<Resource>]) -> HashMap<String, Vec<String>> {
 }
 
 fn too_large(requested: Revision, current: Revision) -> Status {
-    let mut status = Status::timeout(
-        format!("Too large resource version: {requested}, current: {current}"),
-        1,
-    );
+    let mut status =
+        Status::timeout(format!("Too large resource version: {requested}, current: {current}"), 1);
     status = status.with_cause(amphipod_api::status::Cause {
         reason: "ResourceVersionTooLarge".into(),
         message: "Too large resource version".into(),

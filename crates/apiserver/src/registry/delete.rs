@@ -41,7 +41,8 @@ pub struct Deleted {
 pub async fn delete(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
     let options = DeleteOptions::parse(cx, &body)?;
     let deleted = delete_one(server, cx, cx.namespace(), cx.name(), &options).await?;
-    let waiting = !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
+    let waiting =
+        !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
     let code = if waiting { StatusCode::ACCEPTED } else { StatusCode::OK };
     let plural = cx.resource.plural.as_ref();
     let with_object = cx.resource.group.is_empty() && ANSWER_WITH_OBJECT.contains(&plural);

@@ -152,7 +152,11 @@ fn frame(cx: &Context, page: &Page) -> (Bytes, &'static str) {
     let head = match cx.accepted.form {
         Form::Object => {
             let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
-            format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(version))
+            format!(
+                "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+                json!(kind),
+                json!(version)
+            )
         }
         Form::PartialMetadata => format!(
             "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -253,8 +257,10 @@ fn whole(cx: &Context, page: &Page) -> Result<Response<Body>, Status> {
     let items = items.collect::<Result<Vec<Value>, Status>>()?;
     let resource = &cx.resource;
     let value = match cx.accepted.form {
-        Form::Object => json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
-            "metadata": page.metadata(), "items": items}),
+        Form::Object => {
+            json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+            "metadata": page.metadata(), "items": items})
+        }
         Form::PartialMetadata => json!({"kind": "PartialObjectMetadataList", "apiVersion": view::META_V1,
             "metadata": page.metadata(), "items": items.into_iter().map(view::partial).collect::<Vec<_>>()}),
         Form::Table => {

@@ -67,7 +67,8 @@ fn parse(cx: &Context) -> Result<WatchOptions, Status> {
     let timeout = match cx.query.text("timeoutSeconds") {
         "" | "0" => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
         text => {
-            let seconds = text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
+            let seconds =
+                text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
             Duration::from_secs(seconds)
         }
     };
@@ -132,7 +133,11 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
     let end = Instant::now() + options.timeout;
     let feed = Feed {
         scope: scope(&cx, &collection),
-        shaper: Shaper { cx: cx.clone(), stored_form: view::is_stored_form(&cx.resource), columns_sent: false },
+        shaper: Shaper {
+            cx: cx.clone(),
+            stored_form: view::is_stored_form(&cx.resource),
+            columns_sent: false,
+        },
         cache: server.cache.clone(),
         stop: server.shutdown.clone(),
         watcher,
@@ -195,7 +200,13 @@ struct Shaper {
 
 impl Shaper {
     /// `restamp`: show the object at this revision (deletions).
-    fn object(&mut self, kind: &str, entry: &Entry, restamp: Option<Revision>, out: &mut VecDeque<Bytes>) -> Result<(), Status> {
+    fn object(
+        &mut self,
+        kind: &str,
+        entry: &Entry,
+        restamp: Option<Revision>,
+        out: &mut VecDeque<Bytes>,
+    ) -> Result<(), Status> {
         let accepted = self.cx.accepted;
         let chunks = match restamp {
             Some(revision) => entry.restamped(revision),
@@ -218,7 +229,8 @@ impl Shaper {
         if self.cx.accepted.encoding == Encoding::Protobuf {
             return Ok(protobuf::encode_watch_event(kind, value).map_err(Status::internal)?.into());
         }
-        let mut line = serde_json::to_vec(&json!({"type": kind, "object": value})).map_err(Status::internal)?;
+        let mut line =
+            serde_json::to_vec(&json!({"type": kind, "object": value})).map_err(Status::internal)?;
         line.push(b'\n');
         Ok(line.into())
     }

@@ -60,8 +60,14 @@ async fn selectors_select_and_revisions_are_kept() {
 async fn other_forms() {
     let server = server().await;
     server.post(PODS, &pod("a")).await.expect(201);
-    let table = server.get_as(PODS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.expect(200);
-    assert_eq!((table["kind"].as_str(), table["columnDefinitions"][0]["name"].as_str()), (Some("Table"), Some("Name")));
+    let table = server
+        .get_as(PODS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+        .await
+        .expect(200);
+    assert_eq!(
+        (table["kind"].as_str(), table["columnDefinitions"][0]["name"].as_str()),
+        (Some("Table"), Some("Name"))
+    );
     assert_eq!(table["rows"][0]["cells"][0], "a");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";

@@ -44,9 +44,11 @@ impl Answer {
 
 pub async fn server() -> Server {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let api = ApiServer::start(Config::default(), store).await.unwrap();
+    let config = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
+    let api = ApiServer::start(config, store).await.unwrap();
     let server = Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
-    let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
+    let account =
+        serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
     server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
     server
 }
