@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests: what must not fail may panic
 
 mod api;
+mod real;
 mod runtime;
 mod serving;
 
