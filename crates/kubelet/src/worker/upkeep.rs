@@ -73,7 +73,7 @@ impl Worker {
         for record in &self.state.containers {
             let count = seen.entry(record.name.as_str()).or_default();
             *count += 1;
-            if *count > 2 && record.is_over() {
+            if *count > 2 && !record.is_running() {
                 old.push((record.id.clone(), record.log_path.clone()));
             }
         }
