@@ -1,0 +1,66 @@
+//! The last word of a session: a `metav1.Status` on the error stream (protocol v4 and later).
+
+use serde_json::{Value, json};
+
+use crate::backend::Outcome;
+
+/// How the outcome is told in a given protocol version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusStyle {
+    /// v1 to v3: a sentence, and nothing on success.
+    Text,
+    /// v4 and later: a JSON object, always.
+    Json,
+}
+
+/// Bytes for the error stream.
+pub fn encode(outcome: &Outcome, style: StatusStyle) -> Vec<u8> {
+    match (style, outcome) {
+        (StatusStyle::Json, outcome) => json_status(outcome).to_string().into_bytes(),
+        (StatusStyle::Text, Outcome::Exited(0)) => Vec::new(),
+        (StatusStyle::Text, Outcome::Exited(code)) => {
+            format!("error executing command in container: command terminated with non-zero exit code: exit status {code}").into_bytes()
+        }
+        (StatusStyle::Text, Outcome::Failed(message)) => {
+            format!("error executing command in container: {message}").into_bytes()
+        }
+    }
+}
+
+fn json_status(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Exited(0) => json!({"metadata": {}, "status": "Success"}),
+        Outcome::Exited(code) => json!({
+            "metadata": {},
+            "status": "Failure",
+            "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "reason": "NonZeroExitCode",
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+        Outcome::Failed(message) => json!({
+            "metadata": {},
+            "status": "Failure",
+            "message": format!("Internal error occurred: error executing command in container: {message}"),
+            "reason": "InternalError",
+            "details": {"causes": [{"message": format!("error executing command in container: {message}")}]},
+            "code": 500,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_in_both_styles() {
+        assert_eq!(encode(&Outcome::Exited(0), StatusStyle::Text), b"");
+        let ok: Value = serde_json::from_slice(&encode(&Outcome::Exited(0), StatusStyle::Json)).unwrap();
+        assert_eq!(ok["status"], "Success");
+        let failed: Value = serde_json::from_slice(&encode(&Outcome::Exited(42), StatusStyle::Json)).unwrap();
+        assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "42"}));
+        let lost: Value =
+            serde_json::from_slice(&encode(&Outcome::Failed("gone".into()), StatusStyle::Json)).unwrap();
+        assert_eq!(lost["reason"], "InternalError");
+    }
+}
