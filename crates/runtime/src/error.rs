@@ -15,7 +15,7 @@ pub enum Error {
     DeadlineExceeded(String),
     #[error("{0}")]
     Unavailable(String),
-    #[error("{what} {path}: {source}", path = path.display())]
+    #[error("{what} {path}: {why}", path = path.display(), why = crate::shim::chain(source))]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("network of pod sandbox: {0}")]
     Cni(String),

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use super::{
     record::{Container, ContainerRecord},
     rootfs, seccomp_default,
-    spec::{self, DeviceNode, Inputs},
+    spec::{self, DeviceNode, Inputs, Privileges},
     user,
 };
 use crate::{
@@ -119,7 +119,6 @@ impl Runtime {
         let cwd = spec::working_directory(&container.config, defaults);
         rootfs::ensure_directory(&directory, Path::new(&cwd))?;
         self.resolve_mounts(&mut container, &directory)?;
-        let known = known_capabilities();
         let host_name = hostname(sandbox);
         let record = container.record();
         let inputs = Inputs {
@@ -133,7 +132,8 @@ impl Runtime {
             sandbox_files: sandbox_files(sandbox),
             shm: shm_path(sandbox),
             devices: devices(&container.config.devices, security.privileged)?,
-            known_capabilities: known.clone(),
+            known_capabilities: known_capabilities(),
+            privileges: privileges(),
         };
         let mut document = spec::build(&inputs);
         let confinement = confinement(&mut document, security.seccomp.as_ref(), security.privileged)?;
@@ -417,6 +417,21 @@ fn known_capabilities() -> Vec<String> {
         .collect();
     all.sort();
     all
+}
+
+fn privileges() -> Privileges {
+    /// Open files other runtimes give a container.
+    const MAX_OPEN_FILES: u64 = 1 << 20;
+    const LOWEST_OOM_SCORE_ADJ: i64 = -1000;
+    if caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or_default() {
+        return Privileges { max_open_files: MAX_OPEN_FILES, min_oom_score_adj: LOWEST_OOM_SCORE_ADJ };
+    }
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    Privileges {
+        max_open_files: hard.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES),
+        min_oom_score_adj: own.unwrap_or_default(),
+    }
 }
 
 /// Resolves the seccomp profile, and widens the specification's capabilities where loading it needs that.

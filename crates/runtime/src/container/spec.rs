@@ -17,8 +17,6 @@ use crate::{cgroup::Layout, image::oci::ProcessDefaults};
 /// Version of the OCI runtime specification spoken.
 const OCI_VERSION: &str = "1.0.2";
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Open files a container may have; the value other runtimes run with.
-const MAX_OPEN_FILES: u64 = 1 << 20;
 /// What a container may do unless told otherwise.
 const DEFAULT_CAPABILITIES: &[&str] = &[
     "CAP_AUDIT_WRITE",
@@ -54,6 +52,16 @@ pub struct DeviceNode {
     pub access: String,
 }
 
+/// What this process may do to others; an unprivileged parent (a container, a sandboxed machine) may not
+/// raise limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Privileges {
+    /// Most open files a container can be given.
+    pub max_open_files: u64,
+    /// Lowest OOM score adjustment that can be set.
+    pub min_oom_score_adj: i64,
+}
+
 /// Everything the specification depends on.
 #[derive(Debug)]
 pub struct Inputs<'a> {
@@ -70,8 +78,9 @@ pub struct Inputs<'a> {
     /// Host path of the sandbox's shared memory; the node's own for host IPC.
     pub shm: String,
     pub devices: Vec<DeviceNode>,
-    /// Capabilities this kernel knows.
+    /// Capabilities this process can pass on.
     pub known_capabilities: Vec<String>,
+    pub privileges: Privileges,
 }
 
 /// The container's security context, empty if absent.
@@ -155,6 +164,7 @@ pub fn environment(inputs: &Inputs<'_>) -> Vec<String> {
 
 fn process(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Value {
     let identity = inputs.identity;
+    let max_open_files = inputs.privileges.max_open_files;
     let capabilities = capabilities(security, &inputs.known_capabilities);
     let ambient = ambient_capabilities(security, &capabilities);
     let mut process = json!({
@@ -167,14 +177,14 @@ fn process(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Val
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             "inheritable": ambient, "ambient": ambient,
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": MAX_OPEN_FILES, "soft": MAX_OPEN_FILES}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": max_open_files, "soft": max_open_files}],
     });
     // A written-out `false` is taken for "set" by libcontainer.
     if security.no_new_privs {
         process["noNewPrivileges"] = json!(true);
     }
     if let Some(resources) = resources_of(inputs.config) {
-        process["oomScoreAdj"] = json!(resources.oom_score_adj);
+        process["oomScoreAdj"] = json!(resources.oom_score_adj.max(inputs.privileges.min_oom_score_adj));
     }
     process
 }

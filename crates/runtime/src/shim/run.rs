@@ -44,6 +44,7 @@ use crate::cgroup::Cgroup;
 
 /// The kernel should kill a container before the process that records its end.
 const SHIM_OOM_SCORE_ADJUST: &str = "-998";
+const OOM_SCORE_FILE: &str = "/proc/self/oom_score_adj";
 /// How long output may still trickle in, and clients may still read, after the container has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Standard input waiting for the container beyond which clients are not read any further.
@@ -140,6 +141,7 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Shim, String> {
     let listener = bind_socket(Path::new(&config.socket)).map_err(|e| format!("control socket: {e}"))?;
     set_nonblocking(&listener).map_err(|e| e.to_string())?;
     unblock_signals().map_err(|e| e.to_string())?;
+    let own_score = std::fs::read_to_string(OOM_SCORE_FILE).unwrap_or_default();
     let (mut container, outputs, stdin) = create(directory, config)?;
     let created = container.start().map_err(|error| chain(&error));
     let pid = container.pid().map(|pid| Pid::from_raw(pid.as_raw()));
@@ -148,9 +150,7 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Shim, String> {
         (Err(error), _) => return Err(abandon(container, error)),
         (Ok(()), None) => return Err(abandon(container, "the container has no process".into())),
     };
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", SHIM_OOM_SCORE_ADJUST) {
-        eprintln!("oom_score_adj: {error}");
-    }
+    protect_from_oom(&own_score);
     // Only now: the container must not inherit a blocked signal.
     let signals = child_signals().map_err(|e| format!("signals: {e}"))?;
     Ok(Shim {
@@ -170,6 +170,16 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Shim, String> {
         exit: None,
         drain_until: None,
     })
+}
+
+/// libcontainer has given us the container's score; a process without privileges can only take its own back.
+fn protect_from_oom(own_score: &str) {
+    let protected = std::fs::write(OOM_SCORE_FILE, SHIM_OOM_SCORE_ADJUST);
+    if protected.is_err()
+        && let Err(error) = std::fs::write(OOM_SCORE_FILE, own_score.trim())
+    {
+        eprintln!("oom_score_adj: {error}");
+    }
 }
 
 type Created = (Container, Vec<Output>, Option<OwnedFd>);
