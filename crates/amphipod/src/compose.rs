@@ -69,8 +69,30 @@ fn rights() -> Vec<(&'static str, Value, &'static str)> {
     vec![("system:amphipod:informers", all, INFORMERS_USER), ("system:amphipod:dns", dns, DNS_USER)]
 }
 
+/// A controller manager of its own acts as each controller's service account.
+fn controller_manager_rights() -> [(String, Value); 2] {
+    let (group, name) = ("rbac.authorization.k8s.io", "system:amphipod:controllers");
+    let role = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "Role",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "rules": [{"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"]}],
+    });
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "RoleBinding",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "system:kube-controller-manager"}],
+    });
+    let base = format!("/apis/{group}/v1/namespaces/kube-system");
+    [(format!("{base}/roles/{name}"), role), (format!("{base}/rolebindings/{name}"), binding)]
+}
+
 /// Applies them; running again changes nothing.
 pub async fn grant_rights(admin: &Client) -> Result<(), Failure> {
+    for (uri, object) in controller_manager_rights() {
+        let uri = format!("{uri}?fieldManager=amphipod&force=true");
+        admin.request(http_request("PATCH", &uri, Some(("application/apply-patch+yaml", &object)))?).await?;
+    }
     for (name, rules, user) in rights() {
         let group = "rbac.authorization.k8s.io";
         let role = json!({

@@ -57,10 +57,7 @@ pub fn cri_endpoint(files: &Files, external: Option<&str>) -> String {
 }
 
 pub fn runtime_config(files: &Files) -> Result<amphipod_runtime::Config, Failure> {
-    let mut config = amphipod_runtime::Config::new(&files.runtime(), &files.cri_socket());
-    config.cni_conf_dir = files.cni_conf();
-    config.cni_bin_dir = files.cni_bin();
-    config.shim_executable = std::env::current_exe()?;
+    let mut config = amphipod_runtime::Config::new(files.root(), std::env::current_exe()?);
     config.builtin_images = crate::image::builtin();
     Ok(config)
 }
@@ -91,8 +88,13 @@ pub async fn proxy(
     node_name: &str,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
-    let mut config = ProxyConfig::new(node_name, TABLE);
-    config.pod_cidr = Some(v4(network.pod_cidr)?);
+    let config = ProxyConfig {
+        node_name: node_name.to_owned(),
+        table: TABLE.to_owned(),
+        pod_cidr: v4(network.pod_cidr)?,
+        service_cidr: v4(network.service_cidr)?,
+        bridge: Some(BRIDGE.to_owned()),
+    };
     amphipod_network::run_proxy(client, informers, config, cancel).await?;
     Ok(())
 }

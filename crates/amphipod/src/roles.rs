@@ -1,5 +1,6 @@
 //! The roles: each alone in a process with a kubeconfig, or together in one.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -136,10 +137,17 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
             Some(path) => std::fs::read_to_string(path)?,
             None => authority_of(&options.role.kubeconfig)?,
         };
-        led(client.clone(), "kube-controller-manager", options.role.leader_elect, cancel, |working| {
-            let same = client.clone();
-            let context = controllers_context(Arc::new(move |_: &str| same.clone()), client, informers, root_ca);
-            async move { Ok(amphipod_controllers::run(context, working).await?) }
+        let mut clients = HashMap::new();
+        for name in amphipod_controllers::identities() {
+            let user = format!("system:serviceaccount:kube-system:{name}");
+            clients.insert(name, Client::impersonating(&options.role.kubeconfig, &user).await?);
+        }
+        let own = client.clone();
+        let client_for = move |name: &str| clients.get(name).unwrap_or(&own).clone();
+        let context = controllers_context(Arc::new(client_for), informers, root_ca);
+        led(client, "kube-controller-manager", options.role.leader_elect, cancel, |working| async move {
+            amphipod_controllers::run(context, working).await;
+            Ok(())
         })
         .await
     })
@@ -152,11 +160,10 @@ fn authority_of(path: &std::path::Path) -> Result<String, Failure> {
 
 fn controllers_context(
     client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
-    client: Client,
     informers: SharedInformers,
     root_ca_pem: String,
 ) -> amphipod_controllers::Context {
-    amphipod_controllers::Context::new(client_for, client, informers, root_ca_pem)
+    amphipod_controllers::Context { client_for, informers, config: amphipod_controllers::Config::new(&root_ca_pem) }
 }
 
 /// Scheduler and controllers on the in-process server.
@@ -175,12 +182,14 @@ pub fn spawn_local_plane(
     let each = local.clone();
     let context = controllers_context(
         Arc::new(move |name: &str| each.controller(name)),
-        local.client("system:kube-controller-manager", &[]),
         informers.clone(),
         keys.ca.clone(),
     );
     let stop = cancel.clone();
-    spawn("controllers", Box::pin(async move { Ok(amphipod_controllers::run(context, stop).await?) }));
+    spawn("controllers", Box::pin(async move {
+        amphipod_controllers::run(context, stop).await;
+        Ok(())
+    }));
 }
 
 pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
@@ -226,7 +235,9 @@ pub fn proxy(options: &ProxyOptions) -> Result<ExitCode, Failure> {
 
 pub fn dns_config(network: &Network, listen: Option<SocketAddr>) -> Result<amphipod_dns::Config, Failure> {
     let listen = listen.unwrap_or(SocketAddr::new(node::gateway(network)?.into(), 53));
-    Ok(amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network)))
+    let mut config = amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network));
+    config.networks = vec![network.pod_cidr, network.service_cidr];
+    Ok(config)
 }
 
 pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
@@ -237,15 +248,11 @@ pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
     })
 }
 
-pub fn hollow(
-    client: Client,
-    informers: SharedInformers,
-    count: u32,
-    pod_cidr: IpNet,
-    cancel: CancellationToken,
-) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
-    async move {
-        let config = amphipod_kubelet::hollow::Config::new(count, pod_cidr);
-        Ok(amphipod_kubelet::hollow::run(config, client, informers, cancel).await?)
+/// `count` simulated nodes whose pods get addresses of the pod range.
+pub fn hollow_config(count: u32, pod_cidr: IpNet) -> amphipod_kubelet::hollow::Config {
+    let mut config = amphipod_kubelet::hollow::Config::new(count as usize);
+    if let IpNet::V4(range) = pod_cidr {
+        config.pod_cidr = (range.network(), range.prefix_len());
     }
+    config
 }

@@ -1,18 +1,29 @@
-//! The one body type of requests and answers, whatever they are made of.
+//! Bodies: one boxed type for both transports, bounded reading, compression of large answers.
 
-use std::convert::Infallible;
+use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use amphipod_api::status::Status;
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::Stream;
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A whole body that is there already.
+/// Largest request body, as upstream: 3 MiB, twice etcd's limit of 1.5 MiB.
+pub const MAX_BODY_BYTES: usize = 3 << 20;
+/// Answers at least this long are compressed when the client takes gzip, as upstream.
+pub const GZIP_THRESHOLD_BYTES: usize = 128 << 10;
+/// Fast: the point is to spare the wire, not to squeeze.
+const GZIP_LEVEL: u32 = 1;
+
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    let never = |never: Infallible| match never {};
-    Full::new(bytes.into()).map_err(never).boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 pub fn empty() -> Body {
@@ -26,4 +37,101 @@ where
     B::Error: Into<BoxError>,
 {
     body.map_err(Into::into).boxed_unsync()
+}
+
+pub fn stream<S>(chunks: S) -> Body
+where
+    S: Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+{
+    use futures::StreamExt;
+    StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
+}
+
+/// Reads a whole request body; longer than the bound is a 413.
+pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("Request entity too large: limit is {MAX_BODY_BYTES}"));
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    let mut whole = BytesMut::new();
+    let mut first: Option<Bytes> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::bad_request(format!("error reading the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > MAX_BODY_BYTES {
+            return Err(too_large());
+        }
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            None => whole.extend_from_slice(&data),
+            Some(begin) => {
+                whole.extend_from_slice(&begin);
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// The first bytes of a body, as far as they arrive.
+pub async fn beginning(mut body: Body, bytes: usize) -> Bytes {
+    let mut whole = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            whole.extend_from_slice(&data[..data.len().min(bytes - whole.len())]);
+        }
+        if whole.len() >= bytes {
+            break;
+        }
+    }
+    whole.freeze()
+}
+
+/// Compresses chunk by chunk, so that streamed lists stay streamed.
+pub fn gzip(body: Body) -> Body {
+    let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)));
+    StreamBody::new(Gzip { body, encoder }).boxed_unsync()
+}
+
+struct Gzip {
+    body: Body,
+    /// `None` once the trailer is written.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Stream for Gzip {
+    type Item = Result<Frame<Bytes>, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if self.encoder.is_none() {
+                return Poll::Ready(None);
+            }
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(frame))) => Some(frame),
+                Poll::Ready(None) => None,
+            };
+            let out = match frame {
+                Some(frame) => {
+                    let (Ok(data), Some(encoder)) = (frame.into_data(), self.encoder.as_mut()) else {
+                        continue;
+                    };
+                    if let Err(error) = encoder.write_all(&data) {
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                    std::mem::take(encoder.get_mut())
+                }
+                None => match self.encoder.take().map(GzEncoder::finish) {
+                    Some(Ok(rest)) => rest,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    None => return Poll::Ready(None),
+                },
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out.into()))));
+            }
+        }
+    }
 }

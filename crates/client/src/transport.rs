@@ -42,6 +42,15 @@ impl Client {
 
     /// Connects over HTTPS with the credentials of the file's current context.
     pub async fn from_kubeconfig(path: &Path) -> Result<Self, Error> {
+        Self::connect(path, None).await
+    }
+
+    /// The same, acting as another user throughout; the credentials must allow to impersonate it.
+    pub async fn impersonating(path: &Path, user: &str) -> Result<Self, Error> {
+        Self::connect(path, Some(user.to_owned())).await
+    }
+
+    async fn connect(path: &Path, user: Option<String>) -> Result<Self, Error> {
         let fail = |why: String| Error::Kubeconfig { path: path.display().to_string(), why };
         let file = kube::config::Kubeconfig::read_from(path).map_err(|e| fail(e.to_string()))?;
         let options = kube::config::KubeConfigOptions::default();
@@ -49,6 +58,7 @@ impl Client {
             kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| fail(e.to_string()))?;
         // Watches live for minutes without a byte; a read timeout would cut them.
         config.read_timeout = None;
+        config.auth_info.impersonate = user.or(config.auth_info.impersonate);
         let inner = kube::Client::try_from(config).map_err(|e| fail(e.to_string()))?;
         Ok(Client::new(inner))
     }

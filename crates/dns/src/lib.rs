@@ -20,7 +20,7 @@ pub use answer::{Answer, answer};
 pub use error::Error;
 pub use forward::Upstream;
 pub use metrics::Metrics;
-pub use probe::probe;
+pub use probe::{answers, probe};
 pub use run::{Config, run};
 pub use view::View;
 pub use zone::Zone;

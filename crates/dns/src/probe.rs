@@ -10,9 +10,14 @@ use tokio::net::UdpSocket;
 use crate::Error;
 
 const MAX_ANSWER_BYTES: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether `server` has an address for `name` within the time given. The cluster's DNS works when
-/// `kubernetes.default.svc.<cluster domain>` has one.
+/// Whether the cluster's DNS works: it knows the API server's own Service.
+pub async fn answers(server: SocketAddr, domain: &str) -> bool {
+    probe(server, &format!("kubernetes.default.svc.{domain}"), PATIENCE).await.unwrap_or(false)
+}
+
+/// Whether `server` has an address for `name` within the time given.
 pub async fn probe(server: SocketAddr, name: &str, patience: Duration) -> Result<bool, Error> {
     let fail = |why: String| Error::Probe { server, why };
     let mut name = Name::from_ascii(name).map_err(|e| fail(e.to_string()))?;

@@ -18,6 +18,7 @@ use crate::publish::{self, Place};
 use crate::view::Caches;
 use crate::{Error, Metrics, View, Zone};
 
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A TCP client that says nothing for this long is let go.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Answers waiting for a slow TCP client.
@@ -42,6 +43,21 @@ pub struct Config {
     /// Named in the EndpointSlice.
     pub node_name: Option<String>,
     pub metrics: Arc<Metrics>,
+}
+
+impl Config {
+    /// Asks the name servers of the host for everything else.
+    pub fn new(listen: Vec<SocketAddr>, domain: &str, service_ip: IpAddr) -> Self {
+        Config {
+            listen,
+            domain: domain.to_owned(),
+            service_ip,
+            networks: Vec::new(),
+            upstream: Upstream::File(RESOLV_CONF.into()),
+            node_name: None,
+            metrics: Arc::default(),
+        }
+    }
 }
 
 /// Runs until cancelled. Nothing is answered before the cluster's state is known: a wrong "no such

@@ -24,6 +24,12 @@ const WATCHER_BACKLOG: usize = 1024;
 
 pub type Snapshot = OrdMap<Key, Arc<Entry>>;
 
+/// The entries from `start` on whose keys begin with `scope`.
+pub fn within<'a>(snapshot: &'a Snapshot, start: &str, scope: &str) -> impl Iterator<Item = &'a Arc<Entry>> {
+    let (start, end) = (Key::from(start), Key::from(amphipod_store::prefix_end(scope)));
+    snapshot.range(start..end).map(|(_, entry)| entry)
+}
+
 /// A put or delete of one key.
 #[derive(Debug)]
 pub struct Change {
@@ -136,11 +142,11 @@ impl Collection {
 
     pub fn apply(&self, event: Event) {
         let mut state = self.state.lock();
-        match &mut state.pending {
-            Some(pending) => pending.push(event),
+        if let Some(pending) = &mut state.pending {
+            pending.push(event);
+        } else if event.revision() > state.loaded {
             // The first read of the store may be ahead of the watch that follows it.
-            None if event.revision() > state.loaded => self.apply_locked(&mut state, &event),
-            None => {}
+            self.apply_locked(&mut state, &event);
         }
     }
 

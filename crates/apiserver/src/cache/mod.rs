@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-pub use collection::{Change, Collection, Interest, Snapshot, TooOld, Watcher};
+pub use collection::{Change, Collection, Interest, Snapshot, TooOld, Watcher, within};
 pub use entry::{Entry, Selector};
 pub use extract::Wanted;
 
@@ -152,7 +152,8 @@ impl Cache {
     async fn rewatch(&self) -> Option<amphipod_store::WatchStream> {
         loop {
             tokio::time::sleep(REWATCH_PAUSE).await;
-            match self.store.watch(ROOT, *self.applied.borrow()).await {
+            let after = self.applied();
+            match self.store.watch(ROOT, after).await {
                 Ok(stream) => return Some(stream),
                 Err(StoreError::Closed) => return None,
                 Err(StoreError::Compacted { .. }) => {

@@ -1,0 +1,313 @@
+//! What must exist before anyone else writes: system namespaces, RBAC, priority classes, the
+//! `kubernetes` service and its endpoints. Written through the server's own API, so that the same
+//! defaulting and validation apply; running again changes nothing.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use amphipod_api::object;
+use async_trait::async_trait;
+use bytes::Bytes;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::Config;
+use crate::error::Error;
+
+/// How often the `kubernetes` endpoints are looked at, as upstream.
+const ENDPOINTS_INTERVAL: Duration = Duration::from_secs(10);
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// The server's own API, with all rights.
+#[async_trait]
+pub trait Loopback: Send + Sync {
+    /// Status code and body of a request with a JSON body.
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Bytes);
+}
+
+async fn get(api: &dyn Loopback, path: &str) -> Option<Value> {
+    let (code, body) = api.call("GET", path, None).await;
+    if code == 200 { serde_json::from_slice(&body).ok() } else { None }
+}
+
+async fn write(api: &dyn Loopback, method: &str, path: &str, object: &Value) -> Result<(), Error> {
+    let (code, body) = api.call(method, path, Some(object)).await;
+    // Another server of the same cluster may have been faster.
+    if (200..300).contains(&code) || code == 409 {
+        return Ok(());
+    }
+    Err(Error::Bootstrap {
+        what: format!("{} {}", object::kind(object), object::name(object)),
+        why: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+/// Collection path of an object's kind: enough English for the kinds made here.
+fn collection(object: &Value) -> String {
+    let version = object::api_version(object);
+    let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let kind = object::kind(object).to_lowercase();
+    let plural = match kind.strip_suffix("class") {
+        Some(stem) => format!("{stem}classes"),
+        None if kind.ends_with('s') => kind,
+        None => format!("{kind}s"),
+    };
+    match object::namespace(object) {
+        "" => format!("{base}/{plural}"),
+        namespace => format!("{base}/namespaces/{namespace}/{plural}"),
+    }
+}
+
+async fn ensure(api: &dyn Loopback, object: &Value) -> Result<(), Error> {
+    let collection = collection(object);
+    let existing = get(api, &format!("{collection}/{}", object::name(object))).await;
+    match existing {
+        None => write(api, "POST", &collection, object).await,
+        Some(existing) => match reconciled(&existing, object) {
+            Some(merged) => {
+                let path = format!("{collection}/{}", object::name(object));
+                write(api, "PUT", &path, &merged).await
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+/// A role or binding that lacks something the default has gets it added, unless an administrator
+/// has switched that off. Everything else is left as it is found.
+fn reconciled(existing: &Value, wanted: &Value) -> Option<Value> {
+    let switched_off = object::annotations(existing).and_then(|a| a.get(AUTOUPDATE)) == Some(&json!("false"));
+    if switched_off || !object::api_version(wanted).starts_with("rbac.authorization.k8s.io/") {
+        return None;
+    }
+    let mut merged = existing.clone();
+    for key in ["rules", "subjects"] {
+        for entry in wanted[key].as_array().into_iter().flatten() {
+            let list = &mut merged[key];
+            if !list.is_array() {
+                *list = json!([]);
+            }
+            if let Some(list) = list.as_array_mut()
+                && !list.contains(entry)
+            {
+                list.push(entry.clone());
+            }
+        }
+    }
+    for key in ["labels", "annotations"] {
+        for (name, value) in wanted["metadata"][key].as_object().into_iter().flatten() {
+            let known = existing["metadata"][key].get(name).is_some();
+            if !known {
+                object::child_mut(&mut merged["metadata"], key).insert(name.clone(), value.clone());
+            }
+        }
+    }
+    (merged != *existing).then_some(merged)
+}
+
+fn namespaces() -> Vec<Value> {
+    let namespace = |name: &&str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    ["kube-system", "kube-public", "kube-node-lease", "default"].iter().map(namespace).collect()
+}
+
+fn priority_classes() -> Vec<Value> {
+    let class = |name: &str, value: i64, description: &str| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+            "metadata": {"name": name}, "value": value, "description": description,
+        })
+    };
+    vec![
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ]
+}
+
+/// What extension API servers need to know to trust this server's front proxy.
+fn extension_authentication(config: &Config) -> Value {
+    let mut data = serde_json::Map::new();
+    if let Some(ca) = &config.client_ca_pem {
+        data.insert("client-ca-file".into(), ca.clone().into());
+    }
+    if let Some(ca) = &config.requestheader_client_ca_pem {
+        let list = |items: &[&str]| Value::from(json!(items).to_string());
+        data.insert("requestheader-client-ca-file".into(), ca.clone().into());
+        data.insert("requestheader-allowed-names".into(), json!(config.requestheader_allowed_names).to_string().into());
+        data.insert("requestheader-username-headers".into(), list(&["X-Remote-User"]));
+        data.insert("requestheader-uid-headers".into(), list(&["X-Remote-Uid"]));
+        data.insert("requestheader-group-headers".into(), list(&["X-Remote-Group"]));
+        data.insert("requestheader-extra-headers-prefix".into(), list(&["X-Remote-Extra-"]));
+    }
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": data,
+    })
+}
+
+fn service_cidr(ranges: &[IpNet]) -> Value {
+    let cidrs: Vec<String> = ranges.iter().map(|r| r.trunc().to_string()).collect();
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs},
+    })
+}
+
+fn first_address(range: IpNet) -> IpAddr {
+    match range {
+        IpNet::V4(net) => IpAddr::from((u32::from(net.network()) + 1).to_be_bytes()),
+        IpNet::V6(net) => IpAddr::from((u128::from(net.network()) + 1).to_be_bytes()),
+    }
+}
+
+fn kubernetes_service(config: &Config) -> Option<Value> {
+    let address = first_address(*config.service_cidrs.first()?);
+    Some(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address.to_string(), "clusterIPs": [address.to_string()],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}],
+            "sessionAffinity": "None",
+        },
+    }))
+}
+
+/// Endpoints and EndpointSlice of the `kubernetes` service. This server's address alone: the
+/// cluster has one API server until leases of several are kept.
+fn kubernetes_endpoints(config: &Config) -> [Value; 2] {
+    let address = config.advertise_address.to_string();
+    let family = if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let port = json!([{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]);
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": address}], "ports": port}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": port,
+    });
+    [endpoints, slice]
+}
+
+/// Collection of the two endpoint kinds; `Endpoints` is its own plural.
+async fn ensure_exactly(api: &dyn Loopback, object: &Value, keys: &[&str]) -> Result<(), Error> {
+    let path = format!("{}/{}", collection(object), object::name(object));
+    match get(api, &path).await {
+        None => write(api, "POST", &collection(object), object).await,
+        Some(existing) if keys.iter().all(|key| covers(&existing[*key], &object[*key])) => Ok(()),
+        Some(mut existing) => {
+            for key in keys {
+                existing[*key] = object[*key].clone();
+            }
+            write(api, "PUT", &path, &existing).await
+        }
+    }
+}
+
+/// Everything wanted is there; defaults beside it do not matter.
+fn covers(existing: &Value, wanted: &Value) -> bool {
+    match (existing, wanted) {
+        (Value::Object(have), Value::Object(want)) => {
+            want.iter().all(|(key, value)| have.get(key).is_some_and(|h| covers(h, value)))
+        }
+        (Value::Array(have), Value::Array(want)) => {
+            have.len() == want.len() && have.iter().zip(want).all(|(h, w)| covers(h, w))
+        }
+        (have, want) => have == want,
+    }
+}
+
+async fn endpoints(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
+    let [endpoints, slice] = kubernetes_endpoints(config);
+    ensure_exactly(api, &endpoints, &["subsets"]).await?;
+    ensure_exactly(api, &slice, &["addressType", "endpoints", "ports"]).await
+}
+
+/// Everything, once, at start.
+pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
+    for object in namespaces() {
+        ensure(api, &object).await?;
+    }
+    for object in policy_objects.iter().chain(&priority_classes()) {
+        ensure(api, object).await?;
+    }
+    ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
+    ensure(api, &service_cidr(&config.service_cidrs)).await?;
+    if let Some(service) = kubernetes_service(config) {
+        ensure_exactly(api, &service, &["spec"]).await?;
+    }
+    endpoints(api, config).await
+}
+
+/// Keeps the `kubernetes` service's endpoints true until cancelled.
+pub async fn keep(api: &dyn Loopback, config: &Config, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(ENDPOINTS_INTERVAL) => {}
+        }
+        if let Err(error) = endpoints(api, config).await {
+            warn!(%error, "the kubernetes endpoints could not be kept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collections_are_named_right() {
+        let path = |version: &str, kind: &str, namespace: &str| {
+            collection(&json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": namespace}}))
+        };
+        assert_eq!(path("v1", "Endpoints", "default"), "/api/v1/namespaces/default/endpoints");
+        assert_eq!(path("scheduling.k8s.io/v1", "PriorityClass", ""), "/apis/scheduling.k8s.io/v1/priorityclasses");
+        assert_eq!(path("networking.k8s.io/v1", "ServiceCIDR", ""), "/apis/networking.k8s.io/v1/servicecidrs");
+        assert_eq!(
+            path("rbac.authorization.k8s.io/v1", "RoleBinding", "kube-system"),
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings"
+        );
+    }
+
+    #[test]
+    fn roles_gain_what_they_lack_and_lose_nothing() {
+        let role = |rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "x"}, "rules": rules});
+        let rule = |verb: &str| json!({"verbs": [verb]});
+        let existing = role(json!([rule("own"), rule("get")]));
+        let merged = reconciled(&existing, &role(json!([rule("get"), rule("list")]))).unwrap();
+        assert_eq!(merged["rules"], json!([rule("own"), rule("get"), rule("list")]));
+        assert_eq!(reconciled(&merged, &role(json!([rule("list")]))), None);
+        let mut off = existing;
+        off["metadata"]["annotations"] = json!({AUTOUPDATE: "false"});
+        assert_eq!(reconciled(&off, &role(json!([rule("list")]))), None);
+        assert!(covers(&json!({"a": [{"b": 1, "c": 2}]}), &json!({"a": [{"b": 1}]})));
+        assert!(!covers(&json!({"a": [1, 2]}), &json!({"a": [1]})));
+    }
+}

@@ -1,0 +1,139 @@
+//! CREATE: decode, admit, default, prepare, validate, own, write.
+
+use amphipod_api::field::{Error as FieldError, Path};
+use amphipod_api::object::{self, metadata_mut};
+use amphipod_api::status::Status;
+use amphipod_api::{apply, codec, names};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Existing, Lost, admit, object_key, put, refuse_faults, unwritten, validate_admission, view, writer};
+use crate::body::Body;
+use crate::context::Context;
+use crate::seams::Operation;
+use crate::server::ApiServer;
+
+/// How often a generated name is drawn again when it is taken, as upstream.
+const NAME_ATTEMPTS: usize = 8;
+
+pub async fn create(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
+    let decoded = codec::decode(&body, cx.content_type(), cx.expected(), cx.field_validation()?)?;
+    for warning in decoded.warnings {
+        cx.warn(warning);
+    }
+    let stored = insert_new(server, cx, decoded.value).await?;
+    view::stored_response(cx, StatusCode::CREATED, &stored.bytes)
+}
+
+/// Creates an object that came in a request; the generated name is drawn anew where it is taken.
+pub async fn insert_new(server: &ApiServer, cx: &Context, object: Value) -> Result<Existing, Status> {
+    let generated = object::name(&object).is_empty() && !object::generate_name(&object).is_empty();
+    let mut attempt = 1;
+    loop {
+        match insert(server, cx, object.clone()).await {
+            Err(status) if generated && status.has_reason("AlreadyExists") && attempt < NAME_ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Fills in what the server decides about a new object.
+fn begin(cx: &Context, value: &mut Value) -> Result<(), Status> {
+    check_place(cx, value)?;
+    let (name, prefix) = (object::name(value).to_owned(), object::generate_name(value).to_owned());
+    let metadata = metadata_mut(value);
+    let given_version = metadata.remove("resourceVersion");
+    if given_version.as_ref().and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+        return Err(Status::failure(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    for key in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.remove(key);
+    }
+    if name.is_empty() && !prefix.is_empty() {
+        metadata.insert("name".into(), names::generated_name(&prefix, rand::random()).into());
+    }
+    if cx.resource.namespaced {
+        metadata.insert("namespace".into(), cx.namespace().into());
+    } else {
+        metadata.remove("namespace");
+    }
+    metadata.insert("uid".into(), Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), cx.now_text.as_str().into());
+    Ok(())
+}
+
+fn check_place(cx: &Context, value: &Value) -> Result<(), Status> {
+    let namespace = object::namespace(value);
+    if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let name = object::name(value);
+    if !cx.name().is_empty() && !name.is_empty() && name != cx.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            cx.name()
+        )));
+    }
+    if name.is_empty() && object::generate_name(value).is_empty() {
+        let fault = FieldError::required(&Path::new("metadata.name"), "name or generateName is required");
+        return Err(Status::invalid(&cx.resource.group, &cx.resource.kind, "", &[fault]));
+    }
+    Ok(())
+}
+
+/// Everything between decoding and answering.
+pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Result<Existing, Status> {
+    let dry_run = cx.dry_run()?;
+    begin(cx, &mut value)?;
+    let (strategy, context) = (cx.strategy(), cx.strategy_context());
+    strategy.default(&mut value);
+    let mut value = admit(server, cx, Operation::Create, value, None, dry_run).await?;
+    strategy.prepare_create(&context, &mut value);
+    strategy.default(&mut value);
+    let reserved = server.allocate(cx, &mut value, None, dry_run).await?;
+    refuse_faults(cx, &value, &strategy.validate(&context, &value))?;
+    for text in strategy.warnings(&context, &value, None) {
+        cx.warn(text);
+    }
+    let applied = object::metadata_mut(&mut value).contains_key("managedFields");
+    if !applied || !cx.is_apply() {
+        let (manager, version) = (cx.field_manager()?, cx.resource.api_version());
+        apply::update_managers(None, &mut value, &writer(cx, &manager, &version));
+    }
+    let value = validate_admission(server, cx, Operation::Create, value, None, dry_run).await?;
+    if dry_run {
+        return dry(server, cx, value).await;
+    }
+    let name = object::name(&value).to_owned();
+    let key = object_key(&cx.resource, cx.namespace(), &name);
+    let lease = server.event_lease(&cx.resource).await?;
+    match put(server, &cx.resource, &key, value, 0, lease).await {
+        Ok(stored) => {
+            reserved.keep();
+            Ok(stored)
+        }
+        Err(Lost::Race(_)) => Err(already_exists(cx, &name)),
+        Err(Lost::Failed(status)) => Err(status),
+    }
+}
+
+fn already_exists(cx: &Context, name: &str) -> Status {
+    Status::already_exists(&cx.resource.group, &cx.resource.plural, name)
+}
+
+async fn dry(server: &ApiServer, cx: &Context, value: Value) -> Result<Existing, Status> {
+    let name = object::name(&value).to_owned();
+    let key = object_key(&cx.resource, cx.namespace(), &name);
+    if super::existing(server, &cx.resource, &key).await?.is_some() {
+        return Err(already_exists(cx, &name));
+    }
+    Ok(Existing { bytes: unwritten(&cx.resource, value, 0)?, revision: 0 })
+}

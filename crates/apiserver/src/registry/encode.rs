@@ -1,0 +1,136 @@
+//! The stored form of an object: compact JSON that begins with kind, apiVersion and metadata (so
+//! that lists and metadata-only answers can cut it without parsing), and a hole where the store
+//! puts the resourceVersion.
+
+use std::io::Write;
+
+use amphipod_api::status::Status;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// Bytes and the offset at which the store inserts the revision.
+pub struct Encoded {
+    pub bytes: Bytes,
+    pub stamp: usize,
+}
+
+/// Encodes an object for the store.
+pub fn object(value: &Value) -> Result<Encoded, Status> {
+    let empty = Map::new();
+    let map = value.as_object().unwrap_or(&empty);
+    let mut out = Vec::with_capacity(1024);
+    let mut stamp = 0;
+    encode(map, &mut out, &mut stamp).map_err(Status::internal)?;
+    Ok(Encoded { bytes: out.into(), stamp })
+}
+
+fn encode(map: &Map<String, Value>, out: &mut Vec<u8>, stamp: &mut usize) -> std::io::Result<()> {
+    out.push(b'{');
+    for key in ["kind", "apiVersion"] {
+        if let Some(value) = map.get(key) {
+            member(out, key, value)?;
+        }
+    }
+    *stamp = metadata(map.get("metadata").and_then(Value::as_object), out)?;
+    for (key, value) in map {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            member(out, key, value)?;
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn member(out: &mut Vec<u8>, key: &str, value: &Value) -> std::io::Result<()> {
+    if !matches!(out.last(), Some(b'{')) {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, key)?;
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value)?;
+    Ok(())
+}
+
+/// Returns the offset between the quotes of resourceVersion.
+fn metadata(map: Option<&Map<String, Value>>, out: &mut Vec<u8>) -> std::io::Result<usize> {
+    if !matches!(out.last(), Some(b'{')) {
+        out.push(b',');
+    }
+    out.write_all(b"\"metadata\":{\"resourceVersion\":\"")?;
+    let stamp = out.len();
+    out.push(b'"');
+    for (key, value) in map.into_iter().flatten() {
+        if key != "resourceVersion" {
+            member(out, key, value)?;
+        }
+    }
+    out.push(b'}');
+    Ok(stamp)
+}
+
+/// How long `{"kind":"Pod","apiVersion":"v1",` is, if the bytes begin so: list items go without.
+pub fn type_prefix(kind: &str, api_version: &str) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    for (key, value) in [("kind", kind), ("apiVersion", api_version)] {
+        // Writing strings to memory cannot fail.
+        let _ = member(&mut out, key, &Value::from(value));
+    }
+    out.push(b',');
+    out
+}
+
+/// The metadata object within encoded bytes: a scan for the matching brace, no parsing.
+pub fn metadata_slice(bytes: &Bytes) -> Option<Bytes> {
+    const KEY: &[u8] = b"\"metadata\":";
+    let start = bytes.windows(KEY.len()).position(|w| w == KEY)? + KEY.len();
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for (index, byte) in bytes[start..].iter().enumerate() {
+        match (in_text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (true, b'"') => in_text = false,
+            (true, _) => {}
+            (false, b'"') => in_text = true,
+            (false, b'{') => depth += 1,
+            (false, b'}') => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(bytes.slice(start..=start + index));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A stored value as JSON; what upstream wrote (protobuf in an envelope) is read too.
+pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
+    if amphipod_api::protobuf::is_enveloped(bytes) {
+        return amphipod_api::protobuf::decode(bytes).map_err(Status::internal);
+    }
+    serde_json::from_slice(bytes).map_err(Status::internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_stamp_lies_between_the_quotes() {
+        let value = json!({"apiVersion": "v1", "data": {"metadata": "x"}, "kind": "ConfigMap",
+            "metadata": {"name": "a", "resourceVersion": "3", "labels": {"q": "}\"{"}}});
+        let encoded = object(&value).expect("encodes");
+        let mut bytes = encoded.bytes.to_vec();
+        bytes.splice(encoded.stamp..encoded.stamp, *b"42");
+        let text = String::from_utf8(bytes.clone()).expect("utf-8");
+        assert!(text.starts_with(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","#));
+        assert!(text.as_bytes().starts_with(&type_prefix("ConfigMap", "v1")));
+        let mut want = value;
+        want["metadata"]["resourceVersion"] = "42".into();
+        assert_eq!(decode(&bytes).expect("decodes"), want);
+        let slice = metadata_slice(&bytes.into()).expect("metadata");
+        assert_eq!(decode(&slice).expect("metadata decodes"), want["metadata"]);
+    }
+}

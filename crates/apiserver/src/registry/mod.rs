@@ -1,0 +1,205 @@
+//! The one generic registry: every kind's create, read, update, patch, delete and watch go through
+//! here; what is special about a kind is in its row and its strategy.
+
+pub mod create;
+pub mod delete;
+pub mod delete_options;
+pub mod encode;
+pub mod list;
+pub mod options;
+pub mod patch;
+pub mod update;
+pub mod view;
+pub mod watch;
+
+use amphipod_api::apply::Writer;
+use amphipod_api::resource::Resource;
+use amphipod_api::status::Status;
+use amphipod_store::{Compare, KeyValue, LeaseId, Op, Revision, Txn};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::cache::{ROOT, storage_status};
+use crate::context::Context;
+use crate::seams::{AdmissionRequest, Operation};
+use crate::server::ApiServer;
+
+/// The key of an object.
+pub fn object_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    let prefix = resource.storage.as_ref().map_or("", |s| s.prefix.as_ref());
+    if resource.namespaced {
+        format!("{ROOT}{prefix}/{namespace}/{name}")
+    } else {
+        format!("{ROOT}{prefix}/{name}")
+    }
+}
+
+/// The key this request names.
+pub fn key(cx: &Context) -> String {
+    object_key(&cx.resource, cx.namespace(), cx.name())
+}
+
+/// An object as it is stored.
+#[derive(Clone, Debug)]
+pub struct Existing {
+    pub bytes: Bytes,
+    pub revision: Revision,
+}
+
+impl From<KeyValue> for Existing {
+    fn from(item: KeyValue) -> Self {
+        Existing { bytes: item.value, revision: item.mod_revision }
+    }
+}
+
+impl Existing {
+    /// In the request's version.
+    pub fn value(&self, resource: &Resource) -> Result<Value, Status> {
+        view::served(resource, &self.bytes)
+    }
+}
+
+/// Reads what is stored now; it reflects every acknowledged write.
+pub async fn existing(server: &ApiServer, resource: &Resource, key: &str) -> Result<Option<Existing>, Status> {
+    let collection = server.cache.collection(resource).await?;
+    server.cache.fresh().await?;
+    let found = collection.get(key);
+    Ok(found.map(|e| Existing { bytes: e.bytes.clone(), revision: e.revision }))
+}
+
+/// Why a write did not happen.
+pub enum Lost {
+    /// Someone was faster: what is stored now (`None`: nothing).
+    Race(Option<Existing>),
+    Failed(Status),
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Lost::Failed(status)
+    }
+}
+
+/// Writes an object (in the request's version) where the key is still at `expected` (0: absent).
+pub async fn put(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
+    mut value: Value,
+    expected: Revision,
+    lease: Option<LeaseId>,
+) -> Result<Existing, Lost> {
+    view::to_stored(resource, &mut value);
+    let encoded = encode::object(&value)?;
+    let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
+    commit(server, key, expected, op).await?.ok_or_else(|| Lost::Failed(Status::internal("nothing was written")))
+}
+
+/// Deletes the object where the key is still at `expected`.
+pub async fn remove(server: &ApiServer, key: &str, expected: Revision) -> Result<(), Lost> {
+    commit(server, key, expected, Op::Delete { key: key.to_owned() }).await.map(drop)
+}
+
+async fn commit(server: &ApiServer, key: &str, expected: Revision, op: Op) -> Result<Option<Existing>, Lost> {
+    let compare = vec![Compare::ModRevision { key: key.to_owned(), equals: expected }];
+    let outcome = server.cache.store().txn(Txn { compare, then: vec![op] }).await.map_err(storage_status)?;
+    if outcome.succeeded {
+        return Ok(outcome.written.into_iter().next().map(Existing::from));
+    }
+    Err(Lost::Race(outcome.current.into_iter().next().flatten().map(Existing::from)))
+}
+
+/// The stored object again, with the revision of another write: what a dry run answers.
+pub fn unwritten(resource: &Resource, mut value: Value, revision: Revision) -> Result<Bytes, Status> {
+    let metadata = amphipod_api::object::metadata_mut(&mut value);
+    if revision > 0 {
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+    } else {
+        metadata.remove("resourceVersion");
+    }
+    view::to_stored(resource, &mut value);
+    Ok(serde_json::to_vec(&value).map_err(Status::internal)?.into())
+}
+
+/// Paths a write to this endpoint resets, for field ownership.
+pub fn reset_fields(cx: &Context) -> &'static [&'static [&'static str]] {
+    let has_status = cx.resource.subresource("status").is_some();
+    match cx.subresource() {
+        "status" => &[&["spec"]],
+        _ if has_status => &[&["status"]],
+        _ => &[],
+    }
+}
+
+pub fn writer<'a>(cx: &'a Context, manager: &'a str, api_version: &'a str) -> Writer<'a> {
+    Writer {
+        manager,
+        api_version,
+        subresource: cx.subresource(),
+        now: &cx.now_text,
+        schema: cx.schema(),
+        reset_fields: reset_fields(cx),
+    }
+}
+
+/// Runs mutating admission; the object that comes out is the one to write.
+pub async fn admit(
+    server: &ApiServer,
+    cx: &Context,
+    operation: Operation,
+    object: Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<Value, Status> {
+    let mut request = admission_request(cx, operation, object, old, dry_run);
+    let outcome = server.policy.admission.admit(&mut request).await;
+    finish_admission(cx, request, outcome)
+}
+
+/// Runs validating admission.
+pub async fn validate_admission(
+    server: &ApiServer,
+    cx: &Context,
+    operation: Operation,
+    object: Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<Value, Status> {
+    let mut request = admission_request(cx, operation, object, old, dry_run);
+    let outcome = server.policy.admission.validate(&mut request).await;
+    finish_admission(cx, request, outcome)
+}
+
+fn admission_request<'a>(
+    cx: &'a Context,
+    operation: Operation,
+    object: Value,
+    old: Option<&'a Value>,
+    dry_run: bool,
+) -> AdmissionRequest<'a> {
+    AdmissionRequest {
+        attributes: &cx.attributes,
+        operation,
+        resource: &cx.resource,
+        object,
+        old,
+        dry_run,
+        warnings: Vec::new(),
+    }
+}
+
+fn finish_admission(cx: &Context, request: AdmissionRequest<'_>, outcome: Result<(), Status>) -> Result<Value, Status> {
+    for text in request.warnings {
+        cx.warn(text);
+    }
+    outcome.map(|()| request.object)
+}
+
+/// 422 with all faults, if there are any.
+pub fn refuse_faults(cx: &Context, object: &Value, faults: &[amphipod_api::field::Error]) -> Result<(), Status> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let name = amphipod_api::object::name(object);
+    Err(Status::invalid(&cx.resource.group, &cx.resource.kind, name, faults))
+}

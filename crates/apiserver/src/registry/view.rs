@@ -1,0 +1,154 @@
+//! How a stored object looks to this request: in its version, and as itself, as a table row or as
+//! metadata only.
+
+use amphipod_api::resource::Resource;
+use amphipod_api::status::Status;
+use amphipod_api::{codec, object, protobuf, table};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::encode;
+use crate::body::{self, Body};
+use crate::context::Context;
+use crate::http::negotiate::{Accepted, Encoding, Form};
+
+pub const META_V1: &str = "meta.k8s.io/v1";
+
+/// Whether stored bytes are already what this resource serves.
+pub fn is_stored_form(resource: &Resource) -> bool {
+    resource.storage.as_ref().is_none_or(|s| s.api_version == resource.api_version())
+}
+
+/// A stored object as a value of the request's version.
+pub fn served(resource: &Resource, stored: &[u8]) -> Result<Value, Status> {
+    let mut value = encode::decode(stored)?;
+    to_served(resource, &mut value);
+    Ok(value)
+}
+
+pub fn to_served(resource: &Resource, value: &mut Value) {
+    if !is_stored_form(resource) {
+        amphipod_strategy::convert(&resource.group, &resource.version, &resource.plural, value, false);
+    }
+}
+
+pub fn to_stored(resource: &Resource, value: &mut Value) {
+    if !is_stored_form(resource) {
+        amphipod_strategy::convert(&resource.group, &resource.version, &resource.plural, value, true);
+    }
+}
+
+/// Which part of the object a table row carries along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+fn include(cx: &Context) -> Include {
+    match cx.query.text("includeObject") {
+        "None" => Include::None,
+        "Object" => Include::Object,
+        _ => Include::Metadata,
+    }
+}
+
+pub fn columns(resource: &Resource) -> Value {
+    table::columns(&resource.group, &resource.plural).iter().map(table::Column::to_json).collect()
+}
+
+/// `metav1.TableRow`
+pub fn row(cx: &Context, value: Value) -> Value {
+    let cells = table::row(&cx.resource.group, &cx.resource.plural, &value, cx.now);
+    match include(cx) {
+        Include::None => json!({"cells": cells}),
+        Include::Metadata => json!({"cells": cells, "object": partial(value)}),
+        Include::Object => json!({"cells": cells, "object": value}),
+    }
+}
+
+/// `metav1.PartialObjectMetadata`
+pub fn partial(mut value: Value) -> Value {
+    let metadata = value.get_mut("metadata").map(Value::take).unwrap_or_default();
+    json!({"kind": "PartialObjectMetadata", "apiVersion": META_V1, "metadata": metadata})
+}
+
+pub fn table(resource: &Resource, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {
+    let columns = if with_columns { columns(resource) } else { Value::Null };
+    json!({"kind": "Table", "apiVersion": META_V1, "metadata": metadata,
+        "columnDefinitions": columns, "rows": rows})
+}
+
+/// One object in the form asked for.
+pub fn formed(cx: &Context, value: Value, with_columns: bool) -> Value {
+    match cx.accepted.form {
+        Form::Object => value,
+        Form::PartialMetadata => partial(value),
+        Form::Table => {
+            let metadata = json!({"resourceVersion": object::resource_version(&value)});
+            let row = row(cx, value);
+            table(&cx.resource, metadata, vec![row], with_columns)
+        }
+    }
+}
+
+/// Writes a value in the encoding asked for.
+pub fn encoded(accepted: Accepted, value: &Value) -> Result<Bytes, Status> {
+    Ok(match accepted.encoding {
+        Encoding::Json if accepted.pretty => serde_json::to_vec_pretty(value).map_err(Status::internal)?.into(),
+        Encoding::Json => serde_json::to_vec(value).map_err(Status::internal)?.into(),
+        Encoding::Yaml => codec::yaml::to_string(value).into(),
+        Encoding::Protobuf => protobuf::encode(value).map_err(Status::internal)?.into(),
+    })
+}
+
+pub fn response(code: StatusCode, content_type: &str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    if let Ok(value) = content_type.parse() {
+        response.headers_mut().insert(CONTENT_TYPE, value);
+    }
+    response
+}
+
+/// Answers with any value (already in its final form).
+pub fn value_response(cx: &Context, code: StatusCode, value: &Value) -> Result<Response<Body>, Status> {
+    let bytes = encoded(cx.accepted, value)?;
+    Ok(response(code, cx.accepted.encoding.media_type(), body::full(bytes)))
+}
+
+/// Answers with a stored object; plain JSON goes out as it is stored.
+pub fn stored_response(cx: &Context, code: StatusCode, stored: &Bytes) -> Result<Response<Body>, Status> {
+    let accepted = cx.accepted;
+    let as_is = accepted.encoding == Encoding::Json && accepted.form == Form::Object && !accepted.pretty;
+    if as_is && is_stored_form(&cx.resource) {
+        return Ok(response(code, Encoding::Json.media_type(), body::full(stored.clone())));
+    }
+    let value = served(&cx.resource, stored)?;
+    object_response(cx, code, value)
+}
+
+/// Answers with an object of the resource's kind in the form asked for.
+pub fn object_response(cx: &Context, code: StatusCode, value: Value) -> Result<Response<Body>, Status> {
+    value_response(cx, code, &formed(cx, value, true))
+}
+
+/// A refusal (or the bare success of a delete) as the client can read it.
+pub fn status_response(accepted: Accepted, status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::OK);
+    let accepted = Accepted { form: Form::Object, ..accepted };
+    let value = serde_json::to_value(status).unwrap_or_default();
+    let (bytes, encoding) = match encoded(accepted, &value) {
+        Ok(bytes) => (bytes, accepted.encoding),
+        Err(_) => (Bytes::from(status.to_json()), Encoding::Json),
+    };
+    let mut answer = response(code, encoding.media_type(), body::full(bytes));
+    let retry = status.details.as_ref().and_then(|d| d.retry_after_seconds);
+    if let Some(seconds) = retry {
+        answer.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    answer
+}

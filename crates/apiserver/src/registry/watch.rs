@@ -1,0 +1,378 @@
+//! WATCH: one shared change goes to every watcher; each decides by its own selector what it is to
+//! its client. Frames are cut from the shared bytes, nothing is encoded twice.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_api::field::{Error as FieldError, Path};
+use amphipod_api::protobuf;
+use amphipod_api::status::Status;
+use amphipod_store::Revision;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use rand::RngExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{options, view};
+use crate::body::{self, Body, BoxError};
+use crate::cache::{Change, Collection, Entry, Interest, Selector, Watcher, expired, within};
+use crate::context::Context;
+use crate::http::negotiate::{Encoding, Form};
+use crate::server::ApiServer;
+
+/// Without `timeoutSeconds` a watch lasts between this and twice this, as upstream.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How often a watcher that asked for them gets a bookmark.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// A last bookmark comes this long before the end, so that the client resumes from near there.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Marks the bookmark that ends the initial events of a WatchList.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Everything there is as ADDED, then changes.
+    InitialState,
+    /// Only changes from now on.
+    Now,
+    /// Changes after a revision.
+    After(Revision),
+}
+
+struct WatchOptions {
+    start: Start,
+    /// Wait until the cache is at least there first.
+    not_older_than: Option<Revision>,
+    bookmarks: bool,
+    /// End the initial state with a marked bookmark.
+    mark_initial_end: bool,
+    timeout: Duration,
+}
+
+fn parse(cx: &Context) -> Result<WatchOptions, Status> {
+    let version = cx.query.text("resourceVersion");
+    let send_initial = cx.query.get("sendInitialEvents").map(|v| v != "false");
+    check_initial_events(cx, send_initial)?;
+    let revision = match version {
+        "" | "0" => None,
+        text => Some(options::revision(text)?),
+    };
+    let start = match (send_initial, revision) {
+        (Some(true), _) | (None, None) => Start::InitialState,
+        (Some(false), None) => Start::Now,
+        (_, Some(revision)) => Start::After(revision),
+    };
+    let timeout = match cx.query.text("timeoutSeconds") {
+        "" | "0" => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
+        text => {
+            let seconds = text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
+            Duration::from_secs(seconds)
+        }
+    };
+    Ok(WatchOptions {
+        start,
+        not_older_than: revision.filter(|_| start == Start::InitialState),
+        bookmarks: cx.query.flag("allowWatchBookmarks"),
+        mark_initial_end: send_initial == Some(true),
+        timeout,
+    })
+}
+
+fn check_initial_events(cx: &Context, send_initial: Option<bool>) -> Result<(), Status> {
+    let Some(_) = send_initial else {
+        if !cx.query.text("resourceVersionMatch").is_empty() {
+            let path = Path::new("resourceVersionMatch");
+            let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            return Err(cx.invalid_options(&FieldError::forbidden(&path, text)));
+        }
+        return Ok(());
+    };
+    let path = Path::new("resourceVersionMatch");
+    match cx.query.text("resourceVersionMatch") {
+        "NotOlderThan" => Ok(()),
+        "" => Err(cx.invalid_options(&FieldError::forbidden(
+            &path,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ))),
+        other => Err(cx.invalid_options(&FieldError::not_supported(&path, other, &["NotOlderThan"]))),
+    }
+}
+
+pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>, Status> {
+    let collection = server.cache.collection(&cx.resource).await?;
+    let options = parse(&cx)?;
+    let selector = options::selector(&cx, &collection)?;
+    match options.not_older_than {
+        Some(revision) => server.cache.wait_for(revision).await?,
+        None if cx.query.text("resourceVersion").is_empty() => {
+            server.cache.fresh().await?;
+        }
+        None => {}
+    }
+    let interest = interest(&selector, &collection);
+    let (initial, watcher) = match options.start {
+        Start::After(revision) => match collection.watch_from(revision, interest) {
+            Ok(watcher) => (VecDeque::new(), watcher),
+            Err(too_old) => return Ok(refused(cx, &expired(revision, too_old.oldest))),
+        },
+        Start::Now => (VecDeque::new(), collection.watch_now(interest).1),
+        Start::InitialState => {
+            let (snapshot, watcher) = collection.watch_now(interest);
+            let scope = scope(&cx, &collection);
+            let entries = within(&snapshot, &scope, &scope).filter(|e| selector.matches(e));
+            (entries.cloned().collect(), watcher)
+        }
+    };
+    let floor = match options.start {
+        Start::After(revision) => revision,
+        _ => server.cache.applied(),
+    };
+    let end = Instant::now() + options.timeout;
+    let feed = Feed {
+        scope: scope(&cx, &collection),
+        shaper: Shaper { cx: cx.clone(), stored_form: view::is_stored_form(&cx.resource), columns_sent: false },
+        cache: server.cache.clone(),
+        stop: server.shutdown.clone(),
+        watcher,
+        selector,
+        initial,
+        mark_initial_end: options.mark_initial_end,
+        bookmarks: options.bookmarks,
+        next_bookmark: first_bookmark(end),
+        end,
+        delivered: floor,
+        over: false,
+        pending: VecDeque::new(),
+        _count: server.metrics.watch_started(&cx.resource),
+    };
+    Ok(view::response(StatusCode::OK, content_type(&cx), feed.into_body()))
+}
+
+fn content_type(cx: &Context) -> &'static str {
+    match cx.accepted.encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    }
+}
+
+fn first_bookmark(end: Instant) -> Instant {
+    (Instant::now() + BOOKMARK_PERIOD).min(end.checked_sub(LAST_BOOKMARK).unwrap_or(end))
+}
+
+fn scope(cx: &Context, collection: &Collection) -> String {
+    match cx.namespace() {
+        "" => collection.prefix.clone(),
+        namespace => format!("{}{namespace}/", collection.prefix),
+    }
+}
+
+fn interest(selector: &Selector, collection: &Collection) -> Interest {
+    let Some(index) = collection.trigger else { return Interest::All };
+    let label = collection.pointers[index].trim_start_matches('/').replace('/', ".");
+    match selector.required(&label) {
+        Some(value) => Interest::Field { index, value: value.to_owned() },
+        None => Interest::All,
+    }
+}
+
+/// A watch that cannot start still is one: its only event says why.
+fn refused(cx: Arc<Context>, status: &Status) -> Response<Body> {
+    let value = serde_json::to_value(status).unwrap_or_default();
+    let media_type = content_type(&cx);
+    let shaper = Shaper { cx, stored_form: true, columns_sent: true };
+    let frame = shaper.frame("ERROR", &value).unwrap_or_default();
+    view::response(StatusCode::OK, media_type, body::full(frame))
+}
+
+/// Turns objects into frames of the form and encoding asked for.
+struct Shaper {
+    cx: Arc<Context>,
+    stored_form: bool,
+    columns_sent: bool,
+}
+
+impl Shaper {
+    /// `restamp`: show the object at this revision (deletions).
+    fn object(&mut self, kind: &str, entry: &Entry, restamp: Option<Revision>, out: &mut VecDeque<Bytes>) -> Result<(), Status> {
+        let accepted = self.cx.accepted;
+        let chunks = match restamp {
+            Some(revision) => entry.restamped(revision),
+            None => [entry.bytes.clone(), Bytes::new(), Bytes::new()],
+        };
+        if self.stored_form && accepted.encoding == Encoding::Json && accepted.form == Form::Object {
+            out.push_back(head(kind));
+            out.extend(chunks.into_iter().filter(|c| !c.is_empty()));
+            out.push_back(Bytes::from_static(b"}\n"));
+            return Ok(());
+        }
+        let value = view::served(&self.cx.resource, &chunks.concat())?;
+        let value = view::formed(&self.cx, value, !self.columns_sent);
+        self.columns_sent = true;
+        out.push_back(self.frame(kind, &value)?);
+        Ok(())
+    }
+
+    fn frame(&self, kind: &str, value: &Value) -> Result<Bytes, Status> {
+        if self.cx.accepted.encoding == Encoding::Protobuf {
+            return Ok(protobuf::encode_watch_event(kind, value).map_err(Status::internal)?.into());
+        }
+        let mut line = serde_json::to_vec(&json!({"type": kind, "object": value})).map_err(Status::internal)?;
+        line.push(b'\n');
+        Ok(line.into())
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Result<Bytes, Status> {
+        let resource = &self.cx.resource;
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let value = match self.cx.accepted.form {
+            Form::Object => {
+                json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata})
+            }
+            Form::PartialMetadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": view::META_V1, "metadata": metadata})
+            }
+            Form::Table => {
+                let rows = if initial_end {
+                    let object = json!({"kind": "PartialObjectMetadata", "apiVersion": view::META_V1,
+                        "metadata": metadata});
+                    vec![json!({"cells": [], "object": object})]
+                } else {
+                    Vec::new()
+                };
+                view::table(resource, json!({"resourceVersion": revision.to_string()}), rows, false)
+            }
+        };
+        self.frame("BOOKMARK", &value)
+    }
+}
+
+fn head(kind: &str) -> Bytes {
+    Bytes::from_static(match kind {
+        "ADDED" => b"{\"type\":\"ADDED\",\"object\":",
+        "MODIFIED" => b"{\"type\":\"MODIFIED\",\"object\":",
+        _ => b"{\"type\":\"DELETED\",\"object\":",
+    })
+}
+
+/// One watcher's state between two pulls of its connection.
+struct Feed {
+    scope: String,
+    shaper: Shaper,
+    cache: Arc<crate::cache::Cache>,
+    stop: tokio_util::sync::CancellationToken,
+    watcher: Watcher,
+    selector: Selector,
+    initial: VecDeque<Arc<Entry>>,
+    mark_initial_end: bool,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    end: Instant,
+    /// Everything up to here has been delivered or did not concern this watcher.
+    delivered: Revision,
+    over: bool,
+    pending: VecDeque<Bytes>,
+    _count: crate::metrics::WatchGuard,
+}
+
+impl Feed {
+    fn into_body(self) -> Body {
+        body::stream(futures::stream::unfold(self, |mut feed| async move {
+            feed.next().await.map(|chunk| (chunk, feed))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
+        loop {
+            if let Some(chunk) = self.pending.pop_front() {
+                return Some(Ok(chunk));
+            }
+            if self.over {
+                return None;
+            }
+            if let Err(status) = self.advance().await {
+                self.over = true;
+                return Some(Err(status.into()));
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<(), Status> {
+        if let Some(entry) = self.initial.pop_front() {
+            return self.shaper.object("ADDED", &entry, None, &mut self.pending);
+        }
+        if self.mark_initial_end {
+            self.mark_initial_end = false;
+            let bookmark = self.shaper.bookmark(self.delivered, true)?;
+            self.pending.push_back(bookmark);
+            return Ok(());
+        }
+        let applied = self.cache.applied();
+        if let Some(change) = self.watcher.try_next() {
+            return self.change(&change);
+        }
+        // Nothing was waiting, so all that had been applied before is delivered.
+        self.delivered = self.delivered.max(applied);
+        tokio::select! {
+            change = self.watcher.next() => match change {
+                Some(change) => self.change(&change),
+                None => self.fell_behind(),
+            },
+            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks && self.next_bookmark < self.end => {
+                self.periodic_bookmark()
+            }
+            () = tokio::time::sleep_until(self.end) => {
+                self.over = true;
+                Ok(())
+            }
+            () = self.stop.cancelled() => {
+                self.over = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn periodic_bookmark(&mut self) -> Result<(), Status> {
+        let now = Instant::now();
+        let last = self.end.checked_sub(LAST_BOOKMARK).unwrap_or(self.end);
+        self.next_bookmark = if now >= last { self.end } else { (now + BOOKMARK_PERIOD).min(last) };
+        let applied = self.cache.applied();
+        if let Some(change) = self.watcher.try_next() {
+            return self.change(&change);
+        }
+        self.delivered = self.delivered.max(applied);
+        let bookmark = self.shaper.bookmark(self.delivered, false)?;
+        self.pending.push_back(bookmark);
+        Ok(())
+    }
+
+    /// The cache closed this watcher: it lagged, or the store's history was lost.
+    fn fell_behind(&mut self) -> Result<(), Status> {
+        self.over = true;
+        let status = Status::expired("the watch fell too far behind; list again and watch from there");
+        let value = serde_json::to_value(&status).unwrap_or_default();
+        let frame = self.shaper.frame("ERROR", &value)?;
+        self.pending.push_back(frame);
+        Ok(())
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), Status> {
+        self.delivered = self.delivered.max(change.revision);
+        if !change.key.starts_with(&self.scope) {
+            return Ok(());
+        }
+        let matching = |entry: &Option<Arc<Entry>>| entry.clone().filter(|e| self.selector.matches(e));
+        match (matching(&change.previous), matching(&change.current)) {
+            (None, None) => Ok(()),
+            (None, Some(now)) => self.shaper.object("ADDED", &now, None, &mut self.pending),
+            (Some(_), Some(now)) => self.shaper.object("MODIFIED", &now, None, &mut self.pending),
+            (Some(before), None) => {
+                self.shaper.object("DELETED", &before, Some(change.revision), &mut self.pending)
+            }
+        }
+    }
+}
