@@ -1,7 +1,8 @@
 //! What this crate needs from whoever runs the processes.
 
-use std::{future::Future, io, pin::Pin};
+use std::io;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -9,15 +10,15 @@ use tokio::{
 };
 
 /// Where bytes come from.
-pub type ByteReader = Box<dyn AsyncRead + Send + Unpin>;
+pub type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
 /// Where bytes go.
-pub type ByteWriter = Box<dyn AsyncWrite + Send + Unpin>;
-/// A boxed future of a backend.
-pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
+pub type BoxWrite = Box<dyn AsyncWrite + Send + Unpin>;
 /// A two-way connection to a port.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+pub type BoxDuplex = Box<dyn Duplex>;
+
+/// Bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Size of a terminal in characters, in the words the wire uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct TerminalSize {
 
 /// Which streams a session has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ExecOptions {
+pub struct Wanted {
     pub stdin: bool,
     pub stdout: bool,
     /// Ignored with a terminal, which has one output.
@@ -38,29 +39,22 @@ pub struct ExecOptions {
 }
 
 /// The streams of one session. Dropping a writer ends the stream.
-pub struct ExecStreams {
-    pub stdin: Option<ByteReader>,
-    pub stdout: Option<ByteWriter>,
-    pub stderr: Option<ByteWriter>,
+pub struct Streams {
+    pub stdin: Option<BoxRead>,
+    pub stdout: Option<BoxWrite>,
+    pub stderr: Option<BoxWrite>,
     pub resize: mpsc::Receiver<TerminalSize>,
 }
 
-/// How a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The process ended with this status; attach sessions end with zero.
-    Exited(i32),
-    /// It could not be run, or contact was lost.
-    Failed(String),
-}
-
 /// Runs one process, or attaches to one.
+#[async_trait]
 pub trait ExecBackend: Send + Sync + 'static {
-    /// Works until the session is over. When the client goes away, `stdin` ends and writes fail.
-    fn run(&self, streams: ExecStreams) -> BackendFuture<'_, Outcome>;
+    /// Works until the session is over: the exit code, or why there is none. Dropped when the client goes.
+    async fn run(&self, streams: Streams) -> Result<i32, String>;
 }
 
 /// Connects to ports.
+#[async_trait]
 pub trait PortForwardBackend: Send + Sync + 'static {
-    fn connect(&self, port: u16) -> BackendFuture<'_, io::Result<Box<dyn Connection>>>;
+    async fn connect(&self, port: u16) -> io::Result<BoxDuplex>;
 }

@@ -12,12 +12,12 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     Error,
-    backend::{ExecBackend, ExecOptions, ExecStreams, Outcome},
+    backend::{ExecBackend, Streams, Wanted},
     channels::{self, ERROR, Encoding, Input, RESIZE, STDERR, STDIN, STDOUT},
     negotiate::{self, STREAM_PROTOCOL, Transport},
     pump,
     spdy::{Session, SpdyStream, headers::find},
-    status::{self, StatusStyle},
+    status::{self, Outcome, StatusStyle},
     websocket::{self, FAREWELL_TIMEOUT, Outgoing},
 };
 
@@ -64,7 +64,7 @@ const WEBSOCKET_PROTOCOLS: &[(&str, WebSocketProtocol)] = &[
 /// background.
 pub fn serve_exec<B>(
     mut request: Request<B>,
-    options: ExecOptions,
+    options: Wanted,
     backend: Arc<dyn ExecBackend>,
 ) -> Response<Full<Bytes>> {
     match negotiate::transport(request.headers()) {
@@ -141,7 +141,7 @@ struct SpdyStreams {
 }
 
 impl SpdyStreams {
-    async fn collect(session: &mut Session, options: ExecOptions, protocol: SpdyProtocol) -> Result<Self, Error> {
+    async fn collect(session: &mut Session, options: Wanted, protocol: SpdyProtocol) -> Result<Self, Error> {
         let with_stderr = options.stderr && !options.tty;
         let with_resize = options.tty && protocol.resize;
         let wanted = [true, options.stdin, options.stdout, with_stderr, with_resize];
@@ -169,7 +169,7 @@ impl SpdyStreams {
     }
 }
 
-fn spdy_output(stream: &SpdyStream) -> (crate::ByteWriter, JoinHandle<()>) {
+fn spdy_output(stream: &SpdyStream) -> (crate::BoxWrite, JoinHandle<()>) {
     let (writer, id) = (Arc::clone(&stream.writer), stream.id);
     pump::writer(move |bytes: Bytes| {
         let writer = Arc::clone(&writer);
@@ -182,7 +182,7 @@ fn spdy_output(stream: &SpdyStream) -> (crate::ByteWriter, JoinHandle<()>) {
 
 async fn spdy(
     upgraded: Upgraded,
-    options: ExecOptions,
+    options: Wanted,
     protocol: SpdyProtocol,
     backend: Arc<dyn ExecBackend>,
 ) -> Result<(), Error> {
@@ -198,7 +198,7 @@ async fn spdy(
         })
     };
     let (stdout, stderr) = (output(&streams.stdout), output(&streams.stderr));
-    let exec_streams = ExecStreams {
+    let exec_streams = Streams {
         stdin: streams.stdin.map(|stream| pump::reader(stream.incoming)),
         stdout,
         stderr,
@@ -228,7 +228,7 @@ async fn finish_pumps(pumps: Vec<JoinHandle<()>>) {
     }
 }
 
-fn websocket_output(outgoing: &Outgoing, encoding: Encoding, channel: u8) -> (crate::ByteWriter, JoinHandle<()>) {
+fn websocket_output(outgoing: &Outgoing, encoding: Encoding, channel: u8) -> (crate::BoxWrite, JoinHandle<()>) {
     let outgoing = outgoing.clone();
     pump::writer(move |bytes: Bytes| {
         let outgoing = outgoing.clone();
@@ -243,7 +243,7 @@ fn websocket_output(outgoing: &Outgoing, encoding: Encoding, channel: u8) -> (cr
 
 async fn websocket(
     upgraded: Upgraded,
-    options: ExecOptions,
+    options: Wanted,
     protocol: WebSocketProtocol,
     backend: Arc<dyn ExecBackend>,
 ) -> Result<(), Error> {
@@ -261,7 +261,7 @@ async fn websocket(
             writer
         })
     };
-    let streams = ExecStreams {
+    let streams = Streams {
         stdout: output(options.stdout, STDOUT),
         stderr: output(options.stderr && !options.tty, STDERR),
         stdin: options.stdin.then(|| pump::reader(stdin)),

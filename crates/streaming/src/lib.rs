@@ -16,8 +16,7 @@ mod status;
 mod websocket;
 
 pub use backend::{
-    ByteReader, ByteWriter, Connection, ExecBackend, ExecOptions, ExecStreams, Outcome, PortForwardBackend,
-    TerminalSize,
+    BoxDuplex, BoxRead, BoxWrite, Duplex, ExecBackend, PortForwardBackend, Streams, TerminalSize, Wanted,
 };
 pub use exec::serve_exec;
 pub use portforward::serve_port_forward;

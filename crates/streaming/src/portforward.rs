@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     Error,
-    backend::{Connection, PortForwardBackend},
+    backend::{BoxDuplex, PortForwardBackend},
     channels::{self, Encoding, Input},
     exec::{cannot_negotiate, in_background},
     negotiate::{self, STREAM_PROTOCOL, Transport},
@@ -159,7 +159,7 @@ async fn forward(port: String, data: SpdyStream, error: SpdyStream, backend: Arc
     drop(error.writer.data(error.id, Bytes::new(), true).await);
 }
 
-async fn upload(mut incoming: mpsc::Receiver<Bytes>, mut to: WriteHalf<Box<dyn Connection>>) {
+async fn upload(mut incoming: mpsc::Receiver<Bytes>, mut to: WriteHalf<BoxDuplex>) {
     while let Some(bytes) = incoming.recv().await {
         if to.write_all(&bytes).await.is_err() {
             return;
@@ -168,7 +168,7 @@ async fn upload(mut incoming: mpsc::Receiver<Bytes>, mut to: WriteHalf<Box<dyn C
     drop(to.shutdown().await);
 }
 
-async fn download(mut from: ReadHalf<Box<dyn Connection>>, to: &StreamWriter, id: u32) -> Result<(), Error> {
+async fn download(mut from: ReadHalf<BoxDuplex>, to: &StreamWriter, id: u32) -> Result<(), Error> {
     while let Some(bytes) = read_message(&mut from).await? {
         to.data(id, bytes, false).await?;
     }

@@ -12,7 +12,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     Error,
-    backend::{ByteReader, ByteWriter, TerminalSize},
+    backend::{BoxRead, BoxWrite, TerminalSize},
 };
 
 /// Bytes in flight per output stream.
@@ -25,7 +25,7 @@ const RESIZE_BACKLOG: usize = 4;
 const MAX_SIZE_BYTES: usize = 4096;
 
 /// A reader over received messages.
-pub fn reader(incoming: mpsc::Receiver<Bytes>) -> ByteReader {
+pub fn reader(incoming: mpsc::Receiver<Bytes>) -> BoxRead {
     let stream = futures::stream::unfold(incoming, |mut incoming| async move {
         incoming.recv().await.map(|bytes| (Ok::<_, io::Error>(bytes), incoming))
     });
@@ -34,7 +34,7 @@ pub fn reader(incoming: mpsc::Receiver<Bytes>) -> ByteReader {
 
 /// A writer whose bytes a task passes to `send` until it is dropped; the task then calls `send` with an
 /// empty message. The task ends early, and further writes fail, when sending fails.
-pub fn writer<F, S>(mut send: S) -> (ByteWriter, JoinHandle<()>)
+pub fn writer<F, S>(mut send: S) -> (BoxWrite, JoinHandle<()>)
 where
     S: FnMut(Bytes) -> F + Send + 'static,
     F: Future<Output = Result<(), Error>> + Send,

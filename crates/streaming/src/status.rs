@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::backend::Outcome;
+/// How a session ended: an exit code, or why there is none.
+pub type Outcome = Result<i32, String>;
 
 /// How the outcome is told in a given protocol version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,32 +18,32 @@ pub enum StatusStyle {
 pub fn encode(outcome: &Outcome, style: StatusStyle) -> Vec<u8> {
     match (style, outcome) {
         (StatusStyle::Json, outcome) => json_status(outcome).to_string().into_bytes(),
-        (StatusStyle::Text, Outcome::Exited(0)) => Vec::new(),
-        (StatusStyle::Text, Outcome::Exited(code)) => {
+        (StatusStyle::Text, Ok(0)) => Vec::new(),
+        (StatusStyle::Text, Ok(code)) => {
             format!("error executing command in container: command terminated with non-zero exit code: exit status {code}").into_bytes()
         }
-        (StatusStyle::Text, Outcome::Failed(message)) => {
-            format!("error executing command in container: {message}").into_bytes()
+        (StatusStyle::Text, Err(message)) => {
+            message.clone().into_bytes()
         }
     }
 }
 
 fn json_status(outcome: &Outcome) -> Value {
     match outcome {
-        Outcome::Exited(0) => json!({"metadata": {}, "status": "Success"}),
-        Outcome::Exited(code) => json!({
+        Ok(0) => json!({"metadata": {}, "status": "Success"}),
+        Ok(code) => json!({
             "metadata": {},
             "status": "Failure",
             "message": format!("command terminated with non-zero exit code: exit status {code}"),
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
-        Outcome::Failed(message) => json!({
+        Err(message) => json!({
             "metadata": {},
             "status": "Failure",
-            "message": format!("Internal error occurred: error executing command in container: {message}"),
+            "message": format!("Internal error occurred: {message}"),
             "reason": "InternalError",
-            "details": {"causes": [{"message": format!("error executing command in container: {message}")}]},
+            "details": {"causes": [{"message": message}]},
             "code": 500,
         }),
     }
@@ -54,13 +55,13 @@ mod tests {
 
     #[test]
     fn outcomes_in_both_styles() {
-        assert_eq!(encode(&Outcome::Exited(0), StatusStyle::Text), b"");
-        let ok: Value = serde_json::from_slice(&encode(&Outcome::Exited(0), StatusStyle::Json)).unwrap();
+        assert_eq!(encode(&Ok(0), StatusStyle::Text), b"");
+        let ok: Value = serde_json::from_slice(&encode(&Ok(0), StatusStyle::Json)).unwrap();
         assert_eq!(ok["status"], "Success");
-        let failed: Value = serde_json::from_slice(&encode(&Outcome::Exited(42), StatusStyle::Json)).unwrap();
+        let failed: Value = serde_json::from_slice(&encode(&Ok(42), StatusStyle::Json)).unwrap();
         assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "42"}));
         let lost: Value =
-            serde_json::from_slice(&encode(&Outcome::Failed("gone".into()), StatusStyle::Json)).unwrap();
+            serde_json::from_slice(&encode(&Err("gone".into()), StatusStyle::Json)).unwrap();
         assert_eq!(lost["reason"], "InternalError");
     }
 }

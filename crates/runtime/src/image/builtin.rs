@@ -53,11 +53,6 @@ fn install_one(store: &ImageStore, image: &BuiltinImage) -> Result<String, Error
             cmd: image.cmd.clone(),
             working_dir: image.working_dir.clone(),
             stop_signal: String::new(),
-            exposed_ports: image
-                .exposed_ports
-                .iter()
-                .map(|port| (format!("{port}/tcp"), serde_json::json!({})))
-                .collect(),
         },
         rootfs: RootFs { diff_ids: vec![layer] },
     };

@@ -73,10 +73,9 @@ impl Node {
     pub async fn start() -> Node {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        let mut config = amphipod_runtime::Config::new(&root.join("runtime"), &root.join("cri.sock"));
-        config.cni_conf_dir = root.join("cni");
-        config.cni_bin_dir = root.join("cni");
-        write_cni(&root.join("cni"));
+        let mut config = amphipod_runtime::Config::new(root, std::env::current_exe().unwrap());
+        config.cni_bin_dir = root.join("cni/net.d");
+        write_cni(&config.cni_conf_dir);
         let (channel, cancel, server) = serve(&config).await;
         let archive = root.join("image.tar");
         write_image(&archive);

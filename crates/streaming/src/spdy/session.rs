@@ -13,7 +13,7 @@ use super::{
     frame::{Frame, decode, encode},
     headers::{Decoder, Encoder, Headers},
 };
-use crate::{Error, backend::ByteWriter};
+use crate::{Error, backend::BoxWrite};
 
 /// Frames waiting for the reader of one stream; when full, the whole connection waits, as SPDY without
 /// flow control demands.
@@ -29,7 +29,7 @@ pub struct StreamWriter {
 }
 
 struct Sender {
-    io: ByteWriter,
+    io: BoxWrite,
     encoder: Encoder,
 }
 
