@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::mux::{Incoming, Mux, Outgoing};
+use crate::mux::{Incoming, Mux, OpenIncoming, Outgoing};
 use crate::spdy::session::{self, NewStream};
 use crate::status::{StatusForm, report};
 use crate::upgrade::{self, Agreed, Offer};
@@ -27,8 +27,7 @@ const V2: &str = "v2.channel.k8s.io";
 const V1: &str = "channel.k8s.io";
 const V1_BASE64: &str = "base64.channel.k8s.io";
 
-const OFFER: Offer =
-    Offer { websocket: &[V5, V4, V4_BASE64, V1, V1_BASE64], spdy: &[V5, V4, V3, V2, V1] };
+const OFFER: Offer = Offer { websocket: &[V5, V4, V4_BASE64, V1, V1_BASE64], spdy: &[V5, V4, V3, V2, V1] };
 
 const STDIN: u32 = 0;
 const STDOUT: u32 = 1;
@@ -45,7 +44,7 @@ const MAX_RESIZE: usize = 4 << 10;
 struct Session {
     streams: Streams,
     error: Outgoing,
-    resize: Option<Incoming>,
+    resize: Option<OpenIncoming>,
     sizes: mpsc::Sender<TerminalSize>,
     form: StatusForm,
     /// The streams carrying output, which must all be sent before the end is told.
@@ -105,10 +104,10 @@ async fn serve(upgrade: OnUpgrade, agreed: Agreed, wanted: Wanted, backend: Arc<
 /// The channels of a WebSocket, which exist from the start.
 fn channels(mux: &Arc<Mux>, wanted: &Wanted, form: StatusForm) -> Option<Session> {
     let output = |id, wanted: bool| if wanted { mux.open(id).map(|(_, writer)| writer) } else { None };
-    let stdin = if wanted.stdin { mux.open(STDIN).map(|(reader, _)| reader) } else { None };
+    let stdin = if wanted.stdin { mux.open(STDIN).map(OpenIncoming::from) } else { None };
     let (stdout, stderr) = (output(STDOUT, wanted.stdout), output(STDERR, wanted.stderr));
     let error = output(ERROR, true)?;
-    let resize = mux.open(RESIZE).map(|(reader, _)| reader);
+    let resize = mux.open(RESIZE).map(OpenIncoming::from);
     // An empty message tells the client that the connection stands.
     mux.greet([&stdout, &stderr].into_iter().flatten().next().unwrap_or(&error).id());
     Some(Session::new(stdin, stdout, stderr, error, resize, form))
@@ -116,11 +115,11 @@ fn channels(mux: &Arc<Mux>, wanted: &Wanted, form: StatusForm) -> Option<Session
 
 impl Session {
     fn new(
-        stdin: Option<Incoming>,
+        stdin: Option<OpenIncoming>,
         stdout: Option<Outgoing>,
         stderr: Option<Outgoing>,
         error: Outgoing,
-        resize: Option<Incoming>,
+        resize: Option<OpenIncoming>,
         form: StatusForm,
     ) -> Self {
         let outputs = [&stdout, &stderr].into_iter().flatten().map(Outgoing::id).collect();
@@ -166,7 +165,7 @@ async fn collect(
             }
         }
     }
-    let mut reader = |kind| ends.remove(kind).map(|(reader, _)| reader);
+    let mut reader = |kind| ends.remove(kind).map(OpenIncoming::from);
     let (stdin, resize) = (reader("stdin"), reader("resize"));
     let mut writer = |kind| ends.remove(kind).map(|(_, writer)| writer);
     let (stdout, stderr, error) = (writer("stdout"), writer("stderr"), writer("error")?);

@@ -185,7 +185,8 @@ mod tests {
         assert_eq!(negotiate(&websocket(""), &OFFER), Ok(Agreed::WebSocket(None)));
         assert_eq!(negotiate(&websocket("v9"), &OFFER).unwrap_err().code, StatusCode::FORBIDDEN);
         let spdy = |protocol| {
-            let all = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", protocol)];
+            let all =
+                [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", protocol)];
             negotiate(&headers(&all), &OFFER)
         };
         assert_eq!(spdy("v5.channel.k8s.io,channel.k8s.io"), Ok(Agreed::Spdy(Some("channel.k8s.io"))));

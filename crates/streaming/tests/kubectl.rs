@@ -1,5 +1,7 @@
 //! The real kubectl, where there is one (`KUBECTL` names another than that on the path), over both transports.
 
+#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
+
 mod common;
 
 use std::net::SocketAddr;
@@ -14,11 +16,13 @@ const WEBSOCKETS: [&str; 2] = ["true", "false"];
 
 fn kubectl(server: SocketAddr, home: &std::path::Path, websockets: &str, args: &[&str]) -> Option<Child> {
     let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+    let config = home.join("config");
+    std::fs::write(&config, "apiVersion: v1\nkind: Config\n").unwrap();
     let child = Command::new(program)
         .arg(format!("--server=http://{server}"))
         .args(args)
         .env("HOME", home)
-        .env("KUBECONFIG", home.join("none"))
+        .env("KUBECONFIG", config)
         .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets)
         .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets)
         .env_remove("HTTP_PROXY")
@@ -69,7 +73,11 @@ async fn exec_carries_streams_and_exit_codes() {
         let out = run(&["--", "flood"], b"").await.unwrap();
         assert_eq!((out.status.code(), out.stdout.len()), (Some(0), FLOOD));
         let out = run(&["-i", "--", "count"], &big).await.unwrap();
-        assert_eq!((out.status.code(), &out.stdout[..]), (Some(0), &b"6291456"[..]), "{out:?}");
+        assert_eq!(
+            (out.status.code(), &out.stdout[..]),
+            (Some(0), &b"6291456"[..]),
+            "websockets={websockets} {out:?}"
+        );
         let out = run(&["-i", "--", "head"], &big).await.unwrap();
         assert_eq!((out.status.code(), &out.stdout[..]), (Some(0), &b"yyyy"[..]), "{out:?}");
         let out = run(&["--", "broken"], b"").await.unwrap();

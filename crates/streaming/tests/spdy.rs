@@ -1,5 +1,7 @@
 //! Exec and port-forward as SPDY clients see them, plain and through a WebSocket.
 
+#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -152,7 +154,9 @@ async fn windows_are_kept_and_credited_but_a_client_without_them_gets_its_data()
     for step in 1..=20 {
         client.data(3, &[b'x'; 32 << 10], false).await;
         let due = step * (32 << 10);
-        client.until(|client| client.credit.get(&3) >= Some(&due) && client.credit.get(&0) >= Some(&due)).await;
+        client
+            .until(|client| client.credit.get(&3) >= Some(&due) && client.credit.get(&0) >= Some(&due))
+            .await;
     }
     client.data(3, b"", true).await;
     client.until(|client| client.gone).await;

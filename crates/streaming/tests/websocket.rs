@@ -1,5 +1,7 @@
 //! Exec and port-forward as WebSocket clients see them.
 
+#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
+
 mod common;
 
 use std::net::SocketAddr;
@@ -54,7 +56,8 @@ async fn read_all(socket: &mut Socket) -> [Vec<u8>; 4] {
 #[tokio::test]
 async fn v5_ends_stdin_by_signal_and_reports_success() {
     let server = common::start().await;
-    let mut socket = connect(server, "exec?command=cat&stdin=true&stdout=true", "v5.channel.k8s.io").await.unwrap();
+    let mut socket =
+        connect(server, "exec?command=cat&stdin=true&stdout=true", "v5.channel.k8s.io").await.unwrap();
     assert_eq!(&socket.next().await.unwrap().unwrap().into_data()[..], [1], "the greeting");
     socket.send(Message::binary(b"\0hello".as_slice())).await.unwrap();
     socket.send(Message::binary([255, 0].as_slice())).await.unwrap();
@@ -92,7 +95,8 @@ async fn floods_arrive_whole_and_unread_input_does_no_harm() {
     let server = common::start().await;
     let mut socket = connect(server, "exec?command=flood&stdout=true", "v4.channel.k8s.io").await.unwrap();
     assert_eq!(read_all(&mut socket).await[1].len(), FLOOD);
-    let mut socket = connect(server, "exec?command=head&stdin=true&stdout=true", "v5.channel.k8s.io").await.unwrap();
+    let mut socket =
+        connect(server, "exec?command=head&stdin=true&stdout=true", "v5.channel.k8s.io").await.unwrap();
     for _ in 0..100 {
         socket.feed(Message::binary([&b"\0"[..], &[b'y'; 20_000]].concat())).await.unwrap();
     }

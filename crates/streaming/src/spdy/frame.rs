@@ -51,17 +51,48 @@ pub enum FrameError {
 /// One frame. `fin` closes the sender's direction of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { stream: u32, headers: Headers, fin: bool, unidirectional: bool },
-    SynReply { stream: u32, headers: Headers, fin: bool },
-    Reset { stream: u32, status: u32 },
-    Settings { entries: Vec<(u32, u32)> },
-    Ping { id: u32 },
-    GoAway { last: u32 },
-    Headers { stream: u32, headers: Headers, fin: bool },
-    WindowUpdate { stream: u32, delta: u32 },
-    Data { stream: u32, payload: Bytes, fin: bool },
+    SynStream {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+        unidirectional: bool,
+    },
+    SynReply {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+    },
+    Reset {
+        stream: u32,
+        status: u32,
+    },
+    Settings {
+        entries: Vec<(u32, u32)>,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway {
+        last: u32,
+    },
+    Headers {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+    },
+    WindowUpdate {
+        stream: u32,
+        delta: u32,
+    },
+    Data {
+        stream: u32,
+        payload: Bytes,
+        fin: bool,
+    },
     /// A control frame of a type we do not know, skipped as the protocol asks.
-    Unknown { kind: u16 },
+    Unknown {
+        kind: u16,
+    },
 }
 
 /// Turns frames into bytes; keeps the header compression of the sending direction.

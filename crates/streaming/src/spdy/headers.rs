@@ -137,7 +137,8 @@ mod tests {
     fn blocks_survive_the_round_trip_in_order() {
         let (mut writer, mut reader) = (HeaderWriter::new().unwrap(), HeaderReader::default());
         let long = "x".repeat(5000);
-        for headers in [vec![], vec![("streamtype", "error")], vec![("port", "80"), ("long", &long)], vec![]] {
+        for headers in [vec![], vec![("streamtype", "error")], vec![("port", "80"), ("long", &long)], vec![]]
+        {
             let headers: Headers = headers.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
             let mut packed = BytesMut::new();
             writer.write(&headers, &mut packed).unwrap();

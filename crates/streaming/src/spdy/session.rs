@@ -13,7 +13,7 @@ use super::frame::{
 };
 use super::headers;
 use crate::connection;
-use crate::mux::{Incoming, Mux, Notice, Output, Outgoing};
+use crate::mux::{Incoming, Mux, Notice, Outgoing, Output};
 
 /// New streams waiting for the work to look at them.
 const NEW_STREAMS: usize = 32;
@@ -115,7 +115,9 @@ impl Reader {
                 self.mux.receive(stream, payload);
                 self.end_if(fin, stream);
             }
-            Frame::Headers { stream, fin, .. } | Frame::SynReply { stream, fin, .. } => self.end_if(fin, stream),
+            Frame::Headers { stream, fin, .. } | Frame::SynReply { stream, fin, .. } => {
+                self.end_if(fin, stream)
+            }
             Frame::Reset { stream, .. } => self.mux.receive_reset(stream),
             Frame::WindowUpdate { stream, delta } => self.mux.receive_credit(stream, delta),
             // The peer's pings are odd; an even one would answer a ping of ours, and we send none.

@@ -121,7 +121,8 @@ fn handle(request: Request<Incoming>) -> Response<Full<Bytes>> {
         return amphipod_streaming::serve_exec(request, wanted, Arc::new(Command(values("command"))));
     }
     if path.ends_with("/portforward") {
-        let ports = values("ports").iter().flat_map(|list| list.split(',')).map(|p| p.parse().unwrap()).collect();
+        let ports =
+            values("ports").iter().flat_map(|list| list.split(',')).map(|p| p.parse().unwrap()).collect();
         return amphipod_streaming::serve_port_forward(request, ports, Arc::new(Loopback));
     }
     let body = answer(&path);
@@ -141,8 +142,8 @@ pub async fn start() -> SocketAddr {
             tokio::spawn(async move {
                 let service =
                     hyper::service::service_fn(|request| async move { Ok::<_, Infallible>(handle(request)) });
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(socket), service);
                 let _ = connection.with_upgrades().await;
             });
         }

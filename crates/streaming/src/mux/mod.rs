@@ -9,16 +9,23 @@
 //!   control windows, and a bound per stream would let one unread stream stop the others that much sooner.
 //! - Dropping a stream end is the same as finishing it, so work may be cancelled anywhere.
 
+mod ends;
+mod stream;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
+
+pub(crate) use self::ends::{Incoming, OpenIncoming, Outgoing};
+use self::stream::{Stream, wake};
 
 /// Received bytes nobody has read yet, over all streams of a connection; at this much we stop reading.
 const INPUT_BUDGET: usize = 4 << 20;
@@ -50,29 +57,19 @@ pub(crate) enum Notice {
 pub(crate) enum Output {
     Notice(Notice),
     /// Input the peer may send anew, on a stream or (0) on the whole connection.
-    Credit { stream: u32, bytes: u32 },
-    Data { stream: u32, payload: Bytes, fin: bool },
+    Credit {
+        stream: u32,
+        bytes: u32,
+    },
+    Data {
+        stream: u32,
+        payload: Bytes,
+        fin: bool,
+    },
     /// Everything is sent: say goodbye, naming the newest stream that was opened.
-    Finished { last: u32 },
-}
-
-#[derive(Debug)]
-struct Stream {
-    incoming: VecDeque<Bytes>,
-    incoming_end: bool,
-    has_reader: bool,
-    read_waker: Option<Waker>,
-    outgoing: VecDeque<Bytes>,
-    queued: usize,
-    outgoing_end: bool,
-    end_sent: bool,
-    has_writer: bool,
-    write_waker: Option<Waker>,
-    reset: bool,
-    /// Bytes the peer lets us send; only kept to once the peer has shown that it counts.
-    window: i64,
-    /// Bytes consumed and not credited yet.
-    credit: u32,
+    Finished {
+        last: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -102,79 +99,6 @@ struct State {
 pub(crate) struct Mux {
     state: Mutex<State>,
     credits: bool,
-}
-
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
-}
-
-impl Stream {
-    fn new(window: i64) -> Self {
-        Self {
-            incoming: VecDeque::new(),
-            incoming_end: false,
-            has_reader: true,
-            read_waker: None,
-            outgoing: VecDeque::new(),
-            queued: 0,
-            outgoing_end: false,
-            end_sent: false,
-            has_writer: true,
-            write_waker: None,
-            reset: false,
-            window,
-            credit: 0,
-        }
-    }
-
-    fn wake_all(&mut self) {
-        wake(&mut self.read_waker);
-        wake(&mut self.write_waker);
-    }
-
-    fn is_over(&self) -> bool {
-        !self.has_reader && !self.has_writer && (self.end_sent || self.reset)
-    }
-
-    fn is_drained(&self) -> bool {
-        self.outgoing.is_empty() || self.reset
-    }
-
-    /// Drops queued output, for a stream whose peer no longer wants it.
-    fn forget_output(&mut self) {
-        self.outgoing.clear();
-        self.queued = 0;
-        self.outgoing_end = true;
-    }
-
-    /// The next piece to send within `room` bytes; `None` if there is nothing or no room.
-    fn take_output(&mut self, room: i64) -> Option<(Bytes, bool)> {
-        if self.reset || self.end_sent {
-            return None;
-        }
-        let Some(front) = self.outgoing.front_mut() else {
-            return self.outgoing_end.then(|| {
-                self.end_sent = true;
-                (Bytes::new(), true)
-            });
-        };
-        let room = usize::try_from(room).unwrap_or(0);
-        if room == 0 && !front.is_empty() {
-            return None;
-        }
-        let payload = front.split_to(front.len().min(room).min(PIECE));
-        if front.is_empty() {
-            self.outgoing.pop_front();
-        }
-        self.queued -= payload.len();
-        self.window -= i64::try_from(payload.len()).unwrap_or(i64::MAX);
-        wake(&mut self.write_waker);
-        let fin = self.outgoing_end && self.outgoing.is_empty();
-        self.end_sent = fin;
-        Some((payload, fin))
-    }
 }
 
 impl State {
@@ -535,172 +459,5 @@ impl Mux {
         }
         state.forget_if_over(id);
         wake(&mut state.writer_waker);
-    }
-}
-
-/// The reading end of a stream.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    mux: Arc<Mux>,
-    id: u32,
-}
-
-impl AsyncRead for Incoming {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.mux.poll_read(self.id, cx, buffer)
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.mux.drop_reader(self.id);
-    }
-}
-
-/// The writing end of a stream. Data counts as written once it is queued: it goes out even if this end is dropped.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    mux: Arc<Mux>,
-    id: u32,
-}
-
-impl Outgoing {
-    pub(crate) fn id(&self) -> u32 {
-        self.id
-    }
-}
-
-impl AsyncWrite for Outgoing {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.mux.poll_write(self.id, cx, data)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.mux.end(self.id);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        self.mux.drop_writer(self.id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    fn next(mux: &Mux) -> Option<Output> {
-        mux.output().now_or_never()
-    }
-
-    fn data(stream: u32, length: usize, fin: bool) -> Output {
-        Output::Data { stream, payload: vec![b'x'; length].into(), fin }
-    }
-
-    async fn fill(writer: &mut Outgoing) -> usize {
-        let mut total = 0;
-        while let Some(written) = writer.write(&[b'x'; PIECE]).now_or_never() {
-            total += written.unwrap();
-        }
-        total
-    }
-
-    #[tokio::test]
-    async fn streams_take_turns_and_output_is_bounded() {
-        let mux = Mux::new(false);
-        let (_, mut one) = mux.open(1).unwrap();
-        let (_, mut two) = mux.open(2).unwrap();
-        assert_eq!(fill(&mut one).await, OUTPUT_LIMIT);
-        two.write_all(b"x").await.unwrap();
-        drop(two);
-        assert_eq!(next(&mux), Some(data(1, PIECE, false)));
-        assert_eq!(next(&mux), Some(data(2, 1, true)));
-        assert_eq!(next(&mux), Some(data(1, PIECE, false)));
-        assert_eq!(fill(&mut one).await, 2 * PIECE);
-    }
-
-    #[tokio::test]
-    async fn windows_bind_only_once_the_peer_counts_and_only_their_stream() {
-        let mux = Mux::new(true);
-        let (_, mut one) = mux.open(1).unwrap();
-        let (_, mut two) = mux.open(3).unwrap();
-        fill(&mut one).await;
-        for _ in 0..3 {
-            assert_eq!(next(&mux), Some(data(1, PIECE, false)));
-        }
-        mux.receive_credit(3, 10);
-        assert_eq!(next(&mux), None, "stream 1 is beyond its window");
-        two.write_all(b"x").await.unwrap();
-        assert_eq!(next(&mux), Some(data(3, 1, false)));
-        mux.receive_credit(1, CREDIT_STEP + 5);
-        assert_eq!(next(&mux), Some(data(1, 5, false)));
-        mux.receive_initial_window(64 * 1024 + 7);
-        assert_eq!(next(&mux), Some(data(1, 7, false)));
-    }
-
-    #[tokio::test]
-    async fn input_is_bounded_and_credited_when_read_or_dropped() {
-        let mux = Mux::new(true);
-        let (mut incoming, _outgoing) = mux.open(1).unwrap();
-        for _ in 0..INPUT_BUDGET / PIECE {
-            assert!(mux.room().now_or_never().is_some());
-            mux.receive(1, vec![0; PIECE].into());
-        }
-        assert!(mux.room().now_or_never().is_none());
-        let mut buffer = vec![0; PIECE];
-        incoming.read_exact(&mut buffer).await.unwrap();
-        assert!(mux.room().now_or_never().is_some());
-        assert_eq!(next(&mux), Some(Output::Credit { stream: 0, bytes: CREDIT_STEP }));
-        assert_eq!(next(&mux), Some(Output::Credit { stream: 1, bytes: CREDIT_STEP }));
-        assert_eq!(next(&mux), None);
-        drop(incoming);
-        assert!(mux.room().now_or_never().is_some());
-        mux.receive(1, Bytes::from_static(b"late"));
-        assert_eq!(mux.state.lock().unread, 0);
-    }
-
-    #[tokio::test]
-    async fn ends_resets_and_closing_reach_the_stream_ends() {
-        let mux = Mux::new(true);
-        let (mut incoming, mut outgoing) = mux.open(1).unwrap();
-        mux.receive(1, Bytes::from_static(b"last"));
-        mux.receive_end(1);
-        let mut text = String::new();
-        incoming.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "last");
-        mux.receive_reset(1);
-        assert_eq!(outgoing.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        drop((incoming, outgoing));
-        assert!(mux.state.lock().streams.is_empty(), "a stream that is over is forgotten");
-        let (mut incoming, _outgoing) = mux.open(3).unwrap();
-        mux.close();
-        assert_eq!(incoming.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-    }
-
-    #[tokio::test]
-    async fn finishing_sends_what_is_queued_then_ends() {
-        let mux = Mux::new(false);
-        let (_, mut outgoing) = mux.open(1).unwrap();
-        mux.greet(1);
-        outgoing.write_all(b"xx").await.unwrap();
-        assert!(mux.drained(&[1]).now_or_never().is_none());
-        mux.finish();
-        assert_eq!(next(&mux), Some(data(1, 0, false)));
-        assert_eq!(next(&mux), Some(data(1, 2, true)));
-        assert!(mux.drained(&[1]).now_or_never().is_some());
-        assert_eq!(next(&mux), Some(Output::Finished { last: 1 }));
     }
 }
