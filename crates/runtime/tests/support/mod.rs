@@ -8,12 +8,11 @@ use std::{
 };
 
 use amphipod_cri::v1::{
-    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus,
-    ContainerStatusRequest, CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse,
-    ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    runtime_service_client::RuntimeServiceClient,
+    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, runtime_service_client::RuntimeServiceClient,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -155,10 +154,7 @@ impl Node {
             metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
             image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
             log_path: format!("{name}/0.log"),
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(security()),
-                ..Default::default()
-            }),
+            linux: Some(LinuxContainerConfig { security_context: Some(security()), ..Default::default() }),
             ..Default::default()
         };
         change(&mut config);
@@ -248,9 +244,11 @@ fn write_image(path: &Path) {
     );
     let manifest = r#"[{"Config":"config.json","RepoTags":["test:1"],"Layers":["layer.tar"]}]"#;
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
-    for (name, bytes) in
-        [("layer.tar", layer.as_slice()), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]
-    {
+    for (name, bytes) in [
+        ("layer.tar", layer.as_slice()),
+        ("config.json", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         append(&mut archive, name, bytes, 0o644);
     }
     archive.into_inner().unwrap().flush().unwrap();
@@ -271,8 +269,8 @@ fn layer() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, "bin/busybox", &std::fs::read(BUSYBOX).unwrap(), 0o755);
     for name in [
-        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd", "unshare",
-        "true", "pwd",
+        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd",
+        "unshare", "true", "pwd",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
