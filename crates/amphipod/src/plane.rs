@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use amphipod_apiserver::{ApiServer, Config, KeyPair};
+use amphipod_apiserver::config::KeyPair;
+use amphipod_apiserver::{ApiServer, Config};
 use amphipod_cluster::pki::{Authority, Leaf, Pair, service_account_key};
 use amphipod_cluster::{Files, kubeconfig};
 use amphipod_store::{EmbeddedStore, Store};

@@ -129,8 +129,7 @@ pub fn aggregated(groups: &[&Group]) -> Value {
                 .versions
                 .iter()
                 .map(|(version, resources)| {
-                    let resources: Vec<Value> =
-                        sorted(resources).into_iter().map(|r| aggregated_entry(r)).collect();
+                    let resources: Vec<Value> = sorted(resources).into_iter().map(aggregated_entry).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

@@ -236,13 +236,14 @@ async fn healthy(server: &ApiServer, path: &str, query: &Query) -> Result<Respon
 fn discovery(server: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let aggregated = matches!(path, "/api" | "/apis") && wants_aggregated(headers);
     let document = server.catalog.load().discovery(path, aggregated).ok_or_else(Status::no_such_path)?;
-    if matches_etag(headers, &document.etag) {
-        let mut answer = view::response(StatusCode::NOT_MODIFIED, "application/json", body::empty());
-        set_etag(&mut answer, &document.etag);
-        return Ok(answer);
-    }
     let mut answer = if aggregated {
-        let mut answer = view::response(StatusCode::OK, AGGREGATED, body::full(document.bytes));
+        // Caches take the headers of a 304 over: its type must be the document's.
+        let (code, content) = if matches_etag(headers, &document.etag) {
+            (StatusCode::NOT_MODIFIED, body::empty())
+        } else {
+            (StatusCode::OK, body::full(document.bytes))
+        };
+        let mut answer = view::response(code, AGGREGATED, content);
         set_etag(&mut answer, &document.etag);
         answer
     } else {

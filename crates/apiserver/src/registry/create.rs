@@ -121,7 +121,7 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
             Ok(stored)
         }
         Err(Lost::Race(_)) => Err(already_exists(cx, &name)),
-        Err(Lost::Failed(status)) => Err(status),
+        Err(Lost::Failed(status)) => Err(*status),
     }
 }
 

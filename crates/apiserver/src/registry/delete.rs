@@ -81,7 +81,7 @@ pub async fn delete_one(
         validate_admission(server, cx, Operation::Delete, Value::Null, Some(&old), options.dry_run).await?;
         match execute(server, cx, &key, stored, &old, options).await {
             Ok(deleted) => return Ok(deleted),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => current = now,
         }
     }

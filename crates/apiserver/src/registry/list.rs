@@ -93,9 +93,10 @@ async fn read(
         AsOf::NotOlderThan(revision) => cache.wait_for(revision).await?,
         AsOf::Exactly(revision) => return Ok((cache.at(collection, revision).await?, revision)),
     }
-    // Read before the snapshot: the list may be newer than it says, never older.
-    let revision = cache.applied();
-    Ok((collection.snapshot(), revision))
+    // Read before the snapshot, which has at least all of that; what is newer in it counts too.
+    let applied = cache.applied();
+    let (snapshot, newest) = collection.snapshot_and_change();
+    Ok((snapshot, applied.max(newest)))
 }
 
 fn select(

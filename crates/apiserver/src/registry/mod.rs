@@ -75,12 +75,12 @@ pub async fn existing(
 pub enum Lost {
     /// Someone was faster: what is stored now (`None`: nothing).
     Race(Option<Existing>),
-    Failed(Status),
+    Failed(Box<Status>),
 }
 
 impl From<Status> for Lost {
     fn from(status: Status) -> Self {
-        Lost::Failed(status)
+        Lost::Failed(Box::new(status))
     }
 }
 
@@ -98,7 +98,7 @@ pub async fn put(
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
     commit(server, key, expected, op)
         .await?
-        .ok_or_else(|| Lost::Failed(Status::internal("nothing was written")))
+        .ok_or_else(|| Lost::from(Status::internal("nothing was written")))
 }
 
 /// Deletes the object where the key is still at `expected`.

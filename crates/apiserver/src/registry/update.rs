@@ -122,7 +122,7 @@ pub async fn change(server: &ApiServer, cx: &Context, change: &dyn Change) -> Re
         };
         match attempt(server, cx, change, &key, current).await {
             Ok(stored) => return Ok(Outcome { stored, created: false }),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -175,7 +175,7 @@ async fn attempt(
             server.after_update(cx, &old, gone);
             Ok(stored)
         }
-        Err(Lost::Race(_)) if conditional => Err(Lost::Failed(modified(cx))),
+        Err(Lost::Race(_)) if conditional => Err(Lost::from(modified(cx))),
         Err(other) => Err(other),
     }
 }

@@ -91,7 +91,7 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
         }
         match put(server, &budgets, &key, next, current.revision, None).await {
             Ok(_) => return Ok(()),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -161,7 +161,7 @@ async fn mark_disrupted(server: &ApiServer, cx: &Context, found: Existing) -> Re
         set_condition(&mut pod, condition, &cx.now_text);
         match put(server, &cx.resource, &key, pod, current.revision, None).await {
             Ok(_) => return Ok(()),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }

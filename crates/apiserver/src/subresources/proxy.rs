@@ -71,7 +71,10 @@ pub fn service_address(
     let meant = match (name.port.as_str(), ports.as_slice()) {
         ("", [only]) => Some(*only),
         ("", many) => many.iter().copied().find(|p| p["name"].as_str().unwrap_or("").is_empty()),
-        (text, many) => many.iter().copied().find(|p| p["name"] == text || p["port"].to_string() == text),
+        (text, many) => many
+            .iter()
+            .copied()
+            .find(|p| p["name"] == text || text.parse() == Ok(p["port"].as_u64().unwrap_or(0))),
     };
     let port_name = meant.ok_or_else(no_port)?["name"].as_str().unwrap_or("").to_owned();
     let mut found = Vec::new();
