@@ -3,23 +3,28 @@
 use std::process::ExitCode;
 
 use amphipod_cluster::Files;
+use amphipod_runtime::{BuiltinFile, BuiltinImage, FileContent};
 
 use crate::compose::Failure;
 use crate::options::{ImageCommand, ImageOptions};
 
 /// The demo images: one static program and links to it under its commands' names.
-pub fn builtin() -> Vec<amphipod_runtime::BuiltinImage> {
-    let image = |(reference, version): &(&str, &str)| {
-        let mut image = amphipod_runtime::BuiltinImage::new(reference);
-        image.executable(amphipod_demo::PATH, amphipod_demo::PROGRAM);
-        for command in amphipod_demo::COMMANDS {
-            image.link(&format!("/bin/{command}"), amphipod_demo::PATH);
-        }
-        image.entrypoint(&[amphipod_demo::PATH]);
-        image.env("PATH", "/bin");
-        image.env(amphipod_demo::VERSION_VARIABLE, version);
-        image.expose(amphipod_demo::PORT);
-        image
+pub fn builtin() -> Vec<BuiltinImage> {
+    let file = |path: String, mode, content| BuiltinFile { path, mode, content };
+    let mut files = vec![file(amphipod_demo::PATH.to_owned(), 0o755, FileContent::Bytes(amphipod_demo::PROGRAM))];
+    for command in amphipod_demo::COMMANDS {
+        let link = FileContent::Link(amphipod_demo::PATH.to_owned());
+        files.push(file(format!("/bin/{command}"), 0o777, link));
+    }
+    let image = |(reference, version): &(&str, &str)| BuiltinImage {
+        reference: (*reference).to_owned(),
+        files: files.clone(),
+        entrypoint: vec![amphipod_demo::PATH.to_owned()],
+        cmd: Vec::new(),
+        env: vec!["PATH=/bin".to_owned(), format!("{}={version}", amphipod_demo::VERSION_VARIABLE)],
+        working_dir: "/".to_owned(),
+        user: String::new(),
+        exposed_ports: vec![8080],
     };
     amphipod_demo::IMAGES.iter().map(image).collect()
 }

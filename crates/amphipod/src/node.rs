@@ -60,7 +60,6 @@ pub fn runtime_config(files: &Files) -> Result<amphipod_runtime::Config, Failure
     let mut config = amphipod_runtime::Config::new(&files.runtime(), &files.cri_socket());
     config.cni_conf_dir = files.cni_conf();
     config.cni_bin_dir = files.cni_bin();
-    config.shim_executable = std::env::current_exe()?;
     config.builtin_images = crate::image::builtin();
     Ok(config)
 }

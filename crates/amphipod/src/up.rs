@@ -8,6 +8,7 @@ use amphipod_cluster::instance::{self, Instance, Lock};
 use amphipod_cluster::preflight::{self, Needs};
 use amphipod_cluster::progress::Progress;
 use amphipod_cluster::{Files, node as host};
+use amphipod_kubelet::hollow;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -174,10 +175,13 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
     roles::spawn_local_plane(&local, &informers, &keys, &cancel, |name, role| cluster.spawn(name, role));
     progress.done("scheduler and controllers");
     if options.hollow_nodes > 0 {
-        let client = local.admin();
-        let (informers, count) = (informers.clone(), options.hollow_nodes);
-        cluster.spawn("hollow nodes", roles::hollow(client, informers, count, network.pod_cidr, cancel));
-        wait_hollow(&local, options.hollow_nodes).await?;
+        let config = hollow::Config::new(options.hollow_nodes, network.pod_cidr);
+        let (client, admin, informers) = (local.admin(), local.admin(), informers.clone());
+        let last = hollow::node_name(config.count - 1);
+        cluster.spawn("hollow nodes", async move {
+            Ok(hollow::run(config, client, informers, cancel).await?)
+        });
+        wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last)).await?;
         progress.done(&format!("{} hollow nodes Ready", options.hollow_nodes));
     } else if options.has_node() {
         start_node(options, cluster, &local, &informers, &at, progress).await?;
@@ -223,12 +227,6 @@ async fn start_node(
     wait("DNS", || amphipod_dns::answers(server, &network.cluster_domain)).await?;
     progress.done("cluster DNS answering");
     Ok(())
-}
-
-async fn wait_hollow(local: &Local, count: u32) -> Result<(), Failure> {
-    let admin = local.admin();
-    let last = amphipod_kubelet::hollow::node_name(count - 1);
-    wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last)).await
 }
 
 async fn wait<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) -> Result<(), Failure> {

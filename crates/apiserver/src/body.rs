@@ -73,6 +73,20 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
+/// The first bytes of a body, as far as they arrive.
+pub async fn beginning(mut body: Body, bytes: usize) -> Bytes {
+    let mut whole = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            whole.extend_from_slice(&data[..data.len().min(bytes - whole.len())]);
+        }
+        if whole.len() >= bytes {
+            break;
+        }
+    }
+    whole.freeze()
+}
+
 /// Compresses chunk by chunk, so that streamed lists stay streamed.
 pub fn gzip(body: Body) -> Body {
     let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)));

@@ -103,7 +103,8 @@ pub async fn discover(client: &Client) -> Result<Discovery, Error> {
         wanted.extend(versions.into_iter().map(|version| (group.name.clone(), version)));
     }
     let asked = wanted.into_iter().map(|(group, version)| async move {
-        let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        let path =
+            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         let answer = get(client, &path, "application/json").await;
         let found = answer.and_then(|json| decode::<Resources>("APIResourceList", &json));
         (group, version, found)
@@ -262,7 +263,10 @@ impl Dynamic {
         decode("subresource", &get(&self.client, &path, "application/json").await?)
     }
 
-    async fn watch(&self, version: &str) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
+    async fn watch(
+        &self,
+        version: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
         let mut query = Query::default();
         query.add("watch", "true");
         query.add("allowWatchBookmarks", "true");

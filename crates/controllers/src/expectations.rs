@@ -23,17 +23,20 @@ pub struct Expectations {
 
 impl Expectations {
     pub fn satisfied(&self, key: &str) -> bool {
-        self.by_key.lock().get(key).is_none_or(|e| {
-            (e.creates == 0 && e.deletes.is_empty()) || e.since.elapsed() > EXPIRE
-        })
+        self.by_key
+            .lock()
+            .get(key)
+            .is_none_or(|e| (e.creates == 0 && e.deletes.is_empty()) || e.since.elapsed() > EXPIRE)
+    }
+    pub fn expect(&self, key: &str, creates: usize, uids: impl IntoIterator<Item = String>) {
+        let expected = Expected { creates, deletes: uids.into_iter().collect(), since: Instant::now() };
+        self.by_key.lock().insert(key.to_owned(), expected);
     }
     pub fn expect_creates(&self, key: &str, creates: usize) {
-        let expected = Expected { creates, deletes: HashSet::new(), since: Instant::now() };
-        self.by_key.lock().insert(key.to_owned(), expected);
+        self.expect(key, creates, []);
     }
     pub fn expect_deletes(&self, key: &str, uids: impl IntoIterator<Item = String>) {
-        let expected = Expected { creates: 0, deletes: uids.into_iter().collect(), since: Instant::now() };
-        self.by_key.lock().insert(key.to_owned(), expected);
+        self.expect(key, 0, uids);
     }
     /// A create was seen, or will never be.
     pub fn created(&self, key: &str) {

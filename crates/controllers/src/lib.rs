@@ -4,9 +4,12 @@
 
 mod claim;
 mod cluster_role_aggregation;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod error;
 mod expectations;
@@ -21,9 +24,12 @@ mod pod_disruption_budget;
 mod pod_gc;
 mod pods;
 mod replica_set;
+mod resource_quota;
+mod revisions;
 mod root_ca;
 mod selector;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 #[cfg(test)]
 mod testing;
@@ -85,7 +91,7 @@ type Start = fn(Scope) -> Running;
 
 macro_rules! controllers {
     ($($name:literal => $($run:ident)::+;)+) => {
-        /// Names are those of the service accounts the controllers act as.
+        /// By the service account (in kube-system) that the controller acts as.
         const CONTROLLERS: &[(&str, Start)] = &[$(($name, |scope| Box::pin($($run)::+(scope)))),+];
     };
 }
@@ -97,20 +103,25 @@ controllers! {
     "replicaset-controller" => replica_set::run_replica_sets;
     "replication-controller" => replica_set::run_replication_controllers;
     "deployment-controller" => deployment::run;
+    "statefulset-controller" => stateful_set::run;
+    "daemon-set-controller" => daemon_set::run;
     "job-controller" => job::run;
+    "cronjob-controller" => cron_job::run;
     "ttl-after-finished-controller" => ttl_after_finished::run;
     "endpointslice-controller" => endpoint_slice::run;
+    "endpointslicemirroring-controller" => endpoint_slice_mirroring::run;
     "endpoint-controller" => endpoints::run;
     "node-controller" => node_lifecycle::run;
-    "taint-eviction-controller" => taint_eviction::run;
+    "node-controller" => taint_eviction::run;
     "generic-garbage-collector" => garbage_collector::run;
     "pod-garbage-collector" => pod_gc::run;
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
+    "resourcequota-controller" => resource_quota::run;
     "disruption-controller" => pod_disruption_budget::run;
 }
 
 /// The service accounts (in kube-system) the controllers act as.
-pub fn identities() -> impl Iterator<Item = &'static str> {
+pub fn names() -> impl Iterator<Item = &'static str> {
     CONTROLLERS.iter().map(|(name, _)| *name)
 }
 

@@ -127,9 +127,7 @@ mod tests {
         let tried = Cell::new(0);
         let started = slow_start((0..100).collect(), |i| {
             tried.set(tried.get() + 1);
-            async move {
-                if i == 4 { Err(Error::Stale("x".into())) } else { Ok(i) }
-            }
+            async move { if i == 4 { Err(Error::Stale("x".into())) } else { Ok(i) } }
         })
         .await;
         // Batches 1 + 2 + 4, the failure in the third.

@@ -63,7 +63,12 @@ fn most_restarts(pod: &Pod) -> i32 {
 }
 
 /// A pod as the template says, owned, its name to be made from `prefix`.
-pub fn from_template(template: &PodTemplateSpec, namespace: &str, prefix: &str, owner: OwnerReference) -> Pod {
+pub fn from_template(
+    template: &PodTemplateSpec,
+    namespace: &str,
+    prefix: &str,
+    owner: OwnerReference,
+) -> Pod {
     let meta = template.metadata.clone().unwrap_or_default();
     Pod {
         metadata: ObjectMeta {

@@ -30,3 +30,32 @@ pub fn from_map(labels: Option<&BTreeMap<String, String>>) -> Option<LabelSelect
 pub fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
     selector.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str))
 }
+
+/// Whether all of a map selector's labels are there: the hot form, without building a selector. An
+/// empty or absent map selects nothing.
+pub fn map_matches(
+    selector: Option<&BTreeMap<String, String>>,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
+    let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return false };
+    selector.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_and_objects() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let labels = map(&[("a", "1"), ("b", "2")]);
+        assert!(map_matches(Some(&map(&[("a", "1")])), Some(&labels)));
+        assert!(!map_matches(Some(&map(&[("a", "2")])), Some(&labels)));
+        assert!(!map_matches(Some(&map(&[])), Some(&labels)) && !map_matches(None, Some(&labels)));
+        assert!(from_object(None).is_none());
+        let everything = from_object(Some(&meta::LabelSelector::default())).unwrap();
+        assert!(matches(&everything, None));
+    }
+}

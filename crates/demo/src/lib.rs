@@ -15,7 +15,6 @@ pub const PATH: &str = "/demo";
 pub const IMAGES: [(&str, &str); 2] = [("amphipod.local/demo:1", "1"), ("amphipod.local/demo:2", "2")];
 /// The variable that tells the program which version it is.
 pub const VERSION_VARIABLE: &str = "DEMO_VERSION";
-pub const PORT: u16 = 8080;
 
 #[cfg(test)]
 mod tests {

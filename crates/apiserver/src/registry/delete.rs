@@ -5,9 +5,9 @@ use std::sync::Arc;
 use amphipod_api::object;
 use amphipod_api::status::{Details, Status};
 use bytes::Bytes;
-use futures::StreamExt;
 use http::{Response, StatusCode};
 use serde_json::Value;
+use tokio::task::{JoinError, JoinSet};
 
 use super::delete_options::{DeleteOptions, Plan, Propagation, plan};
 use super::options::{self, ListOptions};
@@ -41,7 +41,8 @@ pub struct Deleted {
 pub async fn delete(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
     let options = DeleteOptions::parse(cx, &body)?;
     let deleted = delete_one(server, cx, cx.namespace(), cx.name(), &options).await?;
-    let waiting = !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
+    let waiting =
+        !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
     let code = if waiting { StatusCode::ACCEPTED } else { StatusCode::OK };
     let plural = cx.resource.plural.as_ref();
     let with_object = cx.resource.group.is_empty() && ANSWER_WITH_OBJECT.contains(&plural);
@@ -80,7 +81,7 @@ pub async fn delete_one(
         validate_admission(server, cx, Operation::Delete, Value::Null, Some(&old), options.dry_run).await?;
         match execute(server, cx, &key, stored, &old, options).await {
             Ok(deleted) => return Ok(deleted),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => current = now,
         }
     }
@@ -116,30 +117,51 @@ async fn execute(
 }
 
 pub async fn delete_collection(
-    server: &ApiServer,
+    server: Arc<ApiServer>,
     cx: Arc<Context>,
     body: Bytes,
 ) -> Result<Response<Body>, Status> {
-    let options = DeleteOptions::parse(&cx, &body)?;
+    let options = Arc::new(DeleteOptions::parse(&cx, &body)?);
     let collection = server.cache.collection(&cx.resource).await?;
     let selector = options::selector(&cx, &collection)?;
     let which = ListOptions::parse(&cx)?;
-    let page = list::page(server, &collection, cx.namespace(), &selector, &which).await?;
-    let prefix = collection.prefix.as_str();
-    let deletes = page.entries.iter().map(|entry| {
-        let path = entry.path(prefix);
-        let (namespace, name) = if cx.resource.namespaced { path.split_once('/').unwrap_or(("", path)) } else { ("", path) };
-        let (cx, options) = (&cx, &options);
-        async move {
-            match delete_one(server, cx, namespace, name, options).await {
-                Ok(_) => Ok(()),
-                Err(status) if status.has_reason("NotFound") => Ok(()),
-                Err(status) => Err(status),
-            }
+    let page = list::page(&server, &collection, cx.namespace(), &selector, &which).await?;
+    // Dropped with the request: what has not begun by then is not deleted.
+    let mut running = JoinSet::new();
+    for entry in &page.entries {
+        let path = entry.path(&collection.prefix).to_owned();
+        running.spawn(delete_if_there(server.clone(), cx.clone(), path, options.clone()));
+        if running.len() >= PARALLEL_DELETES {
+            finished(running.join_next().await)?;
         }
-    });
-    let deletes: Vec<_> = deletes.collect();
-    let outcomes: Vec<_> = futures::stream::iter(deletes).buffer_unordered(PARALLEL_DELETES).collect().await;
-    outcomes.into_iter().collect::<Result<Vec<()>, Status>>()?;
-    list::respond(cx.clone(), page)
+    }
+    while !running.is_empty() {
+        finished(running.join_next().await)?;
+    }
+    list::respond(cx, page)
+}
+
+fn finished(outcome: Option<Result<Result<(), Status>, JoinError>>) -> Result<(), Status> {
+    match outcome {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(error)) => Err(Status::internal(error)),
+        None => Ok(()),
+    }
+}
+
+/// `path` is `[<namespace>/]<name>`.
+async fn delete_if_there(
+    server: Arc<ApiServer>,
+    cx: Arc<Context>,
+    path: String,
+    options: Arc<DeleteOptions>,
+) -> Result<(), Status> {
+    let (namespace, name) = match path.split_once('/') {
+        Some(parts) if cx.resource.namespaced => parts,
+        _ => ("", path.as_str()),
+    };
+    match delete_one(&server, &cx, namespace, name, &options).await {
+        Err(status) if !status.has_reason("NotFound") => Err(status),
+        _ => Ok(()),
+    }
 }

@@ -18,8 +18,8 @@ fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>
         let Some(selector) = selector::from_object(Some(wanted)) else { continue };
         // In order of names, each rule once.
         for other in all {
-            let taken = other.name() != role.name()
-                && selector::matches(&selector, other.metadata.labels.as_ref());
+            let taken =
+                other.name() != role.name() && selector::matches(&selector, other.metadata.labels.as_ref());
             if !taken {
                 continue;
             }
@@ -87,7 +87,11 @@ mod tests {
         };
         let view: ClusterRole = object(json!({"metadata": {"name": "view"}, "aggregationRule":
             {"clusterRoleSelectors": [{"matchLabels": {"feeds": "view"}}]}}));
-        let all = [role("a", true, &["get", "list"]), role("b", false, &["x"]), role("c", true, &["list", "watch"])];
+        let all = [
+            role("a", true, &["get", "list"]),
+            role("b", false, &["x"]),
+            role("c", true, &["list", "watch"]),
+        ];
         let verbs: Vec<String> =
             rules(&view, &all).unwrap().into_iter().flat_map(|rule| rule.verbs).collect();
         assert_eq!(verbs, ["get", "list", "watch"]);

@@ -164,8 +164,7 @@ pub fn judge_progress(
         return remove(status, PROGRESSING);
     }
     let current = get(old_status, PROGRESSING).cloned();
-    let settled =
-        status.replicas == status.updated_replicas && has_reason(current.as_ref(), NEW_AVAILABLE);
+    let settled = status.replicas == status.updated_replicas && has_reason(current.as_ref(), NEW_AVAILABLE);
     if settled {
         return;
     }

@@ -82,8 +82,7 @@ pub fn with_collision(deployment: &Deployment) -> Deployment {
 pub fn with_failed_create(deployment: &Deployment, message: &str, now: Timestamp) -> Option<Deployment> {
     conditions::deadline_seconds(deployment)?;
     let mut changed = deployment.clone();
-    let condition =
-        conditions::make(PROGRESSING, "False", "ReplicaSetCreateError", message.to_owned(), now);
+    let condition = conditions::make(PROGRESSING, "False", "ReplicaSetCreateError", message.to_owned(), now);
     conditions::set(changed.status.get_or_insert_default(), condition);
     (changed.status != deployment.status).then_some(changed)
 }

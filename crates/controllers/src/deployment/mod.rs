@@ -41,9 +41,8 @@ pub async fn run(scope: Scope) {
     let pods = scope.informers.get::<Pod>();
     index_by_controller(&replica_sets);
     index_by_controller(&pods);
-    let synced = scope.synced(&deployments).await
-        && scope.synced(&replica_sets).await
-        && scope.synced(&pods).await;
+    let synced =
+        scope.synced(&deployments).await && scope.synced(&replica_sets).await && scope.synced(&pods).await;
     if !synced {
         return;
     }
@@ -53,8 +52,7 @@ pub async fn run(scope: Scope) {
     enqueue_owners(&replica_sets, &deployments, &queue, select, |_, _| {});
     wake_recreate(&pods, &replica_sets, &deployments, &queue);
     let events = scope.events("deployment-controller");
-    let controller =
-        DeploymentController { scope: scope.clone(), deployments, replica_sets, pods, events };
+    let controller = DeploymentController { scope: scope.clone(), deployments, replica_sets, pods, events };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
 }
 
@@ -128,8 +126,7 @@ impl DeploymentController {
             self.events.normal(deployment, reason, message);
         }
         for replica_set in &plan.delete {
-            let params =
-                DeleteParams { uid: Some(replica_set.uid().to_owned()), ..DeleteParams::default() };
+            let params = DeleteParams { uid: Some(replica_set.uid().to_owned()), ..DeleteParams::default() };
             match api.delete(replica_set.name(), &params).await {
                 Err(error) if error.is_not_found() => {}
                 other => other?,

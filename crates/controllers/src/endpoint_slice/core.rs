@@ -110,8 +110,12 @@ pub fn reconcile(view: &View, service: &Service) -> Plan {
     let families = families(service);
     let mut plan = Plan::default();
     for family in &families {
-        let existing: Vec<_> =
-            view.slices.iter().filter(|s| s.address_type == *family && !s.is_terminating()).cloned().collect();
+        let existing: Vec<_> = view
+            .slices
+            .iter()
+            .filter(|s| s.address_type == *family && !s.is_terminating())
+            .cloned()
+            .collect();
         reconcile_family(view, service, family, &existing, &mut plan);
     }
     let foreign = |slice: &&Arc<EndpointSlice>| {
@@ -158,19 +162,18 @@ fn reconcile_family(
         by_ports.entry(ports_of(slice)).or_default().push(slice.clone());
     }
     let mut slack = Vec::new();
+    let created_before = plan.create.len();
     for (ports, endpoints) in wanted {
         let here = by_ports.remove(&ports).unwrap_or_default();
         place(view, service, family, (&ports, endpoints), &here, plan, &mut slack);
     }
     slack.extend(by_ports.into_values().flatten());
     // A slice to delete and one to create become one update.
-    while let (Some(new), Some(old)) = (plan.create.pop(), slack.pop()) {
+    while plan.create.len() > created_before && !slack.is_empty() {
+        let (Some(new), Some(old)) = (plan.create.pop(), slack.pop()) else { break };
         let mut reused = old.as_ref().clone();
         (reused.ports, reused.endpoints) = (new.ports, new.endpoints);
         plan.update.push(dress(view, service, reused));
-        if plan.create.is_empty() || slack.is_empty() {
-            break;
-        }
     }
     plan.delete.extend(slack);
 }

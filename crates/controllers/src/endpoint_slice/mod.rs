@@ -16,8 +16,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 
-pub use self::core::{HEADLESS, TRIGGER_TIME, hostname, target, tolerates_unready};
-use self::core::{MANAGED_BY, MANAGER, Plan, SERVICE_NAME, View};
+pub use self::core::{HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, hostname, target, tolerates_unready};
+use self::core::{MANAGER, Plan, View};
 use self::trigger::Told;
 use crate::harness::{Controller, Scope, enqueue_all};
 use crate::{Error, meta, selector};
@@ -105,8 +105,7 @@ pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Servic
         let relabelled = old.filter(|old| old.metadata.labels != new.metadata.labels);
         for service in services.list_namespace(new.namespace()) {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            let Some(selector) = selector::from_map(selector) else { continue };
-            let takes = |pod: &Arc<Pod>| selector::matches(&selector, pod.metadata.labels.as_ref());
+            let takes = |pod: &Arc<Pod>| selector::map_matches(selector, pod.metadata.labels.as_ref());
             if takes(new) || relabelled.is_some_and(takes) {
                 queue.add(&service.key());
             }
@@ -116,9 +115,8 @@ pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Servic
 
 /// Whether an update of a pod can change any endpoint.
 fn is_relevant(old: &Pod, new: &Pod) -> bool {
-    let status = |pod: &Pod| {
-        pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()))
-    };
+    let status =
+        |pod: &Pod| pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()));
     crate::pods::is_ready(old) != crate::pods::is_ready(new)
         || old.is_terminating() != new.is_terminating()
         || old.metadata.labels != new.metadata.labels
@@ -136,11 +134,8 @@ impl Controller for SliceController {
         };
         let spec = service.spec.as_ref();
         let external = spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName");
-        let selector = selector::from_map(spec.and_then(|s| s.selector.as_ref())).filter(|_| !external);
-        let Some(selector) = selector else {
-            return Ok(None);
-        };
-        if service.is_terminating() {
+        let selector = spec.and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty() && !external);
+        if selector.is_none() || service.is_terminating() {
             return Ok(None);
         }
         let slices = self.slices.by_index(BY_SERVICE, key);
@@ -149,7 +144,7 @@ impl Controller for SliceController {
             .pods
             .list_namespace(service.namespace())
             .into_iter()
-            .filter(|pod| selector::matches(&selector, pod.metadata.labels.as_ref()))
+            .filter(|pod| selector::map_matches(selector, pod.metadata.labels.as_ref()))
             .collect();
         let changed = self.state.lock().entry(key.to_owned()).or_default().told.advance(&service, &pods);
         let plan = {

@@ -47,8 +47,7 @@ fn find(port: &ServicePort, pod: &Pod) -> Option<i32> {
 
 fn named(container: &Container, name: &str, protocol: &str) -> Option<i32> {
     let mut ports = container.ports.iter().flatten();
-    let found = ports.find(|p| {
-        p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
-    });
+    let found =
+        ports.find(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
     found.map(|port| port.container_port)
 }

@@ -28,9 +28,7 @@ pub async fn run(scope: Scope) {
     let services = scope.informers.get::<Service>();
     let pods = scope.informers.get::<Pod>();
     let endpoints = scope.informers.get::<Endpoints>();
-    let synced = scope.synced(&services).await
-        && scope.synced(&pods).await
-        && scope.synced(&endpoints).await;
+    let synced = scope.synced(&services).await && scope.synced(&pods).await && scope.synced(&endpoints).await;
     if !synced {
         return;
     }
@@ -72,13 +70,15 @@ impl Controller for EndpointsController {
         };
         let spec = service.spec.as_ref();
         let external = spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName");
-        let selector = selector::from_map(spec.and_then(|s| s.selector.as_ref())).filter(|_| !external);
-        let Some(selector) = selector else { return Ok(None) };
+        let selector = spec.and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty() && !external);
+        if selector.is_none() {
+            return Ok(None);
+        }
         let pods: Vec<Arc<Pod>> = self
             .pods
             .list_namespace(namespace)
             .into_iter()
-            .filter(|pod| selector::matches(&selector, pod.metadata.labels.as_ref()))
+            .filter(|pod| selector::map_matches(selector, pod.metadata.labels.as_ref()))
             .collect();
         let written = match core::reconcile(&service, &pods, existing.as_deref()) {
             Plan::Nothing => return Ok(None),

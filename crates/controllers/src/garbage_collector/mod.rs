@@ -150,8 +150,8 @@ impl Collector {
         let api = Dynamic::new(self.scope.client.clone(), &kind, namespace);
         match api.get(&owner.name).await {
             Ok(found) if Uid::new(&found.uid) == uid => {
-                let waits = found.deletion_timestamp.is_some()
-                    && found.finalizers.iter().any(|f| f == FOREGROUND);
+                let waits =
+                    found.deletion_timestamp.is_some() && found.finalizers.iter().any(|f| f == FOREGROUND);
                 Ok(if waits { OwnerState::Waiting } else { OwnerState::Solid })
             }
             Err(error) if !error.is_not_found() => Err(error.into()),

@@ -154,8 +154,7 @@ impl Monitors {
         let synced = Arc::new(AtomicBool::new(false));
         let (this, flag, token) = (self.clone(), synced.clone(), cancel.clone());
         let api = Dynamic::new(self.scope.client.clone(), kind, "");
-        let brings_kinds =
-            matches!(kind.plural.as_str(), "customresourcedefinitions" | "apiservices");
+        let brings_kinds = matches!(kind.plural.as_str(), "customresourcedefinitions" | "apiservices");
         tokio::spawn(async move {
             let stopped = token.clone();
             let observe = |observed| {

@@ -138,21 +138,16 @@ impl<'a> Work<'a> {
                 + in_books(self.uncounted.succeeded.as_ref())
         };
         let counting = failed.iter().filter(|pod| !failure_policy::is_ignored(self.settings.spec, pod));
-        self.failed = status.failed.unwrap_or(0)
-            + number(counting.count())
-            + in_books(self.uncounted.failed.as_ref());
+        self.failed =
+            status.failed.unwrap_or(0) + number(counting.count()) + in_books(self.uncounted.failed.as_ref());
         self.plan.backoff = self.view.backoff.after(&succeeded, &failed, self.now);
         self.refresh_counts();
     }
 
     fn refresh_counts(&mut self) {
         let ready = self.active.iter().filter(|pod| pods::is_ready(pod)).count();
-        let terminating = self
-            .view
-            .pods
-            .iter()
-            .filter(|pod| pod.is_terminating() && !pods::is_terminal(pod))
-            .count();
+        let terminating =
+            self.view.pods.iter().filter(|pod| pod.is_terminating() && !pods::is_terminal(pod)).count();
         let status = &mut self.plan.status;
         status.active = Some(number(self.active.len())).filter(|n| *n != 0);
         status.ready = Some(number(ready));
@@ -414,9 +409,8 @@ pub fn settle(
     close(&mut books.failed, &mut status.failed);
     let open = books.succeeded.is_some() || books.failed.is_some();
     status.uncounted_terminated_pods = Some(books);
-    let gone = still_tracked.is_empty()
-        && status.terminating.unwrap_or(0) == 0
-        && status.active.unwrap_or(0) == 0;
+    let gone =
+        still_tracked.is_empty() && status.terminating.unwrap_or(0) == 0 && status.active.unwrap_or(0) == 0;
     let Some(finish) = finish.filter(|_| !open && gone) else { return (status, None) };
     status.conditions.get_or_insert_default().push(finish.clone());
     let told = if finish.type_ == "Complete" {

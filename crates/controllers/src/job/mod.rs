@@ -101,8 +101,7 @@ impl Controller for JobController {
         let may_manage = self.expectations.satisfied(key);
         let found = candidates(&self.pods, job.uid(), job.namespace());
         let claim = claim(job.uid(), job.is_terminating(), &selector, &found);
-        let owned =
-            claim::carry_out(&self.scope.client, job.as_ref(), claim, Some(view::FINALIZER)).await?;
+        let owned = claim::carry_out(&self.scope.client, job.as_ref(), claim, Some(view::FINALIZER)).await?;
         let released = self.released.lock().clone();
         let backoff = self.backoff.lock().get(key).copied().unwrap_or_default();
         let view = View { pods: &owned, may_manage, released: &released, backoff };

@@ -67,11 +67,9 @@ fn starts_what_is_lacking() {
 #[test]
 fn an_indexed_job_fills_the_gaps() {
     let spec = json!({"parallelism": 3, "completions": 5, "completionMode": "Indexed"});
-    let pods = [
-        tracked("a", "Succeeded", Some(0)),
-        tracked("b", "Running", Some(2)),
-        tracked("c", "Failed", Some(1)),
-    ];
+    let mut first = tracked("a", "Succeeded", Some(0)).as_ref().clone();
+    first.metadata.deletion_timestamp = crate::meta::time(at(NOW - 100));
+    let pods = [Arc::new(first), tracked("b", "Running", Some(2)), tracked("c", "Failed", Some(1))];
     let released = HashSet::new();
     // The pause after the failure is over.
     let backoff = Backoff::default();

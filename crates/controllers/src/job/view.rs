@@ -89,12 +89,7 @@ pub fn is_tracked(pod: &Pod) -> bool {
 
 /// Active pods to delete: those whose index is foreign or taken twice, and beyond these the least
 /// useful ones until `at_least` are found.
-pub fn removable(
-    settings: &Settings,
-    active: &[Arc<Pod>],
-    at_least: usize,
-    now: Timestamp,
-) -> Vec<Arc<Pod>> {
+pub fn removable(settings: &Settings, active: &[Arc<Pod>], at_least: usize, now: Timestamp) -> Vec<Arc<Pod>> {
     let ranked = pods::victims(active, active, active.len(), now);
     let mut remove = Vec::new();
     let mut keep = ranked.clone();

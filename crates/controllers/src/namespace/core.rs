@@ -29,7 +29,8 @@ impl Findings {
 }
 
 fn listing(counts: &BTreeMap<String, usize>, what: &str) -> String {
-    let parts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {what} {n} resource instances")).collect();
+    let parts: Vec<String> =
+        counts.iter().map(|(name, n)| format!("{name} {what} {n} resource instances")).collect();
     parts.join(", ")
 }
 
@@ -51,8 +52,13 @@ fn verdicts(findings: &Findings) -> Vec<(&'static str, bool, &'static str, Strin
             ("ResourcesDiscovered", "DiscoveryFailed"),
             "All resources successfully discovered",
             {
-                let groups: Vec<String> = undiscovered.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-                format!("Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}", undiscovered.len(), groups.join(", "))
+                let groups: Vec<String> =
+                    undiscovered.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+                format!(
+                    "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                    undiscovered.len(),
+                    groups.join(", ")
+                )
             },
         ),
         (
@@ -66,7 +72,11 @@ fn verdicts(findings: &Findings) -> Vec<(&'static str, bool, &'static str, Strin
             "NamespaceDeletionContentFailure",
             ("ContentDeleted", "ContentDeletionFailed"),
             "All content successfully deleted, may be waiting on finalization",
-            format!("Failed to delete all resource types, {} remaining: {}", failures.len(), errors(failures)),
+            format!(
+                "Failed to delete all resource types, {} remaining: {}",
+                failures.len(),
+                errors(failures)
+            ),
         ),
         pick(
             !remaining.is_empty(),
@@ -99,7 +109,9 @@ pub fn status(current: &NamespaceStatus, findings: &Findings, now: Timestamp) ->
         };
         match conditions.iter_mut().find(|c| c.type_ == kind) {
             None => conditions.push(wanted),
-            Some(c) if (&c.status, &c.reason, &c.message) == (&wanted.status, &wanted.reason, &wanted.message) => {}
+            Some(c)
+                if (&c.status, &c.reason, &c.message)
+                    == (&wanted.status, &wanted.reason, &wanted.message) => {}
             Some(condition) => *condition = wanted,
         }
     }

@@ -13,8 +13,8 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 
 use self::core::Findings;
-use crate::harness::{Controller, Scope, enqueue_all, now};
 use crate::Error;
+use crate::harness::{Controller, Scope, enqueue_all, now};
 
 const FINALIZER: &str = "kubernetes";
 /// Many namespaces end at once after a test run or a demo: they must not wait for one another.
@@ -54,7 +54,9 @@ pub async fn run(scope: Scope) {
 
 impl Controller for NamespaceController {
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
-        let Some(namespace) = self.namespaces.get(key).filter(|n| n.is_terminating()) else { return Ok(None) };
+        let Some(namespace) = self.namespaces.get(key).filter(|n| n.is_terminating()) else {
+            return Ok(None);
+        };
         let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.as_deref()).unwrap_or_default();
         if finalizers.is_empty() {
             return Ok(None); // on its way; only metadata finalizers of others hold it now
@@ -170,7 +172,8 @@ impl NamespaceController {
             let (_, next, objects) = api.list(&page).await?;
             for object in objects {
                 left.count += 1;
-                left.grace_seconds = left.grace_seconds.max(object.deletion_grace_period_seconds.unwrap_or(0));
+                left.grace_seconds =
+                    left.grace_seconds.max(object.deletion_grace_period_seconds.unwrap_or(0));
                 left.finalizers.extend(object.finalizers);
             }
             match next {

@@ -140,7 +140,8 @@ mod tests {
         let keys = |node: &Node, evict| -> Vec<String> {
             taints(node, evict, at(9)).iter().map(|t| format!("{}:{}", t.key, t.effect)).collect()
         };
-        let (soft, hard) = ("node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute");
+        let (soft, hard) =
+            ("node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute");
         let gone = node("Unknown", &json!([]));
         assert_eq!(keys(&gone, true), [soft, hard]);
         assert_eq!(keys(&gone, false), [soft]);

@@ -56,8 +56,7 @@ pub async fn run(scope: Scope) {
     let leases = scope.informers.get::<Lease>();
     let pods = scope.informers.get::<Pod>();
     pods.add_index(BY_NODE, |pod| vec![pods::node_name(pod).to_owned()]);
-    let synced =
-        scope.synced(&nodes).await && scope.synced(&leases).await && scope.synced(&pods).await;
+    let synced = scope.synced(&nodes).await && scope.synced(&leases).await && scope.synced(&pods).await;
     if !synced {
         return;
     }
@@ -198,7 +197,10 @@ impl NodeController {
             let patch = Patch::Strategic(json!({"status": {"conditions": [{
                 "type": "Ready", "status": "False", "lastTransitionTime": now().to_string(),
             }]}}));
-            match Api::<Pod>::of(self.scope.client.clone(), pod.as_ref()).patch_status(pod.name(), &patch).await {
+            match Api::<Pod>::of(self.scope.client.clone(), pod.as_ref())
+                .patch_status(pod.name(), &patch)
+                .await
+            {
                 Err(error) if error.is_not_found() => {}
                 other => drop(other?),
             }
@@ -259,9 +261,9 @@ impl NodeController {
 }
 
 fn has_eviction(taints: &[k8s_openapi::api::core::v1::Taint]) -> bool {
-    taints.iter().any(|t| {
-        t.effect == "NoExecute" && (t.key == health::NOT_READY || t.key == health::UNREACHABLE)
-    })
+    taints
+        .iter()
+        .any(|t| t.effect == "NoExecute" && (t.key == health::NOT_READY || t.key == health::UNREACHABLE))
 }
 
 fn zone_of(node: &Node) -> String {

@@ -91,8 +91,11 @@ pub fn reconcile(view: &View, budget: &PodDisruptionBudget, now: Timestamp) -> P
             status.expected_pods = expected;
             status.disruptions_allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
             status.disrupted_pods = (!disrupted.is_empty()).then_some(disrupted);
-            let (allowed, reason) =
-                if status.disruptions_allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+            let (allowed, reason) = if status.disruptions_allowed > 0 {
+                ("True", "SufficientPods")
+            } else {
+                ("False", "InsufficientPods")
+            };
             set_condition(&mut status, allowed, reason, "", budget, now);
         }
         Err(why) => {

@@ -153,7 +153,10 @@ impl BudgetController {
         let group = meta::group_of(&owner.api_version);
         let kind = discovery.kinds.iter().find(|k| k.group == group && k.kind == owner.kind);
         let Some(kind) = kind else {
-            return Err(format!("no matches for kind \"{}\" in version \"{}\"", owner.kind, owner.api_version));
+            return Err(format!(
+                "no matches for kind \"{}\" in version \"{}\"",
+                owner.kind, owner.api_version
+            ));
         };
         let api = Dynamic::new(self.scope.client.clone(), kind, namespace);
         match api.get_subresource(&owner.name, "scale").await {

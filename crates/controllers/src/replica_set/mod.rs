@@ -83,7 +83,8 @@ impl<O: ReplicaOwner> Controller for ReplicaController<O> {
                 outcome = Err(error);
             }
         }
-        let status = core::status(&set, &owned, terminating, failure.filter(|_| may_manage), may_manage, now());
+        let status =
+            core::status(&set, &owned, terminating, failure.filter(|_| may_manage), may_manage, now());
         self.write_status(&owner, &set, status).await?;
         outcome?;
         Ok(core::next_check(&set, &owned, now()))

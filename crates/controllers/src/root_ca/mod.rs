@@ -52,10 +52,8 @@ struct RootCaPublisher {
 pub async fn run(scope: Scope) {
     let namespaces = scope.informers.get::<Namespace>();
     // Only the maps of that name: all others are no business of a controller.
-    let by_name = ListParams {
-        field_selector: Some(format!("metadata.name={NAME}")),
-        ..ListParams::default()
-    };
+    let by_name =
+        ListParams { field_selector: Some(format!("metadata.name={NAME}")), ..ListParams::default() };
     let maps = scope.informers.get_selected::<ConfigMap>(by_name);
     if !(scope.synced(&namespaces).await && scope.synced(&maps).await) {
         return;

@@ -78,7 +78,9 @@ mod tests {
             } else {
                 json!([])
             };
-            object(json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": conditions}}))
+            object(
+                json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": conditions}}),
+            )
         };
         assert_eq!(due(&job(json!(10), true)), Some(at(110)));
         assert_eq!(due(&job(json!(10), false)), None);

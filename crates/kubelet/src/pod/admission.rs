@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
-use amphipod_api::selector::{Operator, Requirement};
 use super::resources::{Amounts, pod_requests};
 use super::status::Verdict;
 use super::{app_containers, init_containers, is_host_network, spec};
+use amphipod_api::selector::{Operator, Requirement};
 
 /// Sysctls that are namespaced and harmless: allowed without configuration.
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -192,28 +192,54 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let allocatable: Amounts =
-            [("cpu", "1"), ("memory", "1Gi"), ("pods", "3")].map(|(k, v)| (k.to_owned(), Quantity::parse(v).unwrap())).into();
+        let allocatable: Amounts = [("cpu", "1"), ("memory", "1Gi"), ("pods", "3")]
+            .map(|(k, v)| (k.to_owned(), Quantity::parse(v).unwrap()))
+            .into();
         let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
-        let other = Arc::new(pod(json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}],
-            "resources": {"requests": {"cpu": "600m"}}}]})));
+        let other = Arc::new(pod(
+            json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}],
+            "resources": {"requests": {"cpu": "600m"}}}]}),
+        ));
         let others = [other];
-        let node =
-            NodeView { name: "n", allocatable: &allocatable, labels: &labels, others: &others, allowed_unsafe_sysctls: &[] };
+        let node = NodeView {
+            name: "n",
+            allocatable: &allocatable,
+            labels: &labels,
+            others: &others,
+            allowed_unsafe_sysctls: &[],
+        };
         let container = json!([{"name": "a"}]);
         let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}]}}});
         let cases = [
             (json!({"containers": container}), None),
-            (json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "500m"}}}]}), Some("OutOfcpu")),
-            (json!({"containers": [{"name": "a", "resources": {"requests": {"x.y/z": "1"}}}]}), Some("OutOfx.y/z")),
-            (json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 8080, "hostIP": "127.0.0.1"}]}]}), Some("NodePorts")),
-            (json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 8080, "protocol": "UDP"}]}]}), None),
+            (
+                json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "500m"}}}]}),
+                Some("OutOfcpu"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "resources": {"requests": {"x.y/z": "1"}}}]}),
+                Some("OutOfx.y/z"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 8080, "hostIP": "127.0.0.1"}]}]}),
+                Some("NodePorts"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 8080, "protocol": "UDP"}]}]}),
+                None,
+            ),
             (json!({"containers": container, "nodeSelector": {"disk": "hdd"}}), Some("NodeAffinity")),
             (json!({"containers": container, "affinity": affinity}), Some("NodeAffinity")),
             (json!({"containers": container, "nodeName": "m"}), Some("NodeName")),
-            (json!({"containers": container, "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}), Some("SysctlForbidden")),
-            (json!({"containers": container, "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}), None),
+            (
+                json!({"containers": container, "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}),
+                Some("SysctlForbidden"),
+            ),
+            (
+                json!({"containers": container, "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}),
+                None,
+            ),
         ];
         for (spec, expected) in cases {
             let verdict = admit(&pod(spec.clone()), &node);

@@ -21,7 +21,12 @@ pub struct BackOffs {
 impl BackOffs {
     /// The delay in force and when it ends, if `now` still lies within it, counted from `since`
     /// (when the container last finished).
-    pub fn waiting(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<(SignedDuration, Timestamp)> {
+    pub fn waiting(
+        &self,
+        key: &str,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Option<(SignedDuration, Timestamp)> {
         let entry = self.entries.get(key)?;
         if Self::expired(entry, now) {
             return None;

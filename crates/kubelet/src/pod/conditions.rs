@@ -1,8 +1,8 @@
 //! The conditions a kubelet owns: reasons and messages as upstream words them.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use jiff::Timestamp;
 
 use super::{Kind, app_containers, init_containers, spec};
 
@@ -95,7 +95,8 @@ fn containers_ready(inputs: &Inputs) -> Verdict {
     }
     let (mut unknown, mut unready) = (Vec::new(), Vec::new());
     let sidecars = init_containers(inputs.pod).filter(|c| c.kind == Kind::Sidecar);
-    let names: Vec<String> = sidecars.chain(app_containers(inputs.pod)).map(|c| c.name().to_owned()).collect();
+    let names: Vec<String> =
+        sidecars.chain(app_containers(inputs.pod)).map(|c| c.name().to_owned()).collect();
     for name in &names {
         match inputs.init.iter().chain(inputs.app).find(|s| s.name == *name) {
             None => unknown.push(name.as_str()),
@@ -109,15 +110,24 @@ fn containers_ready(inputs: &Inputs) -> Verdict {
 
 fn ready(inputs: &Inputs, containers_ready: &Verdict, before: &[PodCondition]) -> Verdict {
     if !containers_ready.ok {
-        return Verdict { reason: containers_ready.reason, message: containers_ready.message.clone(), ok: false };
+        return Verdict {
+            reason: containers_ready.reason,
+            message: containers_ready.message.clone(),
+            ok: false,
+        };
     }
     let mut unmet = Vec::new();
     for gate in spec(inputs.pod).readiness_gates.iter().flatten() {
         let kind = &gate.condition_type;
         match before.iter().find(|c| c.type_ == *kind) {
-            None => unmet.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            None => {
+                unmet.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist."))
+            }
             Some(c) if c.status != "True" => {
-                unmet.push(format!("the status of pod readiness gate {kind:?} is not \"True\", but {}", c.status));
+                unmet.push(format!(
+                    "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                    c.status
+                ));
             }
             Some(_) => {}
         }

@@ -47,7 +47,13 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], app: &[ContainerStatus], over:
 fn ended(pod: &Pod, counts: &Counts, over: bool) -> &'static str {
     let all_well = counts.stopped == counts.succeeded;
     match restart_policy(pod) {
-        _ if over => if all_well { "Succeeded" } else { "Failed" },
+        _ if over => {
+            if all_well {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
         "Always" => "Running",
         _ if all_well => "Succeeded",
         "Never" => "Failed",
@@ -64,7 +70,11 @@ fn count(pod: &Pod, init: &[ContainerStatus], app: &[ContainerStatus]) -> Counts
     let mut counts = Counts::default();
     for spec in init_containers(pod) {
         let status = status_of(init, spec.name());
-        if spec.kind == Kind::Sidecar { count_sidecar(status, &mut counts) } else { count_init(status, &mut counts) }
+        if spec.kind == Kind::Sidecar {
+            count_sidecar(status, &mut counts)
+        } else {
+            count_init(status, &mut counts)
+        }
     }
     for spec in app_containers(pod) {
         count_app(status_of(app, spec.name()), &mut counts);

@@ -21,7 +21,8 @@ const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// The amounts that can be read; the API server has refused all others.
 pub fn amounts(map: Option<&BTreeMap<String, Text>>) -> Amounts {
-    let parsed = map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), Quantity::parse(&v.0).ok()?)));
+    let parsed =
+        map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), Quantity::parse(&v.0).ok()?)));
     parsed.collect()
 }
 
@@ -144,7 +145,11 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: i64) -
     }
 }
 
-pub fn container_resources(pod: &Pod, container: &Container, node_memory_bytes: i64) -> LinuxContainerResources {
+pub fn container_resources(
+    pod: &Pod,
+    container: &Container,
+    node_memory_bytes: i64,
+) -> LinuxContainerResources {
     let (requests, limits) = (requests(container.resources.as_ref()), limits(container.resources.as_ref()));
     let quota = cpu_quota(milli(&limits, "cpu"));
     LinuxContainerResources {
@@ -196,7 +201,10 @@ mod tests {
         let cases = [
             (json!({"containers": [{"name": "a"}]}), "BestEffort"),
             (json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}), "Burstable"),
-            (json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}), "Guaranteed"),
+            (
+                json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}),
+                "Guaranteed",
+            ),
             (
                 json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}, {"name": "b"}]}),
                 "Burstable",
@@ -225,7 +233,10 @@ mod tests {
 
     #[test]
     fn cgroup_values() {
-        assert_eq!([cpu_shares(0), cpu_shares(1), cpu_shares(500), cpu_shares(9_000_000)], [2, 2, 512, 262_144]);
+        assert_eq!(
+            [cpu_shares(0), cpu_shares(1), cpu_shares(500), cpu_shares(9_000_000)],
+            [2, 2, 512, 262_144]
+        );
         assert_eq!([cpu_quota(0), cpu_quota(1), cpu_quota(1500)], [None, Some(1000), Some(150_000)]);
         let spec = json!({"containers": [{"name": "a", "resources": {"limits": {"memory": "64Mi"}}}]});
         assert_eq!(pod_cgroup(&pod(spec.clone())).memory_limit, Some(64 << 20));

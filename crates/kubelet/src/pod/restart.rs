@@ -73,8 +73,10 @@ mod tests {
 
     #[test]
     fn rules_of_one_container_win() {
-        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
-            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
+        let pod = pod(
+            json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
+        );
         let spec = app_containers(&pod).next().unwrap();
         assert!(restarts_after(&pod, Kind::App, &spec.container, 42));
         assert!(!restarts_after(&pod, Kind::App, &spec.container, 1));

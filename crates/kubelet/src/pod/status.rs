@@ -11,7 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::state::{ContainerRecord, Outcome, ProbeResults, Run, RuntimeState};
 use super::sync::is_started;
-use super::{ContainerSpec, Kind, ProbeKind, conditions, containers, is_host_network, phase, resources, restart, spec};
+use super::{
+    ContainerSpec, Kind, ProbeKind, conditions, containers, is_host_network, phase, resources, restart, spec,
+};
 
 /// Why a container is not running: `CrashLoopBackOff`, `ErrImagePull`, ...
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -288,7 +290,8 @@ fn apply_waiting(
     status: &mut ContainerStatus,
 ) {
     let Some(reason) = view.waiting.get(spec.name()) else { return };
-    let will_start = spec.kind == Kind::Ephemeral && record.is_none() || restart::should_start(view.pod, spec, record);
+    let will_start =
+        spec.kind == Kind::Ephemeral && record.is_none() || restart::should_start(view.pod, spec, record);
     if view.over || !will_start {
         return;
     }
@@ -330,7 +333,6 @@ fn terminated(record: &ContainerRecord, id: &str) -> ContainerState {
         ..ContainerState::default()
     }
 }
-
 
 /// The status of a pod the node refuses to run.
 pub fn rejected(pod: &Pod, verdict: &Verdict, now: Timestamp) -> PodStatus {

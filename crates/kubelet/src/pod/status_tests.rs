@@ -51,7 +51,8 @@ fn phases() {
     let always = json!({"containers": [{"name": "a"}, {"name": "b"}]});
     let with = |policy: &str| json!({"restartPolicy": policy, "containers": [{"name": "a"}]});
     let init = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
-    let init_never = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+    let init_never =
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
     let job = json!({"restartPolicy": "Never", "initContainers": [{"name": "s", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}]});
     let cases = vec![
@@ -83,7 +84,10 @@ fn a_pod_that_starts() {
     let spec = json!({"initContainers": [{"name": "init1"}, {"name": "init2"}], "containers": [{"name": "a", "image": "x"}]});
     let status = Case::new(spec, vec![]).status(None);
     let app = &status.container_statuses.as_ref().unwrap()[0];
-    assert_eq!(app.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("PodInitializing"));
+    assert_eq!(
+        app.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+        Some("PodInitializing")
+    );
     assert_eq!((app.image.as_str(), app.restart_count), ("x", 0));
     let initialized = condition(&status, "Initialized");
     assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [init1 init2]"));
@@ -113,7 +117,8 @@ fn readiness_follows_probes_and_keeps_transition_times() {
 
 #[test]
 fn crash_loops_wait_with_their_last_end_kept() {
-    let mut case = Case::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 1, 3), exited("a", 0, 2)]);
+    let mut case =
+        Case::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 1, 3), exited("a", 0, 2)]);
     let status = case.status(None).container_statuses.unwrap().remove(0);
     assert_eq!(status.state.unwrap().terminated.unwrap().exit_code, 3);
     assert_eq!(status.last_state.unwrap().terminated.unwrap().exit_code, 2);
@@ -130,7 +135,8 @@ fn crash_loops_wait_with_their_last_end_kept() {
 #[test]
 fn a_terminal_phase_is_final_and_verdicts_show() {
     let case = Case::new(json!({"containers": [{"name": "a"}]}), vec![run("a")]);
-    let previous = PodStatus { phase: Some("Failed".into()), reason: Some("Evicted".into()), ..PodStatus::default() };
+    let previous =
+        PodStatus { phase: Some("Failed".into()), reason: Some("Evicted".into()), ..PodStatus::default() };
     let status = case.status(Some(&previous));
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("PodFailed"));
@@ -142,6 +148,9 @@ fn lost_containers_are_told_apart() {
     let before = case.status(None);
     case.state.containers.clear();
     let status = case.status(Some(&before)).container_statuses.unwrap().remove(0);
-    assert_eq!(status.last_state.unwrap().terminated.unwrap().reason.as_deref(), Some("ContainerStatusUnknown"));
+    assert_eq!(
+        status.last_state.unwrap().terminated.unwrap().reason.as_deref(),
+        Some("ContainerStatusUnknown")
+    );
     assert!(status.state.unwrap().waiting.is_some());
 }

@@ -7,8 +7,8 @@ use super::backoff::BackOffs;
 use super::restart::{restarts_after, should_start};
 use super::state::{ContainerRecord, Outcome, ProbeResults, Run, RuntimeState};
 use super::{
-    ContainerSpec, Kind, ProbeKind, app_containers, container_hash, containers, init_containers, is_host_network,
-    restart_policy,
+    ContainerSpec, Kind, ProbeKind, app_containers, container_hash, containers, init_containers,
+    is_host_network, restart_policy,
 };
 
 /// Everything a decision may look at.
@@ -25,12 +25,28 @@ pub struct View<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// The old sandbox cannot be used; whatever runs in it is stopped first.
-    StopSandbox { id: String },
-    CreateSandbox { attempt: u32 },
-    Start { name: String, kind: Kind, restart_count: u32 },
+    StopSandbox {
+        id: String,
+    },
+    CreateSandbox {
+        attempt: u32,
+    },
+    Start {
+        name: String,
+        kind: Kind,
+        restart_count: u32,
+    },
     /// Not yet: the container failed too recently.
-    BackOff { name: String, delay: SignedDuration, until: Timestamp },
-    Stop { container_id: String, name: String, cause: Cause },
+    BackOff {
+        name: String,
+        delay: SignedDuration,
+        until: Timestamp,
+    },
+    Stop {
+        container_id: String,
+        name: String,
+        cause: Cause,
+    },
 }
 
 /// Why a running container is stopped while its pod lives on.
@@ -44,7 +60,9 @@ pub enum Cause {
 impl Cause {
     pub fn message(self, container: &str) -> String {
         match self {
-            Cause::DefinitionChanged => format!("Container {container} definition changed, will be restarted"),
+            Cause::DefinitionChanged => {
+                format!("Container {container} definition changed, will be restarted")
+            }
             Cause::StartupProbe => format!("Container {container} failed startup probe, will be restarted"),
             Cause::LivenessProbe => format!("Container {container} failed liveness probe, will be restarted"),
         }
@@ -71,6 +89,13 @@ pub fn sync_pod(view: &View) -> Vec<Action> {
     actions
 }
 
+/// Every app container has ended and none will start again: sidecars need not go on.
+pub fn is_done(pod: &Pod, state: &RuntimeState) -> bool {
+    app_containers(pod).all(|spec| {
+        state.latest(spec.name()).is_some_and(|r| r.is_over() && !should_start(pod, &spec, Some(r)))
+    })
+}
+
 /// The number of the sandbox to make, if the present one will not do.
 fn sandbox_attempt_needed(view: &View) -> Option<u32> {
     let Some(newest) = view.state.sandboxes.first() else { return Some(0) };
@@ -88,13 +113,15 @@ fn new_sandbox(view: &View, attempt: u32) -> Vec<Action> {
     if ran_before && restart_policy(view.pod) == "Never" && !any_restartable(view) {
         return Vec::new(); // what ran, ran: a lost sandbox does not revive a pod that never restarts
     }
-    let any_to_run =
-        app_containers(view.pod).any(|spec| should_start(view.pod, &spec, over(view.state.latest(spec.name()))));
+    let any_to_run = app_containers(view.pod)
+        .any(|spec| should_start(view.pod, &spec, over(view.state.latest(spec.name()))));
     if !any_to_run {
         return Vec::new();
     }
-    let stale = view.state.sandboxes.iter().filter(|s| s.ready || runs_in(view.state, &s.id));
-    let mut actions: Vec<Action> = stale.map(|s| Action::StopSandbox { id: s.id.clone() }).collect();
+    // The newest is stopped in any case: its network and names are given back.
+    let sandboxes = view.state.sandboxes.iter().enumerate();
+    let stale = sandboxes.filter(|(index, s)| *index == 0 || s.ready || runs_in(view.state, &s.id));
+    let mut actions: Vec<Action> = stale.map(|(_, s)| Action::StopSandbox { id: s.id.clone() }).collect();
     actions.push(Action::CreateSandbox { attempt });
     actions
 }
@@ -208,7 +235,11 @@ pub fn is_started(spec: &ContainerSpec, record: &ContainerRecord, probes: &Probe
 fn start_ephemeral(view: &View, actions: &mut Vec<Action>) {
     for spec in containers(view.pod).filter(|c| c.kind == Kind::Ephemeral) {
         if view.state.latest(spec.name()).is_none() {
-            actions.push(Action::Start { name: spec.name().to_owned(), kind: Kind::Ephemeral, restart_count: 0 });
+            actions.push(Action::Start {
+                name: spec.name().to_owned(),
+                kind: Kind::Ephemeral,
+                restart_count: 0,
+            });
         }
     }
 }
@@ -216,11 +247,11 @@ fn start_ephemeral(view: &View, actions: &mut Vec<Action>) {
 /// Starts a container, unless its last instance ended too recently.
 fn start(view: &View, spec: &ContainerSpec, actions: &mut Vec<Action>) {
     let record = view.state.latest(spec.name());
-    if let Some(finished) = record.filter(|r| r.run == Run::Exited).and_then(|r| r.finished_at) {
-        if let Some((delay, until)) = view.backoffs.waiting(&backoff_key(spec), finished, view.now) {
-            actions.push(Action::BackOff { name: spec.name().to_owned(), delay, until });
-            return;
-        }
+    let finished = record.filter(|r| r.run == Run::Exited).and_then(|r| r.finished_at);
+    let blocked = finished.and_then(|at| view.backoffs.waiting(&backoff_key(spec), at, view.now));
+    if let Some((delay, until)) = blocked {
+        actions.push(Action::BackOff { name: spec.name().to_owned(), delay, until });
+        return;
     }
     let restart_count = match record {
         Some(record) => record.restart_count + 1,
@@ -235,7 +266,9 @@ fn remembered_restarts(previous: Option<&PodStatus>, name: &str) -> u32 {
     let lists = [&status.init_container_statuses, &status.container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|c| c.name == name);
     match found {
-        Some(c) if c.container_id.as_deref().is_some_and(|id| !id.is_empty()) => c.restart_count.unsigned_abs() + 1,
+        Some(c) if c.container_id.as_deref().is_some_and(|id| !id.is_empty()) => {
+            c.restart_count.unsigned_abs() + 1
+        }
         _ => 0,
     }
 }
@@ -312,7 +345,8 @@ mod tests {
 
     #[test]
     fn probes_and_new_definitions_stop_containers() {
-        let spec = json!({"containers": [{"name": "a", "image": "x", "livenessProbe": {}, "startupProbe": {}}]});
+        let spec =
+            json!({"containers": [{"name": "a", "image": "x", "livenessProbe": {}, "startupProbe": {}}]});
         let mut probes = ProbeResults::default();
         let mut changed = run("a");
         changed.hash = 1;

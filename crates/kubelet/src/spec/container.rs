@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::env::Environment;
 use super::expand::expand;
-use super::security::{self, ImageUser};
 use super::labels;
+use super::security::{self, ImageUser};
 use crate::Error;
 use crate::pod::resources::container_resources;
 
@@ -78,8 +78,10 @@ mod tests {
 
     #[test]
     fn a_whole_container() {
-        let pod = pod(json!({"containers": [{"name": "a", "image": "x:1", "command": ["$(A)", "$(B)"], "args": ["$$(A)"],
-            "lifecycle": {"stopSignal": "SIGUSR1"}, "resources": {"limits": {"cpu": "250m", "memory": "1Mi"}}}]}));
+        let pod = pod(
+            json!({"containers": [{"name": "a", "image": "x:1", "command": ["$(A)", "$(B)"], "args": ["$$(A)"],
+            "lifecycle": {"stopSignal": "SIGUSR1"}, "resources": {"limits": {"cpu": "250m", "memory": "1Mi"}}}]}),
+        );
         let environment = Environment { variables: vec![("A".into(), "1".into())] };
         let config = container_config(ContainerView {
             pod: &pod,

@@ -90,7 +90,8 @@ pub fn parse(text: &str) -> DnsConfig {
         match words.next() {
             Some("nameserver") => config.servers.extend(words.next().map(str::to_owned)),
             Some("search" | "domain") => {
-                config.searches = words.map(|w| if w == "." { w } else { w.trim_end_matches('.') }.to_owned()).collect();
+                config.searches =
+                    words.map(|w| if w == "." { w } else { w.trim_end_matches('.') }.to_owned()).collect();
             }
             Some("options") => config.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -108,8 +109,11 @@ mod tests {
     #[test]
     fn policies() {
         let dns = ["10.96.0.10".parse().unwrap()];
-        let cluster =
-            Cluster { dns: &dns, domain: "cluster.local", host: "nameserver 8.8.8.8\nsearch example.com\noptions edns0\n" };
+        let cluster = Cluster {
+            dns: &dns,
+            domain: "cluster.local",
+            host: "nameserver 8.8.8.8\nsearch example.com\noptions edns0\n",
+        };
         let first = "10.96.0.10|ns.svc.cluster.local svc.cluster.local cluster.local example.com|ndots:5";
         let host = "8.8.8.8|example.com|edns0";
         let own = json!({"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]});

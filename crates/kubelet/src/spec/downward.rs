@@ -87,8 +87,8 @@ pub fn resource(
         Some(name) => find_container(pod, name).map(|c| c.container.into_owned()),
         None => own.cloned(),
     };
-    let container =
-        container.ok_or_else(|| Error::config(format!("container {} not found", named.unwrap_or_default())))?;
+    let container = container
+        .ok_or_else(|| Error::config(format!("container {} not found", named.unwrap_or_default())))?;
     let (side, name) = selector
         .resource
         .split_once('.')
@@ -119,7 +119,8 @@ mod tests {
             json!({"name": "p", "namespace": "ns", "labels": {"b": "2", "a": "x\"y"}}),
             json!({"nodeName": "n", "containers": []}),
         );
-        let addresses = Addresses { pod_ips: vec!["1.2.3.4".into(), "::1".into()], host_ips: vec!["9.9.9.9".into()] };
+        let addresses =
+            Addresses { pod_ips: vec!["1.2.3.4".into(), "::1".into()], host_ips: vec!["9.9.9.9".into()] };
         let cases = [
             ("metadata.name", "p"),
             ("metadata.labels", "a=\"x\\\"y\"\nb=\"2\""),
@@ -155,10 +156,15 @@ mod tests {
         for (name, divisor, expected) in cases {
             let selector = ResourceFieldSelector {
                 resource: name.to_owned(),
-                divisor: divisor.map(|d: &str| k8s_openapi::apimachinery::pkg::api::resource::Quantity(d.to_owned())),
+                divisor: divisor
+                    .map(|d: &str| k8s_openapi::apimachinery::pkg::api::resource::Quantity(d.to_owned())),
                 container_name: None,
             };
-            assert_eq!(resource(&pod, Some(own), &selector, &allocatable).unwrap(), expected, "{name} {divisor:?}");
+            assert_eq!(
+                resource(&pod, Some(own), &selector, &allocatable).unwrap(),
+                expected,
+                "{name} {divisor:?}"
+            );
         }
     }
 }

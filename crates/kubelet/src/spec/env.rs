@@ -146,13 +146,16 @@ fn value_of(
     if let Some(r) = &source.config_map_key_ref {
         let map = view.sources.config_maps.get(&r.name);
         let value = map.and_then(|m| m.data.as_ref()?.get(&r.key).cloned());
-        let error = || if map.is_none() { missing("configmap", &r.name) } else { at("ConfigMap", &r.key, &r.name) };
+        let error =
+            || if map.is_none() { missing("configmap", &r.name) } else { at("ConfigMap", &r.key, &r.name) };
         return required(value, r.optional, error);
     }
     if let Some(r) = &source.secret_key_ref {
         let secret = view.sources.secrets.get(&r.name);
-        let value = secret.and_then(|s| Some(String::from_utf8_lossy(&s.data.as_ref()?.get(&r.key)?.0).into_owned()));
-        let error = || if secret.is_none() { missing("secret", &r.name) } else { at("Secret", &r.key, &r.name) };
+        let value =
+            secret.and_then(|s| Some(String::from_utf8_lossy(&s.data.as_ref()?.get(&r.key)?.0).into_owned()));
+        let error =
+            || if secret.is_none() { missing("secret", &r.name) } else { at("Secret", &r.key, &r.name) };
         return required(value, r.optional, error);
     }
     Ok(Some(String::new()))
@@ -223,11 +226,15 @@ mod tests {
     }
 
     fn compute(container: Value) -> Result<Environment, Error> {
-        let map = decode("ConfigMap", json!({"metadata": {"name": "m"}, "data": {"k": "v", "x": "from map"}}));
+        let map =
+            decode("ConfigMap", json!({"metadata": {"name": "m"}, "data": {"k": "v", "x": "from map"}}));
         let secret = decode("Secret", json!({"metadata": {"name": "s"}, "data": {"k": "c2VjcmV0"}}));
         let service = |ns: &str, name: &str| {
-            decode("Service", json!({"metadata": {"name": name, "namespace": ns},
-                "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "web", "port": 443, "protocol": "TCP"}]}}))
+            decode(
+                "Service",
+                json!({"metadata": {"name": name, "namespace": ns},
+                "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "web", "port": 443, "protocol": "TCP"}]}}),
+            )
         };
         let pod = pod(json!({"nodeName": "n", "containers": [container]}));
         environment(&EnvView {

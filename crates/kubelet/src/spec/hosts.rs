@@ -25,7 +25,8 @@ pub fn host_name(pod: &Pod, cluster_domain: &str) -> HostName {
     }
     let name = spec.hostname.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| truncated(pod.name()));
     let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty());
-    let domain = subdomain.map(|s| format!("{s}.{}.svc.{}", pod.namespace(), cluster_domain.trim_end_matches('.')));
+    let domain =
+        subdomain.map(|s| format!("{s}.{}.svc.{}", pod.namespace(), cluster_domain.trim_end_matches('.')));
     let full = domain.as_ref().filter(|_| spec.set_hostname_as_fqdn == Some(true));
     let kernel = full.map_or_else(|| name.clone(), |d| format!("{name}.{d}"));
     HostName { name, domain, kernel }
@@ -95,6 +96,9 @@ mod tests {
         let pod = pod(json!({"containers": [], "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a", "b"]}]}));
         let text = hosts_file(&pod, &["10.244.0.5".into()], &host_name(&pod, "c"), "");
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("10.244.0.5\tp\n\n# Entries added by HostAliases.\n1.1.1.1\ta\tb\n"), "{text}");
+        assert!(
+            text.ends_with("10.244.0.5\tp\n\n# Entries added by HostAliases.\n1.1.1.1\ta\tb\n"),
+            "{text}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What the kubelet writes on sandboxes and containers to know them again after a restart: the
 //! labels and annotations upstream uses, so that other tools read them too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use amphipod_client::Resource;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -19,7 +19,8 @@ pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessage
 pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 pub fn pod_labels(pod: &Pod) -> HashMap<String, String> {
-    let mut labels: HashMap<String, String> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
+    let mut labels: HashMap<String, String> =
+        pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.extend(identity(pod));
     labels
 }
@@ -35,7 +36,11 @@ pub fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, Str
     labels
 }
 
-pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -> HashMap<String, String> {
+pub fn container_annotations(
+    pod: &Pod,
+    container: &Container,
+    restart_count: u32,
+) -> HashMap<String, String> {
     let text = |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.to_owned());
     let mut annotations = HashMap::from([
         (HASH.to_owned(), format!("{:x}", container_hash(container))),
@@ -50,5 +55,5 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
 pub const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
 
 pub fn pod_annotations(pod: &Pod) -> HashMap<String, String> {
-    pod.metadata.annotations.clone().unwrap_or_else(BTreeMap::new).into_iter().collect()
+    pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect()
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use amphipod_client::Resource;
 use amphipod_cri::v1::{
-    DnsConfig, LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping,
-    Protocol,
+    DnsConfig, LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata,
+    PortMapping, Protocol,
 };
 use k8s_openapi::api::core::v1::Pod;
 
@@ -61,7 +61,8 @@ fn resources(cgroup: &PodCgroup) -> LinuxContainerResources {
 
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
     let spec = spec(pod);
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let all = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
     let mapped = all.map(|port| PortMapping {
         protocol: match port.protocol.as_deref() {

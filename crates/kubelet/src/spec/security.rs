@@ -40,7 +40,11 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
         let chosen = if host == Some(true) { NamespaceMode::Node } else { own };
         chosen as i32
     };
-    let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
+    let pid = if spec.share_process_namespace == Some(true) {
+        NamespaceMode::Pod
+    } else {
+        NamespaceMode::Container
+    };
     NamespaceOption {
         network: mode(Some(is_host_network(pod)), NamespaceMode::Pod),
         pid: mode(spec.host_pid, pid),
@@ -85,7 +89,10 @@ fn profile(kind: &str, localhost: Option<&String>) -> SecurityProfile {
         "Localhost" => ProfileType::Localhost,
         _ => ProfileType::Unconfined,
     };
-    SecurityProfile { profile_type: profile_type as i32, localhost_ref: localhost.cloned().unwrap_or_default() }
+    SecurityProfile {
+        profile_type: profile_type as i32,
+        localhost_ref: localhost.cloned().unwrap_or_default(),
+    }
 }
 
 fn seccomp(own: Option<&SeccompProfile>, pods: Option<&SeccompProfile>) -> SecurityProfile {
@@ -143,7 +150,8 @@ pub fn container_context(
     }
     let privileged = own.privileged == Some(true);
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_owned()).collect() };
     let mut masked_paths: Vec<String> = paths(&MASKED_PATHS);
     masked_paths.extend(paths(&MASKED_SYS));
     Ok(LinuxContainerSecurityContext {
@@ -222,9 +230,11 @@ mod tests {
 
     #[test]
     fn the_container_overrides_the_pod() {
-        let pod = pod(json!({"securityContext": {"runAsUser": 1, "runAsGroup": 2, "fsGroup": 7, "supplementalGroups": [5]},
+        let pod = pod(
+            json!({"securityContext": {"runAsUser": 1, "runAsGroup": 2, "fsGroup": 7, "supplementalGroups": [5]},
             "containers": [{"name": "a", "securityContext": {"runAsUser": 3, "allowPrivilegeEscalation": false,
-                "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true}}]}));
+                "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true}}]}),
+        );
         let context =
             container_context(&pod, &spec(&pod).containers[0], &ImageUser::default(), None).unwrap();
         assert_eq!(context.run_as_user.unwrap().value, 3);

@@ -1,0 +1,277 @@
+//! From a request that may go on to the code that answers it.
+
+use std::sync::Arc;
+
+use amphipod_api::protobuf;
+use amphipod_api::resource::Resource;
+use amphipod_api::status::Status;
+use http::header::{ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::negotiate::{self, Accepted};
+use super::path::{Query, Target};
+use super::pipeline::{Incoming, Warnings};
+use crate::body::{self, Body};
+use crate::context::Context;
+use crate::discovery::AGGREGATED;
+use crate::health::{self, Check};
+use crate::registry::{create, delete, list, patch, update, view, watch};
+use crate::server::ApiServer;
+use crate::subresources;
+
+/// Answers a request for a resource.
+pub async fn resource(
+    server: Arc<ApiServer>,
+    incoming: Incoming,
+    target: Target,
+) -> Result<Response<Body>, Status> {
+    let Incoming { request, mut attributes, query, .. } = incoming;
+    // What authorization saw as a name taken from a selector is none here.
+    attributes.name.clone_from(&target.name);
+    let resource = server.catalog.load().find(&target.group, &target.version, &target.resource);
+    let resource = resource.ok_or_else(Status::no_such_path)?;
+    check_place(&resource, &target)?;
+    check_verb(&resource, &target)?;
+    let (parts, body) = request.into_parts();
+    let accepted = accepted(&resource, &target, &parts.headers)?;
+    let headers = parts.headers.clone();
+    let cx = Context::new(attributes, resource, target, query, headers, accepted, server.now());
+    let cx = Arc::new(cx);
+    let outcome = if cx.subresource().is_empty() {
+        main(server, cx.clone(), body).await
+    } else {
+        subresources::handle(&server, &cx, Request::from_parts(parts, body)).await
+    };
+    let mut answer = outcome.or_else(|status| {
+        // Warnings are told with refusals too.
+        Ok::<_, Status>(view::status_response(cx.accepted, &status))
+    })?;
+    answer.extensions_mut().insert(Warnings(cx.take_warnings()));
+    Ok(answer)
+}
+
+async fn main(server: Arc<ApiServer>, cx: Arc<Context>, body: Body) -> Result<Response<Body>, Status> {
+    if cx.resource.storage.is_none() {
+        return subresources::storageless(&server, &cx, body::read(body).await?).await;
+    }
+    match cx.attributes.verb.as_str() {
+        "get" => list::get(&server, &cx).await,
+        "list" => list::list(&server, cx).await,
+        "watch" => watch::watch(&server, cx).await,
+        "create" => create::create(&server, &cx, body::read(body).await?).await,
+        "update" => update::update(&server, &cx, body::read(body).await?).await,
+        "patch" => patch::patch(&server, &cx, body::read(body).await?).await,
+        "delete" => delete::delete(&server, &cx, body::read(body).await?).await,
+        _ => delete::delete_collection(server, cx, body::read(body).await?).await,
+    }
+}
+
+/// A cluster's object has no namespace, a namespace's has one.
+fn check_place(resource: &Resource, target: &Target) -> Result<(), Status> {
+    let of_namespace_itself = resource.group.is_empty() && resource.plural == "namespaces";
+    if !resource.namespaced && !target.namespace.is_empty() && !of_namespace_itself {
+        return Err(Status::no_such_path());
+    }
+    if resource.namespaced && target.namespace.is_empty() {
+        if !target.name.is_empty() {
+            return Err(Status::no_such_path());
+        }
+        if !matches!(target.attributes_verb.as_str(), "list" | "watch") {
+            return Err(not_supported(resource, target));
+        }
+    }
+    Ok(())
+}
+
+fn not_supported(resource: &Resource, target: &Target) -> Status {
+    Status::method_not_supported(&resource.group, &resource.plural, &target.attributes_verb)
+}
+
+fn check_verb(resource: &Resource, target: &Target) -> Result<(), Status> {
+    let verb = target.attributes_verb.as_str();
+    if target.subresource.is_empty() {
+        let named_create = verb == "create" && !target.name.is_empty();
+        return if resource.has_verb(verb) && !named_create {
+            Ok(())
+        } else {
+            Err(not_supported(resource, target))
+        };
+    }
+    let sub = resource.subresource(&target.subresource).ok_or_else(Status::no_such_path)?;
+    if sub.verbs.iter().any(|v| v == verb) { Ok(()) } else { Err(not_supported(resource, target)) }
+}
+
+fn accepted(resource: &Resource, target: &Target, headers: &HeaderMap) -> Result<Accepted, Status> {
+    match target.subresource.as_str() {
+        // These answer with bytes of their own.
+        "log" | "exec" | "attach" | "portforward" | "proxy" => return Ok(Accepted::default()),
+        _ => {}
+    }
+    let sub = resource.subresource(&target.subresource);
+    let (version, kind) = match sub {
+        Some(sub) if !sub.version.is_empty() && !sub.kind.is_empty() => {
+            let version = if sub.group.is_empty() {
+                sub.version.to_string()
+            } else {
+                format!("{}/{}", sub.group, sub.version)
+            };
+            (version, sub.kind.to_string())
+        }
+        _ => (resource.api_version(), resource.kind.to_string()),
+    };
+    let transforms = resource.storage.is_some() && kind == resource.kind;
+    negotiate::accept(headers, transforms, protobuf::supports(&version, &kind))
+}
+
+/// Everything that is not a resource.
+pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Body>, Status> {
+    let Incoming { request, query, .. } = incoming;
+    let path = request.uri().path();
+    if !matches!(request.method(), &http::Method::GET | &http::Method::HEAD) {
+        return Err(Status::failure(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    match trimmed {
+        "/version" => Ok(json_answer(&version(server))),
+        "/metrics" => metrics(server).await,
+        "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
+        "/openid/v1/jwks" => Ok(jwks(server)),
+        "" | "/" => Ok(json_answer(&json!({"paths": paths(server)}))),
+        _ if trimmed.starts_with("/openapi/") => {
+            super::openapi::answer(server, trimmed, &query, request.headers())
+        }
+        _ if health::parse(trimmed).is_some() => healthy(server, trimmed, &query).await,
+        _ => discovery(server, trimmed, request.headers()),
+    }
+}
+
+fn json_answer(value: &Value) -> Response<Body> {
+    view::response(StatusCode::OK, "application/json", body::full(value.to_string()))
+}
+
+fn jwks(server: &ApiServer) -> Response<Body> {
+    let text = server.policy.tokens.jwks().to_string();
+    view::response(StatusCode::OK, "application/jwk-set+json", body::full(text))
+}
+
+fn paths(server: &ApiServer) -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+        "/api",
+        "/apis",
+    ]
+    .map(str::to_owned)
+    .into();
+    for resource in server.catalog.load().resources() {
+        let path = if resource.group.is_empty() {
+            format!("/api/{}", resource.version)
+        } else {
+            format!("/apis/{}/{}", resource.group, resource.version)
+        };
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+}
+
+fn version(server: &ApiServer) -> Value {
+    let version = &server.config.version;
+    let mut numbers = version.git_version.trim_start_matches('v').split(['.', '-', '+']);
+    let (major, minor) = (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"));
+    json!({
+        "major": major, "minor": minor,
+        "emulationMajor": major, "emulationMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
+        "gitVersion": version.git_version, "gitCommit": version.git_commit, "gitTreeState": "clean",
+        "buildDate": version.build_date, "goVersion": "none (Rust)", "compiler": "rustc",
+        "platform": format!("linux/{}", go_architecture()),
+    })
+}
+
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+async fn metrics(server: &ApiServer) -> Result<Response<Body>, Status> {
+    let size = server.cache.store().size_bytes().await.unwrap_or(0);
+    let text = server.metrics.render(&server.cache.sizes(), size);
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(view::response(StatusCode::OK, media_type, body::full(text)))
+}
+
+async fn healthy(server: &ApiServer, path: &str, query: &Query) -> Result<Response<Body>, Status> {
+    let (endpoint, only) = health::parse(path).ok_or_else(Status::no_such_path)?;
+    let store = server.cache.store().revision().await.err().map(|e| e.to_string());
+    let mut checks = vec![Check::new("ping", None), Check::new("log", None), Check::new("etcd", store)];
+    if endpoint == "readyz" {
+        let closing = server.shutdown.is_cancelled().then(|| "shutting down".to_owned());
+        checks.push(Check::new("informer-sync", server.cache.fresh().await.err().map(|s| s.message)));
+        checks.push(Check::new("shutdown", closing));
+    }
+    let (code, text) = health::answer(endpoint, only, query, &checks).ok_or_else(Status::no_such_path)?;
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Ok(view::response(code, "text/plain; charset=utf-8", body::full(text)))
+}
+
+/// Discovery documents, in the aggregated form where the client asks for it first.
+fn discovery(server: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let aggregated = matches!(path, "/api" | "/apis") && wants_aggregated(headers);
+    let document = server.catalog.load().discovery(path, aggregated).ok_or_else(Status::no_such_path)?;
+    let mut answer = if aggregated {
+        // Caches take the headers of a 304 over: its type must be the document's.
+        let (code, content) = if matches_etag(headers, &document.etag) {
+            (StatusCode::NOT_MODIFIED, body::empty())
+        } else {
+            (StatusCode::OK, body::full(document.bytes))
+        };
+        let mut answer = view::response(code, AGGREGATED, content);
+        set_etag(&mut answer, &document.etag);
+        answer
+    } else {
+        let accepted = negotiate::accept(headers, false, false)?;
+        let value: Value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
+        let bytes = view::encoded(accepted, &value)?;
+        view::response(StatusCode::OK, accepted.encoding.media_type(), body::full(bytes))
+    };
+    answer.headers_mut().insert(http::header::VARY, http::HeaderValue::from_static("Accept"));
+    Ok(answer)
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    negotiate::clauses(headers).first().is_some_and(|clause| {
+        clause.media_type == "application/json"
+            && clause.param("g") == Some("apidiscovery.k8s.io")
+            && clause.param("v") == Some("v2")
+            && clause.param("as") == Some("APIGroupDiscoveryList")
+    })
+}
+
+pub fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
+    let given = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    given.split(',').any(|one| one.trim().trim_start_matches("W/") == etag)
+}
+
+pub fn set_etag(answer: &mut Response<Body>, etag: &str) {
+    if let Ok(value) = etag.parse() {
+        answer.headers_mut().insert(ETAG, value);
+    }
+}

@@ -1,0 +1,253 @@
+//! The server as one value: cache, catalog, policy, allocations, and the two ways in (the TLS
+//! listener and the in-process service).
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_api::resource::Resource;
+use amphipod_api::status::Status;
+use amphipod_store::{LeaseId, Revision, Store};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::body;
+use crate::bootstrap::{self, Loopback};
+use crate::cache::{Cache, storage_status};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::context::Context;
+use crate::error::Error;
+use crate::http::local::LocalService;
+use crate::http::pipeline;
+use crate::kubelet_proxy;
+use crate::metrics::Metrics;
+use crate::reader::CacheReader;
+use crate::registry::{object_key, view};
+use crate::seams::{Policy, UserInfo};
+use crate::services::{Allocations, Reservation};
+
+/// Events written within this time share a lease, so that leases stay few.
+const EVENT_LEASE_SHARED: Duration = Duration::from_secs(60);
+
+pub struct ApiServer {
+    pub config: Config,
+    pub cache: Arc<Cache>,
+    pub catalog: Arc<ArcSwap<Catalog>>,
+    pub policy: Policy,
+    pub metrics: Metrics,
+    pub shutdown: CancellationToken,
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// One permit per request that is not long-running.
+    pub inflight: Semaphore,
+    allocations: Arc<Allocations>,
+    event_lease: Mutex<Option<(LeaseId, Instant)>>,
+}
+
+/// Service addresses and ports reserved by a write.
+#[must_use]
+pub struct Reserved(Option<Reservation>);
+
+impl Reserved {
+    pub fn keep(self) {
+        if let Some(reservation) = self.0 {
+            reservation.keep();
+        }
+    }
+}
+
+impl ApiServer {
+    /// Loads the cache, creates what every cluster has, and starts the background work. Nothing
+    /// listens yet.
+    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, Error> {
+        let shutdown = CancellationToken::new();
+        let catalog = Arc::new(ArcSwap::from_pointee(Catalog::builtin()));
+        let cache = Cache::start(store, catalog.load().resources(), shutdown.clone()).await?;
+        let reader = Arc::new(CacheReader::new(cache.clone(), catalog.clone()));
+        let policy = crate::policy::build(&config, reader).map_err(|e| Error::Policy(e.to_string()))?;
+        let tls =
+            kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
+        let server = Arc::new(ApiServer {
+            allocations: Arc::new(Allocations::new(&config.service_cidrs, config.node_port_range.clone())),
+            inflight: Semaphore::new(config.max_requests_inflight),
+            config,
+            cache,
+            catalog,
+            policy,
+            metrics: Metrics::new(),
+            shutdown,
+            kubelet_tls: Arc::new(tls),
+            event_lease: Mutex::default(),
+        });
+        server.fill_allocations().await?;
+        let loopback = InProcess(server.clone());
+        bootstrap::run(&loopback, &server.config, (server.policy.bootstrap_objects)()).await?;
+        server.clone().spawn_background();
+        info!("API server ready");
+        Ok(server)
+    }
+
+    async fn fill_allocations(&self) -> Result<(), Error> {
+        let Some(services) = self.catalog.load().stored("", "services") else { return Ok(()) };
+        let failed =
+            |status: Status| Error::Bootstrap { what: "service allocations".into(), why: status.message };
+        let collection = self.cache.collection(&services).await.map_err(failed)?;
+        for entry in collection.snapshot().values() {
+            match view::served(&services, &entry.bytes) {
+                Ok(service) => self.allocations.fill(&service),
+                Err(status) => warn!(key = %entry.key, %status, "a stored service cannot be read"),
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_background(self: Arc<Self>) {
+        let server = self.clone();
+        tokio::spawn(async move {
+            bootstrap::keep(&InProcess(server.clone()), &server.config, server.shutdown.clone()).await;
+        });
+        tokio::spawn(async move { self.compact_periodically().await });
+    }
+
+    /// Each round forgets what was history at the round before: between one and two intervals of
+    /// history are kept.
+    async fn compact_periodically(&self) {
+        let mut previous: Option<Revision> = None;
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.config.compaction_interval) => {}
+            }
+            if let Some(revision) = previous
+                && let Err(error) = self.cache.compact(revision).await
+            {
+                warn!(%error, "compaction failed");
+            }
+            previous = Some(self.cache.applied());
+            debug!(revision = ?previous, "next compaction");
+        }
+    }
+
+    /// The API as a function call, with this identity. Authorization and admission are the same
+    /// as for requests from the network.
+    pub fn local_service(self: &Arc<Self>, user: UserInfo) -> LocalService {
+        LocalService::new(self.clone(), user)
+    }
+
+    /// Serves HTTPS until `shutdown`, then lets requests in flight finish. Does not stop the rest
+    /// of the server: see `close`.
+    pub async fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let serving = self.config.serving.as_ref().ok_or(Error::NoServingCertificate)?;
+        let tls = crate::serve::tls_config(serving, self.config.client_ca_pem.as_deref())?;
+        let server = self.clone();
+        let handler = move |request| pipeline::handle(server.clone(), request);
+        crate::serve::serve(listener, tls, handler, shutdown).await?;
+        Ok(())
+    }
+
+    /// Ends watches and background work. The store stays open: it belongs to the caller.
+    pub fn close(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Reserves what a service needs and fills it in; other kinds need nothing.
+    pub async fn allocate(
+        &self,
+        cx: &Context,
+        value: &mut Value,
+        old: Option<&Value>,
+        _dry_run: bool,
+    ) -> Result<Reserved, Status> {
+        if !(cx.resource.group.is_empty() && cx.resource.plural == "services" && cx.subresource().is_empty())
+        {
+            return Ok(Reserved(None));
+        }
+        match self.allocations.reserve(value, old, rand::random()) {
+            Ok(reservation) => Ok(Reserved(Some(reservation))),
+            Err(faults) => {
+                crate::registry::refuse_faults(cx, value, &faults)?;
+                Ok(Reserved(None))
+            }
+        }
+    }
+
+    /// Gives back what a deleted object held.
+    pub fn after_update(&self, cx: &Context, old: &Value, gone: bool) {
+        if gone && cx.resource.group.is_empty() && cx.resource.plural == "services" {
+            self.allocations.release(old);
+        }
+    }
+
+    /// Events are written under a lease: the store forgets them in time.
+    pub async fn event_lease(&self, resource: &Resource) -> Result<Option<LeaseId>, Status> {
+        if resource.storage.as_ref().is_none_or(|s| s.prefix != "events") {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        if let Some((lease, until)) = *self.event_lease.lock()
+            && now < until
+        {
+            return Ok(Some(lease));
+        }
+        let ttl = (self.config.event_ttl + EVENT_LEASE_SHARED).as_secs();
+        let lease = self.cache.store().lease_grant(ttl).await.map_err(storage_status)?;
+        *self.event_lease.lock() = Some((lease, now + EVENT_LEASE_SHARED));
+        Ok(Some(lease))
+    }
+
+    /// Reads another object, as of now, in its stored version.
+    pub async fn lookup(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        let Some(resource) = self.catalog.load().stored(group, plural) else { return Ok(None) };
+        let key = object_key(&resource, namespace, name);
+        match crate::registry::existing(self, &resource, &key).await? {
+            Some(existing) => existing.value(&resource).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Bootstrap speaks to the server as everyone does, with the rights of its masters.
+struct InProcess(Arc<ApiServer>);
+
+#[async_trait]
+impl Loopback for InProcess {
+    async fn call(&self, method: &str, path: &str, content: Option<&Value>) -> (u16, Bytes) {
+        let content = content.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::USER_AGENT, "kube-apiserver")
+            .extension(UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"]))
+            .body(body::full(content));
+        let Ok(request) = request else { return (400, Bytes::from_static(b"malformed request")) };
+        let answer = pipeline::handle(self.0.clone(), request).await;
+        let code = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+        (code, bytes.unwrap_or_default())
+    }
+}

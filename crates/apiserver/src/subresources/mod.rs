@@ -1,0 +1,106 @@
+//! What hangs below an object, and the kinds that are only answered, never stored.
+
+pub mod bind;
+pub mod connect;
+pub mod evict;
+pub mod proxy;
+pub mod scale;
+pub mod stream;
+
+use amphipod_api::codec::{self, Expected};
+use amphipod_api::status::Status;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::body::{self, Body};
+use crate::context::Context;
+use crate::registry::{admit, list, patch, update, validate_admission, view};
+use crate::seams::Operation;
+use crate::server::ApiServer;
+
+/// Answers a request for a subresource the row declares.
+pub async fn handle(
+    server: &ApiServer,
+    cx: &Context,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    match cx.subresource() {
+        "scale" => scale::handle(server, cx, body::read(request.into_body()).await?).await,
+        "binding" => {
+            let binding = decode(cx, body::read(request.into_body()).await?, "", "v1", "Binding")?;
+            bind::bind(server, cx, cx.name(), binding).await
+        }
+        "eviction" => {
+            let eviction = decode(cx, body::read(request.into_body()).await?, "policy", "v1", "Eviction")?;
+            evict::evict(server, cx, eviction).await
+        }
+        "token" => token(server, cx, body::read(request.into_body()).await?).await,
+        "log" | "exec" | "attach" | "portforward" => stream::handle(server, cx, request).await,
+        "proxy" => stream::proxy(server, cx, request).await,
+        // The object itself, another part of which may be written here.
+        _ => match cx.attributes.verb.as_str() {
+            "get" => list::get(server, cx).await,
+            "patch" => patch::patch(server, cx, body::read(request.into_body()).await?).await,
+            _ => update::update(server, cx, body::read(request.into_body()).await?).await,
+        },
+    }
+}
+
+/// A body of another kind than the resource's.
+pub fn decode(cx: &Context, content: Bytes, group: &str, version: &str, kind: &str) -> Result<Value, Status> {
+    let expected = Expected::builtin(group, version, kind);
+    let decoded = codec::decode(&content, cx.content_type(), expected, cx.field_validation()?)?;
+    for warning in decoded.warnings {
+        cx.warn(warning);
+    }
+    Ok(decoded.value)
+}
+
+async fn token(server: &ApiServer, cx: &Context, content: Bytes) -> Result<Response<Body>, Status> {
+    let request = decode(cx, content, "authentication.k8s.io", "v1", "TokenRequest")?;
+    let account = server.lookup("", "serviceaccounts", cx.namespace(), cx.name()).await?;
+    let account = account.ok_or_else(|| cx.not_found())?;
+    let dry_run = cx.dry_run()?;
+    let request = admit(server, cx, Operation::Create, request, None, dry_run).await?;
+    let request = validate_admission(server, cx, Operation::Create, request, None, dry_run).await?;
+    let issued = server.policy.tokens.issue(&account, request).await?;
+    view::value_response(cx, StatusCode::CREATED, &issued)
+}
+
+/// Kinds without storage: reviews, bindings, component statuses.
+pub async fn storageless(server: &ApiServer, cx: &Context, content: Bytes) -> Result<Response<Body>, Status> {
+    match (cx.resource.plural.as_ref(), cx.attributes.verb.as_str()) {
+        ("componentstatuses", verb) => component_statuses(cx, verb),
+        ("bindings", _) => {
+            let binding = decode(cx, content, "", "v1", "Binding")?;
+            let name = amphipod_api::object::name(&binding).to_owned();
+            bind::bind(server, cx, &name, binding).await
+        }
+        _ => {
+            let decoded = codec::decode(&content, cx.content_type(), cx.expected(), cx.field_validation()?)?;
+            let object = decoded.value;
+            let object = admit(server, cx, Operation::Create, object, None, false).await?;
+            let object = validate_admission(server, cx, Operation::Create, object, None, false).await?;
+            let answer = server.policy.reviews.review(&cx.attributes, &cx.resource, object).await?;
+            view::value_response(cx, StatusCode::CREATED, &answer)
+        }
+    }
+}
+
+/// All parts run in this process: that it answers says they are there.
+fn component_statuses(cx: &Context, verb: &str) -> Result<Response<Body>, Status> {
+    let item = |name: &str| {
+        json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
+            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
+    };
+    cx.warn("v1 ComponentStatus is deprecated in v1.19+");
+    let names = ["controller-manager", "scheduler", "etcd-0"];
+    if verb == "get" {
+        let name = names.iter().find(|n| **n == cx.name()).ok_or_else(|| cx.not_found())?;
+        return view::object_response(cx, StatusCode::OK, item(name));
+    }
+    let items: Vec<Value> = names.iter().map(|n| item(n)).collect();
+    let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
+    view::value_response(cx, StatusCode::OK, &list)
+}

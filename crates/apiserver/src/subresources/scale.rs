@@ -1,0 +1,143 @@
+//! `scale`: the replica count of any workload as one kind.
+
+use amphipod_api::codec::{self, Expected, FieldValidation};
+use amphipod_api::field::{Error as FieldError, Path};
+use amphipod_api::object::{self, metadata_mut};
+use amphipod_api::selector::LabelSelector;
+use amphipod_api::status::Status;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::body::Body;
+use crate::context::Context;
+use crate::registry::patch::{self, Kind};
+use crate::registry::update::{self, Change};
+use crate::registry::{existing, key, view};
+use crate::server::ApiServer;
+
+fn expected() -> Expected<'static> {
+    Expected::builtin("autoscaling", "v1", "Scale")
+}
+
+pub async fn handle(server: &ApiServer, cx: &Context, content: Bytes) -> Result<Response<Body>, Status> {
+    match cx.attributes.verb.as_str() {
+        "get" => {
+            let found = existing(server, &cx.resource, &key(cx)).await?.ok_or_else(|| cx.not_found())?;
+            view::value_response(cx, StatusCode::OK, &scale_of(&found.value(&cx.resource)?)?)
+        }
+        "update" => {
+            let decoded = codec::decode(&content, cx.content_type(), expected(), cx.field_validation()?)?;
+            let name = object::name(&decoded.value);
+            if !name.is_empty() && name != cx.name() {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    cx.name()
+                )));
+            }
+            run(server, cx, &Rescale { cx, how: How::Whole(decoded.value) }).await
+        }
+        _ => {
+            let kind = patch::kind_of(cx.content_type()).filter(|k| *k != Kind::Apply);
+            let kind = kind.ok_or_else(|| {
+                Status::unsupported_media_type(&[
+                    amphipod_api::patch::JSON_PATCH,
+                    amphipod_api::patch::MERGE_PATCH,
+                    amphipod_api::patch::STRATEGIC_MERGE_PATCH,
+                ])
+            })?;
+            let document = codec::parse_document(&content, false)
+                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+            let validation = cx.field_validation()?;
+            run(server, cx, &Rescale { cx, how: How::Patch { kind, document, validation } }).await
+        }
+    }
+}
+
+async fn run(server: &ApiServer, cx: &Context, change: &Rescale<'_>) -> Result<Response<Body>, Status> {
+    let outcome = update::change(server, cx, change).await?;
+    let stored = outcome.stored.value(&cx.resource)?;
+    view::value_response(cx, StatusCode::OK, &scale_of(&stored)?)
+}
+
+/// The `autoscaling/v1 Scale` of a workload.
+pub fn scale_of(object: &Value) -> Result<Value, Status> {
+    let selector = match object.pointer("/spec/selector") {
+        Some(Value::Object(map)) if object::kind(object) == "ReplicationController" => {
+            LabelSelector::from_map(map)
+        }
+        Some(selector) => LabelSelector::from_object(selector).map_err(Status::internal)?,
+        None => LabelSelector::nothing(),
+    };
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let mut metadata = json!({});
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.pointer(&format!("/metadata/{key}")) {
+            metadata[key] = value.clone();
+        }
+    }
+    let mut spec = json!({});
+    if number("/spec/replicas") != 0 {
+        spec["replicas"] = number("/spec/replicas").into();
+    }
+    let mut status = json!({"replicas": number("/status/replicas")});
+    let text = selector.to_string();
+    if !text.is_empty() {
+        status["selector"] = text.into();
+    }
+    Ok(
+        json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}),
+    )
+}
+
+enum How {
+    Whole(Value),
+    Patch { kind: Kind, document: Value, validation: FieldValidation },
+}
+
+struct Rescale<'a> {
+    cx: &'a Context,
+    how: How,
+}
+
+impl Change for Rescale<'_> {
+    fn apply(&self, old: &Value) -> Result<Value, Status> {
+        let before = scale_of(old)?;
+        let scale = match &self.how {
+            How::Whole(scale) => scale.clone(),
+            How::Patch { kind, document, validation } => {
+                patch::patched(self.cx, *kind, document, &before, expected(), *validation)?
+            }
+        };
+        let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+        if replicas < 0 {
+            let path = Path::new("spec").child("replicas");
+            let fault = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid("autoscaling", "Scale", self.cx.name(), &[fault]));
+        }
+        let mut new = old.clone();
+        object::child_mut(&mut new, "spec").insert("replicas".into(), replicas.into());
+        // The scale's own preconditions are the workload's.
+        metadata_mut(&mut new).insert("resourceVersion".into(), object::resource_version(&scale).into());
+        let uid = object::uid(&scale);
+        if !uid.is_empty() {
+            metadata_mut(&mut new).insert("uid".into(), uid.into());
+        }
+        Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_name_their_selector() {
+        let object = json!({"kind": "Deployment", "metadata": {"name": "d", "resourceVersion": "4", "labels": {"x": "y"}},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "d"}}}, "status": {"replicas": 2}});
+        let scale = scale_of(&object).expect("scale");
+        assert_eq!(scale["spec"]["replicas"], 3);
+        assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=d"}));
+        assert_eq!(scale["metadata"], json!({"name": "d", "resourceVersion": "4"}));
+    }
+}

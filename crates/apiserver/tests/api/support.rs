@@ -1,0 +1,147 @@
+//! One server and what tests say to it.
+
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, Config, UserInfo};
+use amphipod_store::EmbeddedStore;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tower::ServiceExt;
+
+pub struct Server {
+    pub api: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+pub struct Answer {
+    pub code: u16,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+    /// Checks the code and gives the content.
+    pub fn expect(self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", String::from_utf8_lossy(&self.bytes));
+        self.json()
+    }
+    /// Checks a refusal and gives its message.
+    pub fn refused(self, code: u16, reason: &str) -> String {
+        let status = self.expect(code);
+        assert_eq!(status["kind"], "Status");
+        assert_eq!(status["reason"], reason, "{status}");
+        assert_eq!(status["code"], code);
+        status["message"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+pub async fn server() -> Server {
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let config = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
+    let api = ApiServer::start(config, store).await.expect("a server");
+    Server::of(api).await
+}
+
+impl Server {
+    /// An administrator's view; makes sure that pods can be created.
+    pub async fn of(api: Arc<ApiServer>) -> Server {
+        let server =
+            Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
+        let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
+        server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        server
+    }
+
+    pub fn as_user(&self, name: &str, groups: &[&str]) -> Server {
+        Server { api: self.api.clone(), user: UserInfo::new(name, groups) }
+    }
+
+    pub async fn raw(&self, request: Request<Vec<u8>>) -> Response<amphipod_apiserver::body::Body> {
+        let service = self.api.local_service(self.user.clone());
+        service.oneshot(request.map(|b| Full::new(Bytes::from(b)))).await.expect("never fails")
+    }
+
+    pub async fn send(&self, request: Request<Vec<u8>>) -> Answer {
+        let (parts, body) = self.raw(request).await.into_parts();
+        let bytes = body.collect().await.expect("a whole answer").to_bytes();
+        Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+    }
+
+    pub async fn with(&self, method: &str, path: &str, content_type: &str, body: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path).header("content-type", content_type);
+        self.send(request.body(body.as_bytes().to_vec()).expect("a request")).await
+    }
+    pub async fn get(&self, path: &str) -> Answer {
+        self.with("GET", path, "application/json", "").await
+    }
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = Request::builder().uri(path).header("accept", accept);
+        self.send(request.body(Vec::new()).expect("a request")).await
+    }
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.with("POST", path, "application/json", &body.to_string()).await
+    }
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.with("PUT", path, "application/json", &body.to_string()).await
+    }
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.with("DELETE", path, "application/json", "").await
+    }
+    pub async fn merge(&self, path: &str, body: &Value) -> Answer {
+        self.with("PATCH", path, "application/merge-patch+json", &body.to_string()).await
+    }
+
+    pub async fn watch(&self, path: &str) -> Watch {
+        let request = Request::builder().uri(path).body(Vec::new()).expect("a request");
+        let answer = self.raw(request).await;
+        assert_eq!(answer.status(), 200);
+        let chunks =
+            answer.into_body().into_data_stream().map(|c| c.expect("an unbroken answer")).boxed_local();
+        Watch { chunks, buffer: Vec::new() }
+    }
+}
+
+pub struct Watch {
+    chunks: futures::stream::LocalBoxStream<'static, Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    /// The next event; `None` at the end.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("an event"));
+            }
+            let wait = std::time::Duration::from_secs(10);
+            let chunk = tokio::time::timeout(wait, self.chunks.next()).await.expect("an event in time");
+            self.buffer.extend_from_slice(&chunk?);
+        }
+    }
+    /// `TYPE name` of the next event.
+    pub async fn brief(&mut self) -> String {
+        let event = self.next().await.expect("an event");
+        let name = event["object"]["metadata"]["name"].as_str().unwrap_or("");
+        format!("{} {name}", event["type"].as_str().unwrap_or(""))
+    }
+}
+
+pub fn config_map(name: &str) -> Value {
+    serde_json::json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}, "data": {"k": "v"}})
+}
+
+pub fn pod(name: &str) -> Value {
+    serde_json::json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "c", "image": "x"}]}})
+}
+
+pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const PODS: &str = "/api/v1/namespaces/default/pods";

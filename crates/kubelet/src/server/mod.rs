@@ -1,0 +1,256 @@
+//! The node's HTTPS API: logs, exec, attach, port-forward, stats. Only for those the API server
+//! vouches for.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use amphipod_client::Resource;
+
+use crate::Error;
+use crate::context::Context;
+use crate::error::IoContext;
+use crate::pods::Pods;
+
+pub mod auth;
+mod handlers;
+pub mod logs;
+pub mod metrics;
+mod stats;
+mod streams;
+mod tls;
+
+use auth::{Authorizer, User};
+
+/// Connections served at once; the API server needs few.
+const MAX_CONNECTIONS: usize = 1024;
+
+pub type Body = BoxBody<Bytes, Infallible>;
+pub type Answer = Response<Body>;
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+pub fn text(status: StatusCode, text: impl Into<String>) -> Answer {
+    let mut response = Response::new(full(text.into()));
+    *response.status_mut() = status;
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert("content-type", plain);
+    response
+}
+
+fn json(value: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(full(value));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+}
+
+pub struct Server {
+    context: Arc<Context>,
+    pods: Arc<Pods>,
+    authorizer: Authorizer,
+}
+
+/// Binds at once (a taken port is an error), serves until cancelled.
+pub async fn start(
+    context: Arc<Context>,
+    pods: Arc<Pods>,
+    address: SocketAddr,
+    cancel: CancellationToken,
+) -> Result<SocketAddr, Error> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::config(&context.config)?));
+    let listener = TcpListener::bind(address).await.context(|| format!("listen on {address}"))?;
+    let bound = listener.local_addr().context(|| "the listener's address".to_owned())?;
+    let authorizer = Authorizer::new(context.client.clone(), &context.config.node_name);
+    let server = Arc::new(Server { context, pods, authorizer });
+    tokio::spawn(accept(server, listener, acceptor, cancel));
+    Ok(bound)
+}
+
+async fn accept(
+    server: Arc<Server>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    cancel: CancellationToken,
+) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "accepting a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+        let (server, acceptor, cancel) = (server.clone(), acceptor.clone(), cancel.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let _ = stream.set_nodelay(true); // only a speed-up
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = serve(server, stream, acceptor) => {}
+            }
+        });
+    }
+}
+
+async fn serve(server: Arc<Server>, stream: tokio::net::TcpStream, acceptor: TlsAcceptor) {
+    let stream = match acceptor.accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%error, "TLS handshake"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+    let user = certificate.and_then(|der| auth::from_certificate(&der));
+    let service = hyper::service::service_fn(move |request| {
+        let (server, user) = (server.clone(), user.clone());
+        async move { Ok::<_, Infallible>(server.handle(user, request).await) }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        debug!(%error, "a connection ended");
+    }
+}
+
+/// Decoded pairs of a query string, in order.
+fn query_of(request: &Request<Incoming>) -> Vec<(String, String)> {
+    let query = request.uri().query().unwrap_or("");
+    let pairs = query.split('&').filter(|p| !p.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key), decoded(value))
+    });
+    pairs.collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = tail
+            .get(..2)
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+                continue;
+            }
+            (b'+', _) => bytes.push(b' '),
+            _ => bytes.push(*first),
+        }
+        rest = tail;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Server {
+    async fn handle(&self, certificate: Option<User>, request: Request<Incoming>) -> Answer {
+        let user = match certificate {
+            Some(user) => Some(user),
+            None => self.bearer(&request).await,
+        };
+        let Some(user) = user else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
+        if !self.authorizer.allows(&user, request.method(), request.uri().path()).await {
+            let subresource = auth::subresources(request.uri().path())[0];
+            let message = format!(
+                "Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{subresource}])",
+                user.name,
+                request.method().as_str().to_lowercase()
+            );
+            return text(StatusCode::FORBIDDEN, message);
+        }
+        self.route(request).await
+    }
+
+    async fn bearer(&self, request: &Request<Incoming>) -> Option<User> {
+        let header = request.headers().get("authorization")?.to_str().ok()?;
+        self.authorizer.token(header.strip_prefix("Bearer ")?.trim()).await
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        match parts.as_slice() {
+            ["healthz", ..] => text(StatusCode::OK, "ok"),
+            ["metrics"] => {
+                let (known, running) = self.pods.counts();
+                self.context.metrics.pods(known, running);
+                text(StatusCode::OK, self.context.metrics.text())
+            }
+            ["metrics", "resource"] => match stats::resource_metrics(&self.context).await {
+                Ok(metrics) => text(StatusCode::OK, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            ["pods"] => json(pod_list(&self.pods.list())),
+            ["runningpods"] => self.running_pods().await,
+            ["configz"] => json(self.configz()),
+            ["stats", "summary"] => match stats::summary(&self.context).await {
+                Ok(summary) => json(summary.to_string()),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            ["containerLogs", namespace, pod, container] => {
+                self.logs(namespace, pod, container, &query_of(&request)).await
+            }
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                self.exec(namespace, pod, container, request).await
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                self.attach(namespace, pod, container, request).await
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+                self.port_forward(namespace, pod, request).await
+            }
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container]
+                if request.method() == Method::POST =>
+            {
+                self.run(namespace, pod, container, &query_of(&request)).await
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        }
+    }
+}
+
+/// A `v1.PodList`, put together from encoded pods.
+fn pod_list(pods: &[Arc<Pod>]) -> Vec<u8> {
+    let mut list = br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#.to_vec();
+    for (index, pod) in pods.iter().enumerate() {
+        if index > 0 {
+            list.push(b',');
+        }
+        list.extend(pod.encode());
+    }
+    list.extend(b"]}");
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_and_lists() {
+        assert_eq!(decoded("a%20b+c%2"), "a b c%2");
+        let list: serde_json::Value =
+            serde_json::from_slice(&pod_list(&[Arc::default(), Arc::default()])).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 2);
+    }
+}

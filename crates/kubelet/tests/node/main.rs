@@ -1,0 +1,327 @@
+//! The whole kubelet against an API and a runtime that exist only in this process: lives of pods
+//! from creation to the end, crashes, probes, restarts of the kubelet.
+#![allow(clippy::unwrap_used)] // tests: what must not fail may panic
+
+mod api;
+mod real;
+mod runtime;
+mod serving;
+
+use std::time::Duration;
+
+use amphipod_client::SharedInformers;
+use amphipod_kubelet::{CgroupConfig, Config};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use api::MiniApi;
+use runtime::MindRuntime;
+
+struct Node {
+    dir: tempfile::TempDir,
+    api: MiniApi,
+    runtime: MindRuntime,
+    cancel: CancellationToken,
+    kubelet: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Node::start_with(|_, _| {}).await
+    }
+    async fn start_with(change: impl FnOnce(&mut Config, &std::path::Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = MindRuntime::serve(&dir.path().join("cri.sock"));
+        let mut node =
+            Node { dir, api: MiniApi::new(), runtime, cancel: CancellationToken::new(), kubelet: None };
+        let mut config = node.config();
+        change(&mut config, node.dir.path());
+        node.run_kubelet(config);
+        until("the node registers", || node.api.get("nodes", "", "n1")).await;
+        node
+    }
+    fn config(&self) -> Config {
+        let endpoint = format!("unix://{}", self.dir.path().join("cri.sock").display());
+        let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), &endpoint);
+        config.root_dir = self.dir.path().join("kubelet");
+        config.pod_logs_dir = self.dir.path().join("logs");
+        config.manifest_dir = Some(self.dir.path().join("manifests"));
+        std::fs::create_dir_all(self.dir.path().join("manifests")).unwrap();
+        config.listen = None;
+        config.cgroups = CgroupConfig { enabled: false, ..config.cgroups };
+        config
+    }
+    fn run_kubelet(&mut self, config: Config) {
+        self.cancel = CancellationToken::new();
+        let informers = SharedInformers::new(self.api.client(), self.cancel.clone());
+        let run = amphipod_kubelet::run(config, self.api.client(), informers, self.cancel.clone());
+        self.kubelet = Some(tokio::spawn(async move { run.await.unwrap() }));
+    }
+    async fn stop_kubelet(&mut self) {
+        self.cancel.cancel();
+        self.kubelet.take().unwrap().await.unwrap();
+    }
+    fn create(&self, name: &str, spec: Value) {
+        let mut spec = spec;
+        spec["nodeName"] = "n1".into();
+        self.api.put(
+            "pods",
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "ns", "labels": {"a": "b"}},
+                "spec": spec, "status": {"phase": "Pending"}}),
+        );
+    }
+    fn pod(&self, name: &str) -> Value {
+        self.api.get("pods", "ns", name).unwrap_or(Value::Null)
+    }
+    async fn until_pod(&self, what: &str, name: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let check = || Some(self.pod(name)).filter(&condition);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(pod) = check() {
+                return pod;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {:#}", self.pod(name)["status"]);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    fn events(&self) -> Vec<String> {
+        let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        let events = self.api.all("events");
+        events
+            .iter()
+            .map(|e| {
+                format!(
+                    "{} {} {}",
+                    text(&e["involvedObject"]["fieldPath"]),
+                    text(&e["reason"]),
+                    text(&e["message"])
+                )
+            })
+            .collect()
+    }
+    async fn until_event(&self, wanted: &str) {
+        until(wanted, || self.events().iter().any(|e| e.starts_with(wanted)).then_some(())).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+async fn until<T>(what: &str, condition: impl Fn() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn container(status: &Value, index: usize) -> &Value {
+    &status["status"]["containerStatuses"][index]
+}
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+#[tokio::test]
+async fn a_pod_lives_crashes_and_ends() {
+    let node = Node::start().await;
+    let began = tokio::time::Instant::now();
+    node.create(
+        "p",
+        json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "a", "image": "x:1", "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}]}),
+    );
+    let pod = node.until_pod("ready", "p", is_ready).await;
+    let elapsed = began.elapsed();
+    assert!(elapsed < Duration::from_secs(2), "took {elapsed:?}");
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(pod["status"]["podIP"], "10.9.8.7");
+    assert_eq!(container(&pod, 0)["image"], "x:1");
+    let first = node.runtime.running("a").unwrap();
+    let config = node.runtime.state.lock().configs[&first.id].clone();
+    assert!(config.envs.iter().any(|e| e.key == "IP" && e.value == "10.9.8.7"));
+    node.until_event("spec.containers{a} Pulled Container image \"x:1\" already present on machine").await;
+    node.until_event("spec.containers{a} Started Container started").await;
+
+    node.runtime.end(&first.id, 1);
+    let pod = node.until_pod("restarted", "p", |p| container(p, 0)["restartCount"] == 1 && is_ready(p)).await;
+    assert_eq!(container(&pod, 0)["lastState"]["terminated"]["exitCode"], 1);
+    node.runtime.end(&node.runtime.running("a").unwrap().id, 2);
+    let waits = |p: &Value| container(p, 0)["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let pod = node.until_pod("backs off", "p", waits).await;
+    let message = container(&pod, 0)["state"]["waiting"]["message"].as_str().unwrap();
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    assert_eq!(message, format!("back-off 10s restarting failed container=a pod=p_ns({uid})"));
+    node.until_event(&format!(
+        "spec.containers{{a}} BackOff Back-off restarting failed container a in pod p_ns({uid})"
+    ))
+    .await;
+
+    node.api.delete("pods", "ns", "p", None);
+    until("gone", || node.api.get("pods", "ns", "p").is_none().then_some(())).await;
+    let state = node.runtime.state.lock();
+    assert!(state.sandboxes.is_empty() && state.containers.is_empty());
+    assert!(!node.dir.path().join("kubelet/pods").join(uid).exists());
+}
+
+#[tokio::test]
+async fn graceful_deletion_takes_hooks_and_the_grace_period() {
+    let node = Node::start().await;
+    let lifecycle =
+        json!({"preStop": {"exec": {"command": ["bye"]}}, "postStart": {"exec": {"command": ["hello"]}}});
+    node.create("p", json!({"containers": [{"name": "a", "image": "x:1", "lifecycle": lifecycle}]}));
+    node.until_pod("ready", "p", is_ready).await;
+    node.api.delete("pods", "ns", "p", Some(9));
+    until("gone", || node.api.get("pods", "ns", "p").is_none().then_some(())).await;
+    let (execs, stopped) = {
+        let state = node.runtime.state.lock();
+        (state.execs.clone(), state.stopped.clone())
+    };
+    assert_eq!(execs, ["hello", "bye"]);
+    assert_eq!(stopped.last().unwrap().1, 9);
+    node.until_event("spec.containers{a} Killing Stopping container a").await;
+}
+
+#[tokio::test]
+async fn init_containers_sidecars_and_completion() {
+    let node = Node::start().await;
+    node.create(
+        "p",
+        json!({"restartPolicy": "Never",
+            "initContainers": [{"name": "i", "image": "x:1"}, {"name": "s", "image": "x:1", "restartPolicy": "Always"}],
+            "containers": [{"name": "a", "image": "x:1"}]}),
+    );
+    let init = until("init runs", || node.runtime.running("i")).await;
+    let pod = node
+        .until_pod("status", "p", |p| p["status"]["initContainerStatuses"][0]["state"]["running"].is_object())
+        .await;
+    assert_eq!(container(&pod, 0)["state"]["waiting"]["reason"], "PodInitializing");
+    assert!(node.runtime.running("s").is_none() && node.runtime.running("a").is_none());
+    node.runtime.end(&init.id, 0);
+    node.until_pod("ready", "p", is_ready).await;
+    node.runtime.end(&node.runtime.running("a").unwrap().id, 0);
+    node.until_pod("succeeded", "p", |p| p["status"]["phase"] == "Succeeded").await;
+    until("the sidecar ends", || node.runtime.running("s").is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn probes_decide_readiness_and_restarts() {
+    let node = Node::start().await;
+    let probe =
+        |command: &str| json!({"exec": {"command": [command]}, "periodSeconds": 1, "failureThreshold": 1});
+    node.create(
+        "r",
+        json!({"containers": [{"name": "a", "image": "x:1", "readinessProbe": probe("false")}]}),
+    );
+    node.create("l", json!({"containers": [{"name": "b", "image": "x:1", "startupProbe": probe("true"), "livenessProbe": probe("false")}]}));
+    node.until_event("spec.containers{a} Unhealthy Readiness probe failed: said").await;
+    assert!(!is_ready(&node.pod("r")));
+    node.until_pod("restarted", "l", |p| container(p, 0)["restartCount"] == 1).await;
+    node.until_event("spec.containers{b} Killing Container b failed liveness probe, will be restarted").await;
+    assert_eq!(container(&node.pod("r"), 0)["restartCount"], 0);
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why() {
+    let node = Node::start().await;
+    node.create("image", json!({"containers": [{"name": "a", "image": "missing:1"}]}));
+    node.create("key", json!({"containers": [{"name": "a", "image": "x:1", "env": [{"name": "S", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k"}}}]}]}));
+    node.create("volume", json!({"volumes": [{"name": "v", "configMap": {"name": "no"}}], "containers": [{"name": "a", "image": "x:1"}]}));
+    node.create(
+        "cpu",
+        json!({"containers": [{"name": "a", "image": "x:1", "resources": {"requests": {"cpu": "9000"}}}]}),
+    );
+    let waits =
+        |reason: &'static str| move |p: &Value| container(p, 0)["state"]["waiting"]["reason"] == reason;
+    node.until_pod("pull error", "image", waits("ErrImagePull")).await;
+    node.until_pod("back-off", "image", waits("ImagePullBackOff")).await;
+    node.until_event("spec.containers{a} Failed Failed to pull image \"missing:1\": no such image").await;
+    let pod = node.until_pod("config error", "key", waits("CreateContainerConfigError")).await;
+    assert_eq!(container(&pod, 0)["state"]["waiting"]["message"], "secret \"no\" not found");
+    node.until_event(" FailedMount MountVolume.SetUp failed for volume \"v\" : configmap \"no\" not found")
+        .await;
+    let pod = node.until_pod("refused", "cpu", |p| p["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "OutOfcpu");
+    // What was missing appears: both start.
+    node.api.put("configmaps", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no", "namespace": "ns"}, "data": {"k": "v"}}));
+    node.until_pod("ready", "volume", is_ready).await;
+    let uid = node.pod("volume")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let file = node.dir.path().join("kubelet/pods").join(uid).join("volumes/kubernetes.io~configmap/v/k");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "v");
+    for name in ["image", "key", "cpu"] {
+        node.api.delete("pods", "ns", name, None);
+        until("gone", || node.api.get("pods", "ns", name).is_none().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_kubelet_adopts_what_runs() {
+    let mut node = Node::start().await;
+    let probe = json!({"exec": {"command": ["true"]}});
+    node.create("stays", json!({"containers": [{"name": "a", "image": "x:1", "readinessProbe": probe}]}));
+    node.create(
+        "goes",
+        json!({"terminationGracePeriodSeconds": 3, "containers": [{"name": "b", "image": "x:1"}]}),
+    );
+    node.until_pod("ready", "stays", is_ready).await;
+    node.until_pod("ready", "goes", is_ready).await;
+    let before = node.runtime.running("a").unwrap().id;
+    node.stop_kubelet().await;
+    assert!(node.runtime.running("a").is_some() && node.runtime.running("b").is_some());
+    node.api.delete("pods", "ns", "goes", Some(0)); // while nobody looks
+    node.run_kubelet(node.config());
+    until("the orphan ends", || node.runtime.running("b").is_none().then_some(())).await;
+    assert_eq!(node.runtime.state.lock().stopped.last().unwrap().1, 3);
+    let after = node.runtime.running("a").unwrap().id;
+    assert_eq!(before, after);
+    let pod = node.pod("stays");
+    assert!(is_ready(&pod), "{:#}", pod["status"]);
+    assert_eq!(container(&pod, 0)["restartCount"], 0);
+}
+
+#[tokio::test]
+async fn static_pods_run_and_are_mirrored() {
+    let node = Node::start().await;
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\nspec:\n  containers:\n  - {name: w, image: 'x:1'}\n";
+    let path = node.dir.path().join("manifests/web.yaml");
+    std::fs::write(&path, manifest).unwrap();
+    let pod = node.until_pod("mirrored", "web-n1", is_ready).await;
+    assert!(pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
+    assert!(node.runtime.running("w").is_some());
+    std::fs::remove_file(path).unwrap();
+    until("stopped", || node.runtime.running("w").is_none().then_some(())).await;
+    until("unmirrored", || node.api.get("pods", "ns", "web-n1").is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn hollow_nodes_heartbeat_and_run_pods() {
+    let api = MiniApi::new();
+    let cancel = CancellationToken::new();
+    let informers = SharedInformers::new(api.client(), cancel.clone());
+    let config = amphipod_kubelet::hollow::Config::new(3, "10.244.0.0/24".parse().unwrap());
+    let run = tokio::spawn(amphipod_kubelet::hollow::run(config, api.client(), informers, cancel.clone()));
+    until("nodes and leases", || (api.all("nodes").len() == 3 && api.all("leases").len() == 3).then_some(()))
+        .await;
+    let node = api.get("nodes", "", "hollow-2").unwrap();
+    let ready =
+        node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!(ready["status"], "True");
+    for (name, node) in [("p", "hollow-0"), ("q", "elsewhere")] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "a", "image": "x"}]});
+        let meta = json!({"name": name, "namespace": "ns"});
+        api.put("pods", json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}));
+    }
+    let pod = until("ready", || api.get("pods", "ns", "p").filter(is_ready)).await;
+    assert_eq!(pod["status"]["podIP"], "10.244.0.2");
+    api.delete("pods", "ns", "p", Some(30));
+    until("gone", || api.get("pods", "ns", "p").is_none().then_some(())).await;
+    assert!(api.get("pods", "ns", "q").unwrap()["status"].is_null());
+    cancel.cancel();
+    run.await.unwrap().unwrap();
+}

@@ -1,0 +1,9 @@
+//! Images: names, content, and how they get here.
+
+pub mod archive;
+pub mod builtin;
+pub mod oci;
+pub mod pull;
+pub mod reference;
+pub mod store;
+pub mod unpack;

@@ -1,0 +1,351 @@
+//! The runtime for real: containers, as root, in a temporary directory, driven through its CRI socket.
+//!
+//! The test binary is its own shim executable, so it has no harness: it dispatches `runtime-*` subcommands
+//! first. Without root, overlayfs or a static busybox it says so and succeeds.
+
+mod support;
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use amphipod_cri::v1::{
+    self as cri, ContainerState, ContainerStatusRequest, ExecSyncRequest, ListContainersRequest,
+    ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest,
+    StopPodSandboxRequest,
+};
+use support::{Node, shell};
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some(command) = args.get(1).and_then(|arg| arg.to_str())
+        && let Some(code) = amphipod_runtime::shim_main(command, &args[2..])
+    {
+        return code;
+    }
+    if let Some(missing) = support::missing() {
+        println!("skipped: {missing}");
+        return ExitCode::SUCCESS;
+    }
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    macro_rules! run {
+        ($($test:ident),* $(,)?) => {$(
+            if stringify!($test).contains(&filter) {
+                let started = std::time::Instant::now();
+                runtime.block_on($test());
+                println!("test {} ... ok ({:?})", stringify!($test), started.elapsed());
+            }
+        )*};
+    }
+    run!(
+        runs_to_completion,
+        exec_stop_and_signals,
+        identity_and_confinement,
+        start_errors,
+        survives_a_restart,
+        shared_pid_namespace,
+        limits_and_stats,
+        log_rotation,
+    );
+    ExitCode::SUCCESS
+}
+
+async fn runs_to_completion() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("completion").await;
+    let status = node
+        .runtime()
+        .pod_sandbox_status(PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false })
+        .await
+        .unwrap()
+        .into_inner()
+        .status
+        .unwrap();
+    assert_eq!(status.state(), PodSandboxState::SandboxReady);
+    let script = "echo out; echo err >&2; hostname; cat /etc/resolv.conf; printf partial; exit 3";
+    let id = node.container(&sandbox, "main", |config| config.command = shell(script)).await;
+    node.start_container(&id).await;
+    let status = node.wait_exit(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    assert!(status.finished_at >= status.started_at && status.started_at > 0);
+    assert_eq!(status.image.as_ref().unwrap().image, "docker.io/library/test:1");
+    let log = std::fs::read_to_string(&status.log_path).unwrap();
+    let said: Vec<&str> = log.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    for want in ["stdout F out", "stderr F err", "stdout F completion-host", "stdout F nameserver 10.1.2.3"] {
+        assert!(said.contains(&want), "{want:?} is not in {said:?}");
+    }
+    assert_eq!(said.last(), Some(&"stdout P partial"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn exec_stop_and_signals() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("exec").await;
+    let script = "trap 'exit 7' TERM; while true; do sleep 0.1; done";
+    let id = node.container(&sandbox, "main", |config| config.command = shell(script)).await;
+    node.start_container(&id).await;
+    let output = node.exec(&id, &["sh", "-c", "echo hello; echo oops >&2; exit 5"]).await.unwrap();
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"hello\n"[..], &b"oops\n"[..]));
+    assert_eq!(output.exit_code, 5);
+    let missing = node.exec(&id, &["nonsense"]).await.unwrap_err();
+    assert!(missing.message().contains("executable file not found in $PATH"), "{missing}");
+    let request =
+        ExecSyncRequest { container_id: id.clone(), cmd: vec!["sleep".into(), "60".into()], timeout: 1 };
+    let late = node.runtime().exec_sync(request).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+    let stop = StopContainerRequest { container_id: id.clone(), timeout: 10 };
+    node.runtime().stop_container(stop.clone()).await.unwrap();
+    assert_eq!(node.wait_exit(&id).await.exit_code, 7);
+    node.runtime().stop_container(stop).await.unwrap();
+    // One that does not listen is killed after its grace period.
+    let deaf = "trap '' TERM; while true; do sleep 0.1; done";
+    let id = node.container(&sandbox, "deaf", |config| config.command = shell(deaf)).await;
+    node.start_container(&id).await;
+    node.runtime().stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }).await.unwrap();
+    assert_eq!(node.wait_exit(&id).await.exit_code, 137);
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn identity_and_confinement() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("identity").await;
+    let script = "id; cat /proc/self/status; touch /rootfile; echo data > /scratch/file; pwd; env";
+    let scratch = node.dir().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    std::os::unix::fs::chown(&scratch, Some(1000), Some(2000)).unwrap();
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell(script);
+            config.working_dir = "/made/for/you".into();
+            config.envs = vec![cri::KeyValue { key: "GREETING".into(), value: "hi there".into() }];
+            config.mounts = vec![cri::Mount {
+                container_path: "/scratch".into(),
+                host_path: scratch.display().to_string(),
+                ..Default::default()
+            }];
+            let security = cri::LinuxContainerSecurityContext {
+                run_as_user: Some(cri::Int64Value { value: 1000 }),
+                run_as_group: Some(cri::Int64Value { value: 2000 }),
+                supplemental_groups: vec![3000],
+                readonly_rootfs: true,
+                no_new_privs: true,
+                capabilities: Some(cri::Capability {
+                    drop_capabilities: vec!["ALL".into()],
+                    ..Default::default()
+                }),
+                seccomp: Some(cri::SecurityProfile::default()),
+                masked_paths: vec!["/proc/kcore".into()],
+                ..support::security()
+            };
+            config.linux.as_mut().unwrap().security_context = Some(security);
+        })
+        .await;
+    node.start_container(&id).await;
+    let status = node.wait_exit(&id).await;
+    let log = node.log(&status);
+    for want in [
+        "uid=1000 gid=2000",
+        "3000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "CapEff:\t0000000000000000",
+        "Read-only file system",
+        "/made/for/you",
+        "GREETING=hi there",
+    ] {
+        assert!(log.contains(want), "{want:?} is not in {log}");
+    }
+    assert_eq!(std::fs::read_to_string(scratch.join("file")).unwrap(), "data\n");
+    // The default profile without no_new_privs: loading it needs a capability that must not remain.
+    let id = node
+        .container(&sandbox, "profile", |config| {
+            config.command = shell("cat /proc/self/status; unshare -m true || echo refused");
+            config.linux.as_mut().unwrap().security_context = Some(cri::LinuxContainerSecurityContext {
+                seccomp: Some(cri::SecurityProfile::default()),
+                ..support::security()
+            });
+        })
+        .await;
+    node.start_container(&id).await;
+    let status = node.wait_exit(&id).await;
+    let log = node.log(&status);
+    for want in ["NoNewPrivs:\t0", "Seccomp:\t2", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "refused"] {
+        assert!(log.contains(want), "{want:?} is not in {log}");
+    }
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn start_errors() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("errors").await;
+    let id = node.container(&sandbox, "main", |config| config.command = vec!["/no/such".into()]).await;
+    let error =
+        node.runtime().start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
+    assert!(error.message().contains("stat /no/such: no such file or directory"), "{error}");
+    let status = node.wait_exit(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+    let gone = node
+        .runtime()
+        .container_status(ContainerStatusRequest { container_id: "deadbeef".into(), verbose: false })
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), tonic::Code::NotFound);
+    node.runtime()
+        .remove_container(RemoveContainerRequest { container_id: "deadbeef".into() })
+        .await
+        .unwrap();
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn survives_a_restart() {
+    let mut node = Node::start().await;
+    let sandbox = node.sandbox("restart").await;
+    let stays = node.container(&sandbox, "stays", |config| config.command = shell("sleep 1000")).await;
+    let ends = node
+        .container(&sandbox, "ends", |config| {
+            config.command = shell("while [ ! -e /go/on ]; do sleep 0.05; done; exit 9");
+            let go = cri::Mount {
+                container_path: "/go".into(),
+                host_path: node.dir().display().to_string(),
+                ..Default::default()
+            };
+            config.mounts.push(go);
+        })
+        .await;
+    node.start_container(&stays).await;
+    node.start_container(&ends).await;
+    node.restart(|dir| std::fs::write(dir.join("on"), "").unwrap()).await;
+    let status = node.wait_exit(&ends).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (9, "Error"));
+    assert_eq!(node.status(&stays).await.state(), ContainerState::ContainerRunning);
+    let output = node.exec(&stays, &["echo", "still here"]).await.unwrap();
+    assert_eq!(output.stdout, b"still here\n");
+    let ready = node.runtime().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
+    assert_eq!(ready.items[0].state(), PodSandboxState::SandboxReady);
+    node.runtime().stop_container(StopContainerRequest { container_id: stays.clone(), timeout: 0 }).await.unwrap();
+    assert_eq!(node.wait_exit(&stays).await.exit_code, 137);
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn shared_pid_namespace() {
+    let node = Node::start().await;
+    let sandbox = node
+        .sandbox_with("shared", |config| {
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            security.namespace_options.as_mut().unwrap().set_pid(NamespaceMode::Pod);
+        })
+        .await;
+    let share = |config: &mut cri::ContainerConfig| {
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.namespace_options.as_mut().unwrap().set_pid(NamespaceMode::Pod);
+    };
+    let first = node
+        .container(&sandbox, "first", |config| {
+            config.command = shell("exec sleep 1234");
+            share(config);
+        })
+        .await;
+    node.start_container(&first).await;
+    let second = node
+        .container(&sandbox, "second", |config| {
+            config.command = shell("ps; ls /proc/1/root/ && echo empty root");
+            share(config);
+        })
+        .await;
+    node.start_container(&second).await;
+    let status = node.wait_exit(&second).await;
+    let log = node.log(&status);
+    assert!(log.contains("sleep 1234"), "{log}");
+    assert!(log.contains("runtime-pause"), "{log}");
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn limits_and_stats() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("limits").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("sleep 1000");
+            config.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
+                memory_limit_in_bytes: 64 << 20,
+                cpu_quota: 50_000,
+                cpu_period: 100_000,
+                cpu_shares: 512,
+                oom_score_adj: 900,
+                ..Default::default()
+            });
+        })
+        .await;
+    node.start_container(&id).await;
+    let stats = node
+        .runtime()
+        .container_stats(cri::ContainerStatsRequest { container_id: id.clone() })
+        .await
+        .unwrap()
+        .into_inner()
+        .stats
+        .unwrap();
+    let memory = stats.memory.unwrap();
+    let available = memory.available_bytes.unwrap().value + memory.working_set_bytes.unwrap().value;
+    assert_eq!(available, 64 << 20);
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..Default::default() }),
+        ..Default::default()
+    };
+    node.runtime().update_container_resources(update).await.unwrap();
+    let resources = node.status(&id).await.resources.unwrap().linux.unwrap();
+    assert_eq!((resources.memory_limit_in_bytes, resources.cpu_quota), (32 << 20, 50_000));
+    // More memory than allowed: the kernel kills, and we say so.
+    let hungry = node
+        .container(&sandbox, "hungry", |config| {
+            config.command = shell("dd if=/dev/zero of=/dev/null bs=64M count=1");
+            config.linux.as_mut().unwrap().resources =
+                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() });
+        })
+        .await;
+    node.start_container(&hungry).await;
+    let status = node.wait_exit(&hungry).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn log_rotation() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("rotation").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done");
+        })
+        .await;
+    node.start_container(&id).await;
+    let path = node.status(&id).await.log_path;
+    let old = format!("{path}.old");
+    support::wait_until("the first line", || has_line(&path)).await;
+    std::fs::rename(&path, &old).unwrap();
+    node.runtime()
+        .reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() })
+        .await
+        .unwrap();
+    support::wait_until("a line in the new file", || has_line(&path)).await;
+    node.runtime().stop_container(StopContainerRequest { container_id: id, timeout: 0 }).await.unwrap();
+    let count = |path: &str| std::fs::read_to_string(path).unwrap().lines().count();
+    assert!(count(&old) > 0 && count(&path) > 0);
+    // Removing the sandbox takes the containers with it.
+    node.runtime().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();
+    node.runtime().remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox }).await.unwrap();
+    let left = node.runtime().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
+    assert!(left.containers.is_empty());
+    tokio::time::timeout(Duration::from_secs(10), node.stop()).await.unwrap();
+}
+
+fn has_line(path: &str) -> bool {
+    std::fs::read_to_string(Path::new(path)).is_ok_and(|text| text.contains('\n'))
+}
