@@ -24,16 +24,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// Settings with everything below `root`, serving on `socket`; CNI in the customary directories, and
-    /// the running binary as the shim.
-    pub fn new(root: &Path, socket: &Path) -> Config {
+    /// Settings with everything below `data_dir`, and `executable` as the shim.
+    pub fn new(data_dir: &Path, executable: PathBuf) -> Config {
         Config {
-            root_dir: root.to_path_buf(),
-            state_dir: root.join("state"),
-            socket: socket.to_path_buf(),
-            cni_conf_dir: "/etc/cni/net.d".into(),
-            cni_bin_dir: "/opt/cni/bin".into(),
-            shim_executable: "/proc/self/exe".into(),
+            root_dir: data_dir.join("runtime"),
+            state_dir: data_dir.join("run/runtime"),
+            socket: data_dir.join("run/cri.sock"),
+            cni_conf_dir: data_dir.join("cni/net.d"),
+            cni_bin_dir: data_dir.join("cni/bin"),
+            shim_executable: executable,
             builtin_images: Vec::new(),
             insecure_registries: Vec::new(),
         }
@@ -54,51 +53,6 @@ pub struct BuiltinImage {
     pub working_dir: String,
     /// `user[:group]`; empty means root.
     pub user: String,
-    /// TCP ports the image documents.
-    pub exposed_ports: Vec<u16>,
-}
-
-impl BuiltinImage {
-    /// An image without files that runs as root in `/`.
-    pub fn new(reference: &str) -> BuiltinImage {
-        BuiltinImage {
-            reference: reference.to_string(),
-            files: Vec::new(),
-            entrypoint: Vec::new(),
-            cmd: Vec::new(),
-            env: Vec::new(),
-            working_dir: "/".into(),
-            user: String::new(),
-            exposed_ports: Vec::new(),
-        }
-    }
-
-    /// Adds a program.
-    pub fn executable(&mut self, path: &str, content: &'static [u8]) {
-        let content = FileContent::Bytes(content);
-        self.files.push(BuiltinFile { path: path.into(), mode: 0o755, content });
-    }
-
-    /// Adds a symbolic link.
-    pub fn link(&mut self, path: &str, target: &str) {
-        let content = FileContent::Link(target.into());
-        self.files.push(BuiltinFile { path: path.into(), mode: 0o777, content });
-    }
-
-    /// Sets what runs.
-    pub fn entrypoint(&mut self, command: &[&str]) {
-        self.entrypoint = command.iter().map(|word| (*word).to_string()).collect();
-    }
-
-    /// Sets a variable of the environment.
-    pub fn env(&mut self, name: &str, value: &str) {
-        self.env.push(format!("{name}={value}"));
-    }
-
-    /// Documents a TCP port.
-    pub fn expose(&mut self, port: u16) {
-        self.exposed_ports.push(port);
-    }
 }
 
 /// One file of a built-in image.

@@ -9,9 +9,8 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use amphipod_cri::v1::{
     self as cri, ContainerState, ContainerStatusRequest, ExecSyncRequest, ListContainersRequest,
-    ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest,
-    RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest,
-    StopPodSandboxRequest,
+    ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use support::{Node, shell};
 
@@ -102,7 +101,10 @@ async fn exec_stop_and_signals() {
     let deaf = "trap '' TERM; while true; do sleep 0.1; done";
     let id = node.container(&sandbox, "deaf", |config| config.command = shell(deaf)).await;
     node.start_container(&id).await;
-    node.runtime().stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }).await.unwrap();
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 })
+        .await
+        .unwrap();
     assert_eq!(node.wait_exit(&id).await.exit_code, 137);
     node.remove_everything().await;
     node.stop().await;
@@ -171,7 +173,9 @@ async fn identity_and_confinement() {
     node.start_container(&id).await;
     let status = node.wait_exit(&id).await;
     let log = node.log(&status);
-    for want in ["NoNewPrivs:\t0", "Seccomp:\t2", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "refused"] {
+    for want in
+        ["NoNewPrivs:\t0", "Seccomp:\t2", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "refused"]
+    {
         assert!(log.contains(want), "{want:?} is not in {log}");
     }
     node.remove_everything().await;
@@ -182,8 +186,11 @@ async fn start_errors() {
     let node = Node::start().await;
     let sandbox = node.sandbox("errors").await;
     let id = node.container(&sandbox, "main", |config| config.command = vec!["/no/such".into()]).await;
-    let error =
-        node.runtime().start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
+    let error = node
+        .runtime()
+        .start_container(cri::StartContainerRequest { container_id: id.clone() })
+        .await
+        .unwrap_err();
     assert!(error.message().contains("stat /no/such: no such file or directory"), "{error}");
     let status = node.wait_exit(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
@@ -226,7 +233,10 @@ async fn survives_a_restart() {
     assert_eq!(output.stdout, b"still here\n");
     let ready = node.runtime().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
     assert_eq!(ready.items[0].state(), PodSandboxState::SandboxReady);
-    node.runtime().stop_container(StopContainerRequest { container_id: stays.clone(), timeout: 0 }).await.unwrap();
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: stays.clone(), timeout: 0 })
+        .await
+        .unwrap();
     assert_eq!(node.wait_exit(&stays).await.exit_code, 137);
     node.remove_everything().await;
     node.stop().await;

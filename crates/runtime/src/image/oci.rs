@@ -31,9 +31,6 @@ pub struct ProcessDefaults {
     pub working_dir: String,
     #[serde(deserialize_with = "null_as_default")]
     pub stop_signal: String,
-    /// `port/protocol` to nothing; documentation only.
-    #[serde(deserialize_with = "null_as_default")]
-    pub exposed_ports: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// The layers, lowest first, by the digest of their uncompressed archive.

@@ -310,7 +310,7 @@ mod tests {
     use crate::config::Config;
 
     fn store(dir: &Path) -> ImageStore {
-        let paths = Paths::new(&Config::new(dir, &dir.join("cri.sock")));
+        let paths = Paths::new(&Config::new(dir, "/bin/true".into()));
         for path in paths.all() {
             std::fs::create_dir_all(path).unwrap();
         }

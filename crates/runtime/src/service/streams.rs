@@ -14,11 +14,11 @@ use std::{
 
 use amphipod_cri::v1::{AttachRequest, ExecRequest, NamespaceMode, PortForwardRequest};
 use amphipod_streaming::{
-    ByteReader, ByteWriter, Connection, ExecBackend, ExecOptions, ExecStreams, Outcome, PortForwardBackend,
-    TerminalSize, serve_exec, serve_port_forward,
+    BoxDuplex, BoxRead, BoxWrite, ExecBackend, PortForwardBackend, Streams, TerminalSize, Wanted, serve_exec,
+    serve_port_forward,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -50,8 +50,8 @@ const COPY_CHUNK_BYTES: usize = 32 * 1024;
 
 /// What a URL stands for.
 enum Session {
-    Exec { request: protocol::ExecRequest, options: ExecOptions },
-    Attach { container: Arc<Container>, options: ExecOptions },
+    Exec { request: protocol::ExecRequest, options: Wanted },
+    Attach { container: Arc<Container>, options: Wanted },
     PortForward { sandbox: Arc<Sandbox>, ports: Vec<u16> },
 }
 
@@ -86,8 +86,8 @@ impl StreamServer {
                     let response = server.answer(request);
                     async move { Ok::<_, Infallible>(response) }
                 });
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!(%error, "streaming connection");
                 }
@@ -131,7 +131,7 @@ impl StreamServer {
 
     pub fn exec(&self, request: ExecRequest) -> Result<String, Error> {
         let container = self.runtime.container(&request.container_id)?;
-        let options = checked(ExecOptions {
+        let options = checked(Wanted {
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
@@ -146,7 +146,7 @@ impl StreamServer {
         if *container.ended.borrow() || container.record().started_at_nanos == 0 {
             return Err(Error::FailedPrecondition(format!("container {} is not running", container.id)));
         }
-        let options = checked(ExecOptions {
+        let options = checked(Wanted {
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
@@ -168,7 +168,7 @@ impl StreamServer {
     }
 }
 
-fn checked(options: ExecOptions) -> Result<ExecOptions, Error> {
+fn checked(options: Wanted) -> Result<Wanted, Error> {
     if options.tty && options.stderr {
         return Err(Error::InvalidArgument("tty and stderr cannot both be true".into()));
     }
@@ -184,21 +184,22 @@ struct Exec {
     request: protocol::ExecRequest,
 }
 
+#[async_trait]
 impl ExecBackend for Exec {
-    fn run(&self, streams: ExecStreams) -> BoxFuture<'_, Outcome> {
-        Box::pin(async move {
-            match client::exec(&self.runtime.executable, &self.request).await {
-                Ok(process) => drive(process, streams).await,
-                Err(error) => Outcome::Failed(format!("failed to exec in container: {error}")),
+    async fn run(&self, streams: Streams) -> Result<i32, String> {
+        match client::exec(&self.runtime.executable, &self.request).await {
+            Ok(process) => drive(process, streams).await,
+            Err(error) => {
+                Err(format!("error executing command in container: failed to exec in container: {error}"))
             }
-        })
+        }
     }
 }
 
 /// Copies between a running process and its client until the process ends. Dropping this ends the process.
-async fn drive(process: ExecProcess, streams: ExecStreams) -> Outcome {
+async fn drive(process: ExecProcess, streams: Streams) -> Result<i32, String> {
     let ExecProcess { stdin, stdout, stderr, mut commands, mut reports } = process;
-    let ExecStreams { stdin: client_stdin, stdout: client_stdout, stderr: client_stderr, mut resize } = streams;
+    let Streams { stdin: client_stdin, stdout: client_stdout, stderr: client_stderr, mut resize } = streams;
     let resizing = async {
         while let Some(TerminalSize { width, height }) = resize.recv().await {
             if commands.send(&ExecCommand::Resize { width, height }).await.is_err() {
@@ -226,13 +227,10 @@ async fn drive(process: ExecProcess, streams: ExecStreams) -> Outcome {
     if !drained {
         drop(tokio::time::timeout(DRAIN_TIMEOUT, output).await);
     }
-    match exit {
-        Ok(exit_code) => Outcome::Exited(exit_code),
-        Err(error) => Outcome::Failed(error.to_string()),
-    }
+    exit.map_err(|error| error.to_string())
 }
 
-async fn copy_input(from: Option<ByteReader>, mut to: impl AsyncWrite + Unpin) {
+async fn copy_input(from: Option<BoxRead>, mut to: impl AsyncWrite + Unpin) {
     if let Some(mut from) = from {
         drop(tokio::io::copy(&mut from, &mut to).await);
     }
@@ -240,7 +238,7 @@ async fn copy_input(from: Option<ByteReader>, mut to: impl AsyncWrite + Unpin) {
 }
 
 /// Copies output; without a client, or once it is gone, the rest is read and dropped.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: Option<ByteWriter>) {
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: Option<BoxWrite>) {
     let mut buffer = vec![0u8; COPY_CHUNK_BYTES];
     while let Ok(length) = from.read(&mut buffer).await {
         if length == 0 {
@@ -257,27 +255,23 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: Option<ByteWriter>) {
 /// A container's own streams.
 struct Attach {
     container: Arc<Container>,
-    options: ExecOptions,
+    options: Wanted,
 }
 
+#[async_trait]
 impl ExecBackend for Attach {
-    fn run(&self, streams: ExecStreams) -> BoxFuture<'_, Outcome> {
-        Box::pin(async move {
-            let ExecOptions { stdin, stdout, stderr, .. } = self.options;
-            match client::attach(&self.container.socket, stdin, stdout, stderr).await {
-                Ok(stream) => match follow(stream, streams).await {
-                    Ok(()) => Outcome::Exited(0),
-                    Err(error) => Outcome::Failed(error.to_string()),
-                },
-                Err(error) => Outcome::Failed(error.to_string()),
-            }
-        })
+    async fn run(&self, streams: Streams) -> Result<i32, String> {
+        let Wanted { stdin, stdout, stderr, .. } = self.options;
+        let text = |error: io::Error| error.to_string();
+        let stream = client::attach(&self.container.socket, stdin, stdout, stderr).await.map_err(text)?;
+        follow(stream, streams).await.map_err(text)?;
+        Ok(0)
     }
 }
 
 /// Exchanges frames with the shim until the container ends.
-async fn follow(stream: UnixStream, streams: ExecStreams) -> io::Result<()> {
-    let ExecStreams { stdin, stdout, stderr, resize } = streams;
+async fn follow(stream: UnixStream, streams: Streams) -> io::Result<()> {
+    let Streams { stdin, stdout, stderr, resize } = streams;
     let (from_shim, to_shim) = stream.into_split();
     tokio::select! {
         outcome = receive_frames(from_shim, stdout, stderr) => outcome,
@@ -287,8 +281,8 @@ async fn follow(stream: UnixStream, streams: ExecStreams) -> io::Result<()> {
 
 async fn receive_frames(
     mut from: impl AsyncRead + Unpin,
-    mut stdout: Option<ByteWriter>,
-    mut stderr: Option<ByteWriter>,
+    mut stdout: Option<BoxWrite>,
+    mut stderr: Option<BoxWrite>,
 ) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
@@ -312,7 +306,7 @@ async fn receive_frames(
 /// Passes input and sizes on. Never ends by itself: the container's end does that.
 async fn send_frames(
     mut to: impl AsyncWrite + Unpin,
-    mut stdin: Option<ByteReader>,
+    mut stdin: Option<BoxRead>,
     mut resize: mpsc::Receiver<TerminalSize>,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; COPY_CHUNK_BYTES];
@@ -339,7 +333,7 @@ async fn send_frames(
     }
 }
 
-async fn read_input(stdin: &mut Option<ByteReader>, buffer: &mut [u8]) -> io::Result<usize> {
+async fn read_input(stdin: &mut Option<BoxRead>, buffer: &mut [u8]) -> io::Result<usize> {
     match stdin {
         Some(reader) => reader.read(buffer).await,
         None => std::future::pending().await,
@@ -351,17 +345,16 @@ struct PortForward {
     sandbox: Arc<Sandbox>,
 }
 
+#[async_trait]
 impl PortForwardBackend for PortForward {
-    fn connect(&self, port: u16) -> BoxFuture<'_, io::Result<Box<dyn Connection>>> {
-        Box::pin(async move {
-            let network = match self.sandbox.network_mode() {
-                NamespaceMode::Node => None,
-                _ => self.sandbox.namespace(namespaces::NETWORK),
-            };
-            let connect = move || namespaces::connect_loopback(network, port);
-            let stream = tokio::task::spawn_blocking(connect).await.map_err(io::Error::other)??;
-            stream.set_nonblocking(true)?;
-            Ok(Box::new(TcpStream::from_std(stream)?) as Box<dyn Connection>)
-        })
+    async fn connect(&self, port: u16) -> io::Result<BoxDuplex> {
+        let network = match self.sandbox.network_mode() {
+            NamespaceMode::Node => None,
+            _ => self.sandbox.namespace(namespaces::NETWORK),
+        };
+        let connect = move || namespaces::connect_loopback(network, port);
+        let stream = tokio::task::spawn_blocking(connect).await.map_err(io::Error::other)??;
+        stream.set_nonblocking(true)?;
+        Ok(Box::new(TcpStream::from_std(stream)?))
     }
 }

@@ -8,12 +8,11 @@ use std::{
 };
 
 use amphipod_cri::v1::{
-    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus,
-    ContainerStatusRequest, CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse,
-    ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    runtime_service_client::RuntimeServiceClient,
+    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, runtime_service_client::RuntimeServiceClient,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -73,10 +72,9 @@ impl Node {
     pub async fn start() -> Node {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        let mut config = amphipod_runtime::Config::new(&root.join("runtime"), &root.join("cri.sock"));
-        config.cni_conf_dir = root.join("cni");
-        config.cni_bin_dir = root.join("cni");
-        write_cni(&root.join("cni"));
+        let mut config = amphipod_runtime::Config::new(root, std::env::current_exe().unwrap());
+        config.cni_bin_dir = root.join("cni/net.d");
+        write_cni(&config.cni_conf_dir);
         let (channel, cancel, server) = serve(&config).await;
         let archive = root.join("image.tar");
         write_image(&archive);
@@ -156,10 +154,7 @@ impl Node {
             metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
             image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
             log_path: format!("{name}/0.log"),
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(security()),
-                ..Default::default()
-            }),
+            linux: Some(LinuxContainerConfig { security_context: Some(security()), ..Default::default() }),
             ..Default::default()
         };
         change(&mut config);
@@ -249,9 +244,11 @@ fn write_image(path: &Path) {
     );
     let manifest = r#"[{"Config":"config.json","RepoTags":["test:1"],"Layers":["layer.tar"]}]"#;
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
-    for (name, bytes) in
-        [("layer.tar", layer.as_slice()), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]
-    {
+    for (name, bytes) in [
+        ("layer.tar", layer.as_slice()),
+        ("config.json", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         append(&mut archive, name, bytes, 0o644);
     }
     archive.into_inner().unwrap().flush().unwrap();
@@ -272,8 +269,8 @@ fn layer() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, "bin/busybox", &std::fs::read(BUSYBOX).unwrap(), 0o755);
     for name in [
-        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd", "unshare",
-        "true", "pwd",
+        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd",
+        "unshare", "true", "pwd",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
