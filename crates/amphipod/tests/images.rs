@@ -30,6 +30,9 @@ fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(contents.len() as u64);
         header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_cksum();
         builder.append_data(&mut header, path, *contents).unwrap();
     }
