@@ -184,12 +184,12 @@ impl Status {
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::failure(401, "Unauthorized", message)
     }
-    pub fn method_not_supported(group: &str, plural: &str, verb: &str) -> Self {
-        let message = format!(
-            "{verb} is not supported on resources of kind {}",
-            field::go_quote(&qualified(group, plural))
-        );
-        Self::failure(405, "MethodNotAllowed", message).about(group, plural, "")
+    /// The path is served, but not with this method.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        let mut status = Self::failure(405, "MethodNotAllowed", message);
+        status.details = Some(Details::default());
+        status
     }
     pub fn not_acceptable(accepted: &[&str]) -> Self {
         let message = format!("only the following media types are accepted: {}", accepted.join(", "));

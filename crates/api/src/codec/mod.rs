@@ -371,6 +371,12 @@ mod tests {
         assert!(refused("[]", JSON, strict).contains("cannot unmarshal array into Go value"));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
         assert!(refused(&deep, JSON, strict).contains("exceeded max depth"));
+        // A test's thread has the stack of a server's worker.
+        for deep in [format!("a: {}", "{a: ".repeat(20_000)), "[".repeat(100_000), "- ".repeat(20_000)] {
+            decode(deep.as_bytes(), "application/yaml", deployment(), strict).expect_err("depth");
+            parse_document(deep.as_bytes(), true).expect_err("depth");
+            parse_document(deep.as_bytes(), false).expect_err("depth");
+        }
         let none = decode(b"x", "text/plain", deployment(), strict).expect_err("media type");
         assert_eq!(none.code, 415);
         let service = Expected::builtin("", "v1", "Service");

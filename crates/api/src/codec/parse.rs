@@ -11,6 +11,9 @@ use crate::schema::Node;
 
 /// Deeper documents are refused; the deepest real kinds nest about forty levels.
 const MAX_DEPTH: usize = 120;
+/// The YAML reader takes several large stack frames for each level: less than half as many fit the
+/// stack of a worker thread, and overflowing it ends the process.
+const MAX_YAML_DEPTH: usize = 64;
 /// Problems reported of one document, as upstream bounds them.
 const MAX_PROBLEMS: usize = 100;
 
@@ -72,7 +75,7 @@ fn yaml_options(duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy) -> se
     serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
         with_snippet: false,
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+        budget: serde_saphyr::budget! { max_depth: MAX_YAML_DEPTH },
     }
 }
 
@@ -139,7 +142,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.log.depth += 1;
-        if self.log.depth > MAX_DEPTH {
+        if self.log.depth > if self.log.is_yaml { MAX_YAML_DEPTH } else { MAX_DEPTH } {
             return Err(D::Error::custom(TOO_DEEP));
         }
         let Seed { schema, log } = self;

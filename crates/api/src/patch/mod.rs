@@ -25,11 +25,33 @@ pub fn apply_json_patch(original: &Value, patch: &Value) -> Result<Value, Status
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
         )));
     }
-    let parsed: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let parsed = parse_json_patch(patch)?;
     let mut patched = original.clone();
     json_patch::patch(&mut patched, &parsed).map_err(|e| unprocessable(&json_patch_error(patch, &e)))?;
     Ok(patched)
+}
+
+/// A document of another shape is no patch (400); one with an operation nobody knows cannot be
+/// applied (422).
+fn parse_json_patch(patch: &Value) -> Result<json_patch::Patch, Status> {
+    let operations = patch.as_array().filter(|list| list.iter().all(Value::is_object));
+    let Some(operations) = operations else {
+        let found = match patch {
+            Value::Object(_) => "object into Go value of type jsonpatch.Patch",
+            Value::Array(_) => "value into Go value of type jsonpatch.Operation",
+            Value::String(_) => "string into Go value of type jsonpatch.Patch",
+            Value::Number(_) => "number into Go value of type jsonpatch.Patch",
+            _ => "value into Go value of type jsonpatch.Patch",
+        };
+        return Err(Status::bad_request(format!("error decoding patch: json: cannot unmarshal {found}")));
+    };
+    let kind = |operation: &Value| operation["op"].as_str().unwrap_or("unknown").to_owned();
+    let known = ["add", "remove", "replace", "move", "copy", "test"];
+    if let Some(unknown) = operations.iter().map(kind).find(|op| !known.contains(&op.as_str())) {
+        return Err(unprocessable(&format!("Unexpected kind: {unknown}")));
+    }
+    serde_json::from_value(patch.clone())
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
 }
 
 fn json_patch_error(patch: &Value, error: &json_patch::PatchError) -> String {
@@ -98,7 +120,15 @@ mod tests {
         let status = apply_json_patch(&original, &patch).expect_err("test");
         let cause = status.details.map(|d| d.causes[0].message.clone());
         assert_eq!(cause.as_deref(), Some("testing value /a/b/0 failed: test failed"));
-        assert_eq!(apply_json_patch(&original, &json!({"op": 1})).expect_err("shape").code, 400);
+        let status = apply_json_patch(&original, &json!({"op": 1})).expect_err("shape");
+        let text =
+            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch";
+        assert_eq!((status.code, status.message.as_str()), (400, text));
+        let status =
+            apply_json_patch(&original, &json!([{"op": "bogus", "path": "/a"}])).expect_err("operation");
+        assert_eq!(status.code, 422);
+        let cause = status.details.map(|d| d.causes[0].message.clone());
+        assert_eq!(cause.as_deref(), Some("Unexpected kind: bogus"));
     }
 
     #[test]

@@ -78,28 +78,29 @@ fn check_place(resource: &Resource, target: &Target) -> Result<(), Status> {
             return Err(Status::no_such_path());
         }
         if !matches!(target.attributes_verb.as_str(), "list" | "watch") {
-            return Err(not_supported(resource, target));
+            return Err(Status::method_not_allowed());
         }
     }
     Ok(())
 }
 
-fn not_supported(resource: &Resource, target: &Target) -> Status {
-    Status::method_not_supported(&resource.group, &resource.plural, &target.attributes_verb)
-}
-
 fn check_verb(resource: &Resource, target: &Target) -> Result<(), Status> {
     let verb = target.attributes_verb.as_str();
     if target.subresource.is_empty() {
-        let named_create = verb == "create" && !target.name.is_empty();
-        return if resource.has_verb(verb) && !named_create {
+        // A create is of the collection, an update or patch of one object.
+        let misplaced = match verb {
+            "create" => !target.name.is_empty(),
+            "update" | "patch" => target.name.is_empty(),
+            _ => false,
+        };
+        return if resource.has_verb(verb) && !misplaced {
             Ok(())
         } else {
-            Err(not_supported(resource, target))
+            Err(Status::method_not_allowed())
         };
     }
     let sub = resource.subresource(&target.subresource).ok_or_else(Status::no_such_path)?;
-    if sub.verbs.iter().any(|v| v == verb) { Ok(()) } else { Err(not_supported(resource, target)) }
+    if sub.verbs.iter().any(|v| v == verb) { Ok(()) } else { Err(Status::method_not_allowed()) }
 }
 
 fn accepted(resource: &Resource, target: &Target, headers: &HeaderMap) -> Result<Accepted, Status> {
@@ -129,11 +130,7 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     let Incoming { request, query, .. } = incoming;
     let path = request.uri().path();
     if !matches!(request.method(), &http::Method::GET | &http::Method::HEAD) {
-        return Err(Status::failure(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Status::method_not_allowed());
     }
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {

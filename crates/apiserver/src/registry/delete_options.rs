@@ -8,7 +8,9 @@ use amphipod_strategy::{Graceful, Strategy};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::options;
 use crate::context::{Context, time_text};
+use crate::http::path::Query;
 
 pub const ORPHAN: &str = "orphan";
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -33,7 +35,7 @@ pub enum Propagation {
 
 impl DeleteOptions {
     pub fn parse(cx: &Context, body: &[u8]) -> Result<Self, Status> {
-        let value = if body.is_empty() { from_query(cx) } else { from_body(cx, body)? };
+        let value = if body.is_empty() { from_query(&cx.query)? } else { from_body(cx, body)? };
         let mut options = Self::from_value(cx, &value)?;
         options.dry_run |= cx.dry_run()?;
         Ok(options)
@@ -106,18 +108,18 @@ fn from_body(cx: &Context, body: &[u8]) -> Result<Value, Status> {
     Ok(decoded.value)
 }
 
-fn from_query(cx: &Context) -> Value {
+fn from_query(query: &Query) -> Result<Value, Status> {
     let mut value = json!({});
-    if let Some(seconds) = cx.query.get("gracePeriodSeconds").and_then(|t| t.parse::<i64>().ok()) {
+    if let Some(seconds) = options::integer(query, "gracePeriodSeconds")? {
         value["gracePeriodSeconds"] = seconds.into();
     }
-    if let Some(policy) = cx.query.get("propagationPolicy").filter(|t| !t.is_empty()) {
+    if let Some(policy) = query.get("propagationPolicy").filter(|t| !t.is_empty()) {
         value["propagationPolicy"] = policy.into();
     }
-    if cx.query.contains("orphanDependents") {
-        value["orphanDependents"] = cx.query.flag("orphanDependents").into();
+    if query.contains("orphanDependents") {
+        value["orphanDependents"] = query.flag("orphanDependents").into();
     }
-    value
+    Ok(value)
 }
 
 /// What a delete does to an object.

@@ -1,5 +1,7 @@
 //! ListOptions: which objects, as of when, and from where on. Pure but for the selector's check.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use amphipod_api::field::{self, Path};
 use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Collection, Selector};
 use crate::context::Context;
+use crate::http::path::Query;
 
 /// As of when a list is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,14 +88,26 @@ pub fn revision(text: &str) -> Result<Revision, Status> {
     })
 }
 
+/// A whole number among the query's parameters; empty is absent, as upstream.
+pub fn integer(query: &Query, key: &str) -> Result<Option<i64>, Status> {
+    let text = query.text(key);
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error: ParseIntError| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", field::go_quote(text)))
+    })
+}
+
 impl ListOptions {
     pub fn parse(cx: &Context) -> Result<Self, Status> {
         let version = cx.query.text("resourceVersion");
         let matching = cx.query.text("resourceVersionMatch");
-        let limit = match cx.query.text("limit") {
-            "" => 0,
-            text => text.parse::<i64>().map_err(|e| Status::bad_request(format!("invalid limit: {e}")))?,
-        };
+        let limit = integer(&cx.query, "limit")?.unwrap_or(0);
         let limit = usize::try_from(limit).unwrap_or(0);
         check_match(cx, version, matching)?;
         let token = cx.query.text("continue");
@@ -156,7 +171,7 @@ fn check_match(cx: &Context, version: &str, matching: &str) -> Result<(), Status
 /// (a watch of one object) selects too.
 pub fn selector(cx: &Context, collection: &Collection) -> Result<Selector, Status> {
     let labels = LabelSelector::parse(cx.query.text("labelSelector"))
-        .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        .map_err(|e| Status::bad_request(e.to_string()))?;
     let mut fields = FieldSelector::parse(cx.query.text("fieldSelector")).map_err(Status::bad_request)?;
     if !cx.name().is_empty() {
         fields.terms.push(amphipod_api::selector::FieldTerm {
@@ -171,6 +186,18 @@ pub fn selector(cx: &Context, collection: &Collection) -> Result<Selector, Statu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_read_as_go_reads_them() {
+        let read = |text: &str| integer(&Query::parse(Some(text)), "limit");
+        assert_eq!(read("limit=-5").ok(), Some(Some(-5)));
+        assert_eq!(read("limit=").ok(), Some(None));
+        let refusal = |text: &str| read(text).map_err(|s| s.message).err();
+        let text = "strconv.ParseInt: parsing \"abc\": invalid syntax";
+        assert_eq!(refusal("limit=abc").as_deref(), Some(text));
+        let text = "strconv.ParseInt: parsing \"99999999999999999999\": value out of range";
+        assert_eq!(refusal("limit=99999999999999999999").as_deref(), Some(text));
+    }
 
     #[test]
     fn tokens_round_trip() {

@@ -24,6 +24,8 @@ use crate::server::ApiServer;
 
 /// Without `timeoutSeconds` a watch lasts between this and twice this, as upstream.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Longer than any client lives, and still a time the clock can reach.
+const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 86_400);
 /// How often a watcher that asked for them gets a bookmark.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// A last bookmark comes this long before the end, so that the client resumes from near there.
@@ -68,10 +70,10 @@ fn parse(cx: &Context) -> Result<WatchOptions, Status> {
     };
     let timeout = match cx.query.text("timeoutSeconds") {
         "" | "0" => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
-        text => {
-            let seconds =
-                text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
-            Duration::from_secs(seconds)
+        _ => {
+            let seconds = options::integer(&cx.query, "timeoutSeconds")?.unwrap_or(0);
+            let seconds = u64::try_from(seconds).unwrap_or(0);
+            Duration::from_secs(seconds).min(MAX_TIMEOUT)
         }
     };
     Ok(WatchOptions {

@@ -64,6 +64,50 @@ async fn refusals_have_their_codes() {
 }
 
 #[tokio::test]
+async fn methods_that_a_path_does_not_have() {
+    let server = server().await;
+    server.post(MAPS, &config_map("a")).await.expect(201);
+    let named = format!("{MAPS}/a");
+    let refused = [
+        ("POST", named.as_str()),
+        ("PUT", MAPS),
+        ("PATCH", MAPS),
+        ("POST", "/api/v1/configmaps"),
+        ("DELETE", "/api/v1/configmaps"),
+        ("DELETE", "/api/v1/namespaces"),
+        ("OPTIONS", named.as_str()),
+        ("POST", "/version"),
+    ];
+    for (method, path) in refused {
+        let status = server.with(method, path, "application/merge-patch+json", "{}").await.expect(405);
+        assert_eq!(
+            status["message"], "the server does not allow this method on the requested resource",
+            "{method} {path}"
+        );
+        assert_eq!((&status["reason"], &status["details"]), (&json!("MethodNotAllowed"), &json!({})));
+    }
+}
+
+#[tokio::test]
+async fn options_that_are_no_numbers() {
+    let server = server().await;
+    server.post(MAPS, &config_map("a")).await.expect(201);
+    let text = "strconv.ParseInt: parsing \"abc\": invalid syntax";
+    let path = format!("{MAPS}/a?gracePeriodSeconds=abc");
+    assert_eq!(server.delete(&path).await.refused(400, "BadRequest"), text);
+    server.get(&format!("{MAPS}/a")).await.expect(200);
+    for query in ["limit=abc", "watch=1&timeoutSeconds=abc"] {
+        let refusal = server.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!(refusal.refused(400, "BadRequest"), text, "{query}");
+    }
+    // A watch that ends at once, and one whose end no clock reaches.
+    assert!(server.get(&format!("{MAPS}?watch=1&resourceVersion=1&timeoutSeconds=-1")).await.code < 500);
+    server.watch(&format!("{MAPS}?watch=1&timeoutSeconds=9223372036854775807")).await;
+    let text = server.get(&format!("{MAPS}?labelSelector=a%20b")).await.refused(400, "BadRequest");
+    assert_eq!(text, "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt");
+}
+
+#[tokio::test]
 async fn unknown_fields_warn_or_refuse() {
     let server = server().await;
     let mut object = pod("a");
