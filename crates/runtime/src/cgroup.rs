@@ -342,8 +342,10 @@ mod tests {
             memory_limit_in_bytes: 1 << 20,
             ..Default::default()
         };
-        let unified: Vec<String> =
-            unified_changes(&resources).into_iter().map(|(_, file, value)| format!("{file}={value}")).collect();
+        let unified: Vec<String> = unified_changes(&resources)
+            .into_iter()
+            .map(|(_, file, value)| format!("{file}={value}"))
+            .collect();
         assert_eq!(unified, ["cpu.weight=39", "cpu.max=50000 100000", "memory.max=1048576"]);
         let split: Vec<String> = per_controller_changes(&resources)
             .into_iter()

@@ -7,10 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Paths},
-    container::{
-        manager::remove_files,
-        record::Container,
-    },
+    container::{manager::remove_files, record::Container},
     error::Error,
     image::{builtin, store::ImageStore},
     mounts,
@@ -58,7 +55,8 @@ async fn open(config: Config) -> Result<Arc<Runtime>, Error> {
         builtin::install(&store, &builtin_images)?;
         Ok::<_, Error>(Arc::new(store))
     };
-    let images = tokio::task::spawn_blocking(load).await.map_err(|error| Error::Internal(error.to_string()))??;
+    let images =
+        tokio::task::spawn_blocking(load).await.map_err(|error| Error::Internal(error.to_string()))??;
     let runtime = Arc::new(Runtime::new(config, executable, images));
     restore(&runtime).await;
     Ok(runtime)

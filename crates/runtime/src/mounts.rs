@@ -54,8 +54,11 @@ pub fn mount_tmpfs(target: &Path, size_bytes: u64) -> Result<(), Error> {
     let options = std::ffi::CString::new(format!("mode=1777,size={size_bytes}"))
         .map_err(|_| Error::Internal("impossible mount option".into()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("shm", target, "tmpfs", flags, Some(options.as_c_str()))
-        .map_err(|error| Error::Io { what: "mount tmpfs at", path: target.into(), source: error.into() })
+    mount("shm", target, "tmpfs", flags, Some(options.as_c_str())).map_err(|error| Error::Io {
+        what: "mount tmpfs at",
+        path: target.into(),
+        source: error.into(),
+    })
 }
 
 /// Makes `source` visible at `target`, read-only.
@@ -91,10 +94,13 @@ pub fn mounted_below(directory: &Path) -> Vec<PathBuf> {
     points
 }
 
-
 /// Shows an image's content at `target`, read-only and without executables.
 pub fn mount_image(layers: &[PathBuf], target: &Path) -> Result<(), Error> {
-    let fail = |error: rustix::io::Errno| Error::Io { what: "mount image at", path: target.into(), source: error.into() };
+    let fail = |error: rustix::io::Errno| Error::Io {
+        what: "mount image at",
+        path: target.into(),
+        source: error.into(),
+    };
     match layers {
         [] => Ok(()),
         [single] => {

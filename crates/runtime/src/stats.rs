@@ -104,9 +104,9 @@ impl Runtime {
         let now = now_nanos();
         let usage = Cgroup::find(&sandbox.cgroup_parent()).usage();
         let running = self.containers_of(&sandbox.id);
-        let running = running.iter().filter(|container| {
-            container.cri_state() == amphipod_cri::v1::ContainerState::ContainerRunning
-        });
+        let running = running
+            .iter()
+            .filter(|container| container.cri_state() == amphipod_cri::v1::ContainerState::ContainerRunning);
         let containers = running.map(|container| self.container_stats(container)).collect();
         PodSandboxStats {
             attributes: Some(PodSandboxAttributes {

@@ -9,11 +9,10 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use amphipod_cri::v1::{
     self as cri, ContainerState, ContainerStatusRequest, ExecSyncRequest, ListContainersRequest,
-    ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest,
-    RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest,
-    StopPodSandboxRequest,
+    ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest, StopPodSandboxRequest,
 };
-use support::{Node, shell};
+use support::{Node, shell, websocket::WebSocketClient};
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -46,6 +45,10 @@ fn main() -> ExitCode {
         shared_pid_namespace,
         limits_and_stats,
         log_rotation,
+        streams,
+        terminals,
+        attach_with_input,
+        forwards_ports,
     );
     ExitCode::SUCCESS
 }
@@ -102,7 +105,10 @@ async fn exec_stop_and_signals() {
     let deaf = "trap '' TERM; while true; do sleep 0.1; done";
     let id = node.container(&sandbox, "deaf", |config| config.command = shell(deaf)).await;
     node.start_container(&id).await;
-    node.runtime().stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }).await.unwrap();
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 })
+        .await
+        .unwrap();
     assert_eq!(node.wait_exit(&id).await.exit_code, 137);
     node.remove_everything().await;
     node.stop().await;
@@ -171,7 +177,9 @@ async fn identity_and_confinement() {
     node.start_container(&id).await;
     let status = node.wait_exit(&id).await;
     let log = node.log(&status);
-    for want in ["NoNewPrivs:\t0", "Seccomp:\t2", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "refused"] {
+    for want in
+        ["NoNewPrivs:\t0", "Seccomp:\t2", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "refused"]
+    {
         assert!(log.contains(want), "{want:?} is not in {log}");
     }
     node.remove_everything().await;
@@ -182,8 +190,11 @@ async fn start_errors() {
     let node = Node::start().await;
     let sandbox = node.sandbox("errors").await;
     let id = node.container(&sandbox, "main", |config| config.command = vec!["/no/such".into()]).await;
-    let error =
-        node.runtime().start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
+    let error = node
+        .runtime()
+        .start_container(cri::StartContainerRequest { container_id: id.clone() })
+        .await
+        .unwrap_err();
     assert!(error.message().contains("stat /no/such: no such file or directory"), "{error}");
     let status = node.wait_exit(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
@@ -226,7 +237,10 @@ async fn survives_a_restart() {
     assert_eq!(output.stdout, b"still here\n");
     let ready = node.runtime().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
     assert_eq!(ready.items[0].state(), PodSandboxState::SandboxReady);
-    node.runtime().stop_container(StopContainerRequest { container_id: stays.clone(), timeout: 0 }).await.unwrap();
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: stays.clone(), timeout: 0 })
+        .await
+        .unwrap();
     assert_eq!(node.wait_exit(&stays).await.exit_code, 137);
     node.remove_everything().await;
     node.stop().await;
@@ -344,6 +358,139 @@ async fn log_rotation() {
     let left = node.runtime().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     assert!(left.containers.is_empty());
     tokio::time::timeout(Duration::from_secs(10), node.stop()).await.unwrap();
+}
+
+async fn streams() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("streams").await;
+    let id = node.container(&sandbox, "main", |config| config.command = shell("sleep 1000")).await;
+    node.start_container(&id).await;
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let url = node.exec_url(&id, "read x; echo got $x; echo oops >&2; exit 4", true, false).await;
+        let mut client = WebSocketClient::connect(&url, protocol).await;
+        client.send(0, b"word\n").await;
+        let said = client.read_to_end().await;
+        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("got word\n", "oops\n"));
+        let status: serde_json::Value = serde_json::from_str(&said.error).unwrap();
+        assert_eq!(status["details"]["causes"][0]["message"], "4", "{status}");
+        // A URL works once.
+        assert!(WebSocketClient::try_connect(&url, protocol).await.is_err());
+    }
+    // Version 5 can end standard input without ending the session.
+    let url = node.exec_url(&id, "cat; echo end", true, false).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(0, b"abc\n").await;
+    client.send(255, &[0]).await;
+    let said = client.read_to_end().await;
+    assert_eq!(said.stdout, "abc\nend\n");
+    assert!(said.error.contains("Success"), "{}", said.error);
+    // A client that leaves takes its process along.
+    let url = node.exec_url(&id, "echo here; exec sleep 4321", false, false).await;
+    let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+    client.read_until("here").await;
+    drop(client);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while String::from_utf8_lossy(&node.exec(&id, &["ps"]).await.unwrap().stdout).contains("sleep 4321") {
+        assert!(std::time::Instant::now() < deadline, "the process outlives its client");
+    }
+    let url = node.exec_url(&id, "", false, false).await;
+    let said = WebSocketClient::connect(&url, "v4.channel.k8s.io").await.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn terminals() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("terminals").await;
+    let id = node.container(&sandbox, "main", |config| config.command = shell("sleep 1000")).await;
+    node.start_container(&id).await;
+    let url = node.exec_url(&id, "tty; while read x; do stty size; done", true, true).await;
+    let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+    client.read_until("/dev/pts/").await;
+    client.send(4, br#"{"Width":123,"Height":45}"#).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    // The size travels beside the input: ask until it has arrived.
+    loop {
+        client.send(0, b"go\r").await;
+        if client.read_some().await.contains("45 123") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the size does not arrive");
+    }
+    client.send(0, &[4]).await;
+    let said = client.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    // The container itself on a terminal, attached.
+    let id = node
+        .container(&sandbox, "tty", |config| {
+            config.command = shell("read x; echo container got $x; stty size; read y");
+            (config.tty, config.stdin) = (true, true);
+        })
+        .await;
+    node.start_container(&id).await;
+    let url = node.attach_url(&id, true).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(4, br#"{"Width":99,"Height":33}"#).await;
+    client.send(0, b"word\r").await;
+    client.read_until("container got word").await;
+    client.send(0, b"\r").await;
+    let said = client.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    let status = node.wait_exit(&id).await;
+    assert!(node.log(&status).contains("stdout F container got word"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn attach_with_input() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("attach").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("echo started; cat; echo done >&2; exit 6");
+            (config.stdin, config.stdin_once) = (true, true);
+        })
+        .await;
+    node.start_container(&id).await;
+    let url = node.attach_url(&id, false).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(0, b"line one\n").await;
+    client.read_until("line one").await;
+    client.send(255, &[0]).await;
+    let said = client.read_to_end().await;
+    assert_eq!(said.stderr, "done\n");
+    let status = node.wait_exit(&id).await;
+    assert_eq!(status.exit_code, 6);
+    assert!(node.log(&status).contains("stdout F line one"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn forwards_ports() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("ports").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("while true; do echo served | nc -l -p 8080; done");
+        })
+        .await;
+    node.start_container(&id).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080] };
+        let url = node.runtime().port_forward(request).await.unwrap().into_inner().url;
+        let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+        client.send(0, b"hello").await;
+        // Channels 0 and 1 are data and errors of the only port, each opened by its number.
+        let said = client.read_to_end().await;
+        if said.stdin.contains("served") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{said:?}");
+    }
+    node.remove_everything().await;
+    node.stop().await;
 }
 
 fn has_line(path: &str) -> bool {

@@ -69,7 +69,8 @@ mod tests {
     fn messages_in_both_encodings() {
         assert_eq!(encode(Encoding::Binary, STDOUT, b"hi").into_data(), Bytes::from_static(b"\x01hi"));
         assert_eq!(encode(Encoding::Base64, STDOUT, b"hi").into_data(), Bytes::from_static(b"1aGk="));
-        let data = |channel, payload: &'static [u8]| Input::Data { channel, payload: Bytes::from_static(payload) };
+        let data =
+            |channel, payload: &'static [u8]| Input::Data { channel, payload: Bytes::from_static(payload) };
         assert_eq!(decode(Encoding::Binary, false, b"\x00ls\n"), data(STDIN, b"ls\n"));
         assert_eq!(decode(Encoding::Base64, false, b"0bHMK"), data(STDIN, b"ls\n"));
         assert_eq!(decode(Encoding::Binary, true, &[255, 0]), Input::Close { channel: STDIN });

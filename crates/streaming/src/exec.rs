@@ -228,7 +228,11 @@ async fn finish_pumps(pumps: Vec<JoinHandle<()>>) {
     }
 }
 
-fn websocket_output(outgoing: &Outgoing, encoding: Encoding, channel: u8) -> (crate::BoxWrite, JoinHandle<()>) {
+fn websocket_output(
+    outgoing: &Outgoing,
+    encoding: Encoding,
+    channel: u8,
+) -> (crate::BoxWrite, JoinHandle<()>) {
     let outgoing = outgoing.clone();
     pump::writer(move |bytes: Bytes| {
         let outgoing = outgoing.clone();
@@ -281,7 +285,11 @@ async fn websocket(
     Ok(())
 }
 
-async fn send_status(outgoing: &Outgoing, protocol: WebSocketProtocol, outcome: &Outcome) -> Result<(), Error> {
+async fn send_status(
+    outgoing: &Outgoing,
+    protocol: WebSocketProtocol,
+    outcome: &Outcome,
+) -> Result<(), Error> {
     let message = status::encode(outcome, protocol.status);
     if message.is_empty() {
         return Ok(());

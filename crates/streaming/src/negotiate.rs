@@ -53,7 +53,10 @@ pub fn spdy_response<B: Default>(protocol: Option<&str>) -> Response<B> {
 }
 
 /// `101 Switching Protocols` for WebSocket; `None` when the request lacks the key.
-pub fn websocket_response<B: Default, R>(request: &Request<R>, protocol: Option<&str>) -> Option<Response<B>> {
+pub fn websocket_response<B: Default, R>(
+    request: &Request<R>,
+    protocol: Option<&str>,
+) -> Option<Response<B>> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY)?;
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let mut response = switching("websocket");

@@ -125,7 +125,8 @@ where
             Some("error") => pair.error = Some(stream),
             other => return Err(Error::Spdy(format!("invalid stream type {other:?}"))),
         }
-        if pair.data.is_some() && pair.error.is_some()
+        if pair.data.is_some()
+            && pair.error.is_some()
             && let Some(Pair { data: Some(data), error: Some(error) }) = halves.remove(&id)
         {
             connections.spawn(forward(port, data, error, Arc::clone(&backend)));

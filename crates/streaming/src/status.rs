@@ -60,8 +60,7 @@ mod tests {
         assert_eq!(ok["status"], "Success");
         let failed: Value = serde_json::from_slice(&encode(&Ok(42), StatusStyle::Json)).unwrap();
         assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "42"}));
-        let lost: Value =
-            serde_json::from_slice(&encode(&Err("gone".into()), StatusStyle::Json)).unwrap();
+        let lost: Value = serde_json::from_slice(&encode(&Err("gone".into()), StatusStyle::Json)).unwrap();
         assert_eq!(lost["reason"], "InternalError");
     }
 }

@@ -54,12 +54,16 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Runtime {
     /// Prepares a container: root filesystem and specification. Nothing runs yet.
-    pub async fn create_container(self: &Arc<Self>, request: CreateContainerRequest) -> Result<String, Error> {
+    pub async fn create_container(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> Result<String, Error> {
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
         if !sandbox.state().ready {
             return Err(Error::FailedPrecondition(format!("pod sandbox {} is not running", sandbox.id)));
         }
-        let config = request.config.ok_or_else(|| Error::InvalidArgument("container config is missing".into()))?;
+        let config =
+            request.config.ok_or_else(|| Error::InvalidArgument("container config is missing".into()))?;
         let asked = config.image.clone().unwrap_or_default();
         let image = self.images.get(&asked.image)?;
         let id = new_id();
@@ -271,7 +275,8 @@ impl Runtime {
                     oom_killed: false,
                     finished_at_nanos: now_nanos(),
                 };
-                container.finish(exit, Some(("ContainerStatusUnknown", "the container's shim went away".into())));
+                container
+                    .finish(exit, Some(("ContainerStatusUnknown", "the container's shim went away".into())));
             }
         }
         self.announce(ContainerEventType::ContainerStoppedEvent, &container.id, &record.sandbox_id);
@@ -348,7 +353,12 @@ impl Runtime {
     }
 
     /// The request for one more process in a running container.
-    pub fn exec_request(&self, container: &Container, command: &[String], tty: bool) -> Result<ExecRequest, Error> {
+    pub fn exec_request(
+        &self,
+        container: &Container,
+        command: &[String],
+        tty: bool,
+    ) -> Result<ExecRequest, Error> {
         let record = container.record();
         if record.started_at_nanos == 0 || record.exit.is_some() {
             return Err(Error::FailedPrecondition(format!("container {} is not running", container.id)));
@@ -361,7 +371,8 @@ impl Runtime {
         let mut process = document["process"].clone();
         process["args"] = json!(command);
         process["terminal"] = json!(tty);
-        if tty && let Some(env) = process["env"].as_array_mut()
+        if tty
+            && let Some(env) = process["env"].as_array_mut()
             && !env.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM=")))
         {
             env.push(json!("TERM=xterm"));
@@ -393,12 +404,9 @@ pub fn remove_files(directory: &Path) {
 }
 
 fn sandbox_files(sandbox: &Sandbox) -> Vec<(String, String)> {
-    let file = |destination: &str, name: &str| (destination.to_string(), sandbox.file(name).display().to_string());
-    vec![
-        file("/etc/hosts", HOSTS),
-        file("/etc/hostname", HOSTNAME),
-        file("/etc/resolv.conf", RESOLV_CONF),
-    ]
+    let file =
+        |destination: &str, name: &str| (destination.to_string(), sandbox.file(name).display().to_string());
+    vec![file("/etc/hosts", HOSTS), file("/etc/hostname", HOSTNAME), file("/etc/resolv.conf", RESOLV_CONF)]
 }
 
 fn shm_path(sandbox: &Sandbox) -> String {
@@ -427,7 +435,8 @@ fn privileges() -> Privileges {
         return Privileges { max_open_files: MAX_OPEN_FILES, min_oom_score_adj: LOWEST_OOM_SCORE_ADJ };
     }
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let own =
+        std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
     Privileges {
         max_open_files: hard.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES),
         min_oom_score_adj: own.unwrap_or_default(),

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use amphipod_cri::v1::{
-    Container as ContainerSummary, ContainerConfig, ContainerResources, ContainerState,
-    ContainerStatus, ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser, Signal,
+    Container as ContainerSummary, ContainerConfig, ContainerResources, ContainerState, ContainerStatus,
+    ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser, Signal,
 };
 use parking_lot::Mutex;
 use prost::Message;

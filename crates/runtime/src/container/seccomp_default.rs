@@ -73,9 +73,28 @@ const PRIVILEGED: &[(&str, &[&str])] = &[
     (
         "CAP_SYS_ADMIN",
         &[
-            "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "mount",
-            "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
-            "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare",
+            "bpf",
+            "clone",
+            "clone3",
+            "fanotify_init",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "perf_event_open",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "syslog",
+            "umount",
+            "umount2",
+            "unshare",
         ],
     ),
     ("CAP_BPF", &["bpf"]),
@@ -105,11 +124,10 @@ pub fn profile(capabilities: &[String]) -> Value {
             calls.contains(&name) && capabilities.iter().any(|held| held == capability)
         })
     };
-    let allowed: Vec<&str> = syscall_names().filter(|name| !REFUSED.contains(name) || granted(name)).collect();
+    let allowed: Vec<&str> =
+        syscall_names().filter(|name| !REFUSED.contains(name) || granted(name)).collect();
     let mut rules = vec![json!({"names": allowed, "action": "SCMP_ACT_ALLOW"})];
-    let allow = |name: &str, argument: Value| {
-        json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]})
-    };
+    let allow = |name: &str, argument: Value| json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]});
     for value in PERSONALITIES {
         rules.push(allow("personality", json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"})));
     }
@@ -117,7 +135,8 @@ pub fn profile(capabilities: &[String]) -> Value {
         rules.push(allow("socket", json!({"index": 0, "value": value, "op": op})));
     }
     if !granted("clone") {
-        let masked = json!({"index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"});
+        let masked =
+            json!({"index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"});
         rules.push(allow("clone", masked));
         // "Not there" makes the C library fall back to clone, whose flags a filter can see.
         rules.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}));

@@ -292,9 +292,7 @@ fn resources(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> V
 fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<Value> {
     let writable_kernel = security.privileged;
     let sys_mode = if writable_kernel { "rw" } else { "ro" };
-    let entry = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": source, "options": options})
-    };
+    let entry = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let mut all = vec![
         entry("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         entry("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),

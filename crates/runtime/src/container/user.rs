@@ -57,7 +57,9 @@ impl UserFiles {
             return Ok(gid);
         }
         let found = self.groups().find(|(known, _, _)| *known == name).map(|(_, gid, _)| gid);
-        found.ok_or_else(|| Error::InvalidArgument(format!("unable to find group {name}: no matching entries in group file")))
+        found.ok_or_else(|| {
+            Error::InvalidArgument(format!("unable to find group {name}: no matching entries in group file"))
+        })
     }
 
     /// Groups the image puts a user into.

@@ -256,7 +256,8 @@ fn index(file: &mut File) -> io::Result<BTreeMap<String, Member>> {
             tar::EntryType::Symlink | tar::EntryType::Link => {
                 let target = entry.link_name()?.map(|target| target.to_path_buf()).unwrap_or_default();
                 let hard = entry.header().entry_type() == tar::EntryType::Link;
-                let base = if hard { Path::new("") } else { Path::new(&name).parent().unwrap_or(Path::new("")) };
+                let base =
+                    if hard { Path::new("") } else { Path::new(&name).parent().unwrap_or(Path::new("")) };
                 members.insert(name.clone(), Member::Link(join(base, &target)));
             }
             kind if kind.is_file() => {

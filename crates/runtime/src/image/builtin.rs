@@ -34,7 +34,8 @@ pub fn install(store: &ImageStore, images: &[BuiltinImage]) -> Result<(), Error>
 
 fn install_one(store: &ImageStore, image: &BuiltinImage) -> Result<String, Error> {
     let reference = Reference::parse(&image.reference)?;
-    let layer = identity(&image.files).map_err(|error| Error::Internal(format!("built-in image: {error}")))?;
+    let layer =
+        identity(&image.files).map_err(|error| Error::Internal(format!("built-in image: {error}")))?;
     if !store.has_layer(&layer) {
         let staging = store.staging()?;
         let mut size_bytes = 0;

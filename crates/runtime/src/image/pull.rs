@@ -132,10 +132,7 @@ impl Puller<'_> {
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             fetches.push(self.layer(layer, diff_id));
         }
-        futures::stream::iter(fetches)
-            .buffer_unordered(PARALLEL_LAYERS)
-            .try_collect::<Vec<()>>()
-            .await?;
+        futures::stream::iter(fetches).buffer_unordered(PARALLEL_LAYERS).try_collect::<Vec<()>>().await?;
         self.register(&descriptor.digest, config, &top_digest)
     }
 

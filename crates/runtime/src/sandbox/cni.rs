@@ -58,7 +58,9 @@ fn parse(document: Value) -> Result<NetworkList, String> {
     let name = text("name").ok_or("it has no name")?;
     let version = text("cniVersion").unwrap_or_else(|| DEFAULT_VERSION.into());
     let plugins: Vec<Map<String, Value>> = match document.get("plugins") {
-        Some(Value::Array(plugins)) => plugins.iter().filter_map(|plugin| plugin.as_object().cloned()).collect(),
+        Some(Value::Array(plugins)) => {
+            plugins.iter().filter_map(|plugin| plugin.as_object().cloned()).collect()
+        }
         _ => vec![document.clone()],
     };
     if plugins.is_empty() || plugins.iter().any(|plugin| plugin_type(plugin).is_none()) {
@@ -244,7 +246,11 @@ fn addresses(result: &Value) -> Result<Addresses, Error> {
     }
     let ips: Vec<String> =
         found.into_iter().map(|cidr| cidr.split('/').next().unwrap_or(cidr).to_string()).collect();
-    if ips.is_empty() { Err(Error::Cni("the plugins assigned no address".into())) } else { Ok(Addresses { ips }) }
+    if ips.is_empty() {
+        Err(Error::Cni("the plugins assigned no address".into()))
+    } else {
+        Ok(Addresses { ips })
+    }
 }
 
 #[cfg(test)]
@@ -280,14 +286,17 @@ mod tests {
 
     #[test]
     fn configurations_without_a_usable_plugin_are_refused() {
-        for document in [json!([]), json!({"plugins": []}), json!({"name": "x", "plugins": [{"type": "../sh"}]})] {
+        for document in
+            [json!([]), json!({"plugins": []}), json!({"name": "x", "plugins": [{"type": "../sh"}]})]
+        {
             assert!(parse(document).is_err());
         }
     }
 
     #[test]
     fn addresses_of_both_result_forms() {
-        let new = addresses(&json!({"ips": [{"address": "10.1.0.2/24"}, {"address": "fd00::2/64"}]})).unwrap();
+        let new =
+            addresses(&json!({"ips": [{"address": "10.1.0.2/24"}, {"address": "fd00::2/64"}]})).unwrap();
         assert_eq!(new.ips, ["10.1.0.2", "fd00::2"]);
         assert_eq!(addresses(&json!({"ip4": {"ip": "10.1.0.3/24"}})).unwrap().ips, ["10.1.0.3"]);
         assert!(addresses(&json!({})).is_err());
@@ -300,12 +309,16 @@ mod tests {
         let log = dir.path().join("log");
         let script = |name: &str, body: &str| {
             let path = dir.path().join(name);
-            let text = format!("#!/bin/sh\necho {name} $CNI_COMMAND $CNI_IFNAME >> {}\n{body}\n", log.display());
+            let text =
+                format!("#!/bin/sh\necho {name} $CNI_COMMAND $CNI_IFNAME >> {}\n{body}\n", log.display());
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         };
         script("one", r#"cat >/dev/null; echo '{"ips":[{"address":"10.9.0.2/16"}]}'"#);
-        script("two", r#"cat >/dev/null; [ $CNI_COMMAND = DEL ] || { echo '{"code":7,"msg":"no"}'; exit 1; }"#);
+        script(
+            "two",
+            r#"cat >/dev/null; [ $CNI_COMMAND = DEL ] || { echo '{"code":7,"msg":"no"}'; exit 1; }"#,
+        );
         std::fs::write(
             dir.path().join("10-net.conflist"),
             r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"one"},{"type":"two"}]}"#,

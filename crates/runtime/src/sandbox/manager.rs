@@ -30,7 +30,8 @@ const CGROUP_RETRY: Duration = Duration::from_millis(20);
 impl Runtime {
     /// Creates a sandbox and brings it to ready. What was made is unmade on failure.
     pub async fn run_sandbox(self: &Arc<Self>, request: RunPodSandboxRequest) -> Result<String, Error> {
-        let config = request.config.ok_or_else(|| Error::InvalidArgument("sandbox config is missing".into()))?;
+        let config =
+            request.config.ok_or_else(|| Error::InvalidArgument("sandbox config is missing".into()))?;
         if config.metadata.is_none() {
             return Err(Error::InvalidArgument("sandbox config must include metadata".into()));
         }
@@ -42,13 +43,8 @@ impl Runtime {
         }
         let id = new_id();
         let state = SandboxState { created_at_nanos: now_nanos(), ..SandboxState::default() };
-        let sandbox = Sandbox::new(
-            id.clone(),
-            self.paths.sandbox(&id),
-            self.paths.namespaces(&id),
-            config,
-            state,
-        );
+        let sandbox =
+            Sandbox::new(id.clone(), self.paths.sandbox(&id), self.paths.namespaces(&id), config, state);
         refuse_user_namespaces(&sandbox.config)?;
         let sandbox = Arc::new(sandbox);
         if let Err(error) = self.set_up(&sandbox).await {
@@ -269,9 +265,6 @@ mod tests {
             host_ip: String::new(),
         };
         let found = port_mappings(&[mapping(0, Protocol::Tcp), mapping(80, Protocol::Udp)]);
-        assert_eq!(
-            found,
-            [json!({"hostPort": 80, "containerPort": 8080, "protocol": "udp", "hostIP": ""})]
-        );
+        assert_eq!(found, [json!({"hostPort": 80, "containerPort": 8080, "protocol": "udp", "hostIP": ""})]);
     }
 }

@@ -89,9 +89,8 @@ pub fn is_pinned(path: &Path) -> bool {
 /// Connects to a port on the loopback address inside a network namespace (`None`: the node's). Blocking.
 pub fn connect_loopback(network: Option<PathBuf>, port: u16) -> io::Result<TcpStream> {
     let connect = move || {
-        TcpStream::connect(("127.0.0.1", port)).or_else(|first| {
-            TcpStream::connect(("::1", port)).map_err(|_| first)
-        })
+        TcpStream::connect(("127.0.0.1", port))
+            .or_else(|first| TcpStream::connect(("::1", port)).map_err(|_| first))
     };
     in_network(network, connect)
 }
@@ -171,7 +170,18 @@ fn sysctl_path(name: &str) -> String {
     let first = name.find(['.', '/']);
     match first.map(|at| &name[at..=at]) {
         Some("/") => name.to_string(),
-        _ => name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect(),
+        _ => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
     }
 }
 

@@ -98,7 +98,8 @@ impl ImageService for ImageApi {
             };
             ImageFsInfoResponse { image_filesystems: vec![layers], container_filesystems: vec![containers] }
         };
-        let info = tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?;
+        let info =
+            tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Response::new(info))
     }
 }

@@ -57,7 +57,9 @@ impl Services {
 }
 
 fn addressed_to<S: NamedService>(_: &S, path: &str) -> bool {
-    path.strip_prefix('/').and_then(|path| path.strip_prefix(S::NAME)).is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix('/')
+        .and_then(|path| path.strip_prefix(S::NAME))
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 async fn run<S>(service: S, request: Request<Incoming>) -> Result<Response<Body>, Infallible>

@@ -73,7 +73,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
         self.runtime.stop_sandbox(&request.into_inner().pod_sandbox_id).await?;
         Ok(Response::new(StopPodSandboxResponse {}))
     }
@@ -110,7 +113,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(response))
     }
 
-    async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
         let mut items: Vec<_> = self.runtime.sandboxes().iter().map(|sandbox| sandbox.summary()).collect();
         items.retain(|item| {
@@ -129,7 +135,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(CreateContainerResponse { container_id }))
     }
 
-    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
         self.runtime.start_container(&request.into_inner().container_id).await?;
         Ok(Response::new(StartContainerResponse {}))
     }
@@ -148,12 +157,16 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(RemoveContainerResponse {}))
     }
 
-    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
         let mut containers: Vec<_> = self.runtime.containers().iter().map(|one| one.summary()).collect();
         containers.retain(|one| {
             (filter.id.is_empty() || one.id.starts_with(&filter.id))
-                && (filter.pod_sandbox_id.is_empty() || one.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
+                && (filter.pod_sandbox_id.is_empty()
+                    || one.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
                 && filter.state.is_none_or(|state| state.state == one.state)
                 && labels_match(&filter.label_selector, &one.labels)
         });
@@ -166,8 +179,10 @@ impl RuntimeService for RuntimeApi {
     ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
         let container = self.runtime.container(&request.container_id)?;
-        let mut response =
-            ContainerStatusResponse { status: Some(container.status()), ..ContainerStatusResponse::default() };
+        let mut response = ContainerStatusResponse {
+            status: Some(container.status()),
+            ..ContainerStatusResponse::default()
+        };
         if request.verbose {
             let record = container.record();
             let info = serde_json::json!({
@@ -202,7 +217,9 @@ impl RuntimeService for RuntimeApi {
     ) -> Answer<ReopenContainerLogResponse> {
         let container = self.runtime.container(&request.into_inner().container_id)?;
         if !running(&container) {
-            return Err(Error::FailedPrecondition(format!("container {} is not running", container.id)).into());
+            return Err(
+                Error::FailedPrecondition(format!("container {} is not running", container.id)).into()
+            );
         }
         client::request(&container.socket, &protocol::Request::ReopenLog)
             .await
@@ -232,7 +249,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(PortForwardResponse { url }))
     }
 
-    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
         let container = self.runtime.container(&request.into_inner().container_id)?;
         let runtime = Arc::clone(&self.runtime);
         let stats = blocking(move || runtime.container_stats(&container)).await?;
@@ -294,7 +314,11 @@ impl RuntimeService for RuntimeApi {
         let condition = |kind: &str, outcome: Result<(), String>| RuntimeCondition {
             r#type: kind.into(),
             status: outcome.is_ok(),
-            reason: if outcome.is_ok() { String::new() } else { format!("{kind}Not").replace("ReadyNot", "NotReady") },
+            reason: if outcome.is_ok() {
+                String::new()
+            } else {
+                format!("{kind}Not").replace("ReadyNot", "NotReady")
+            },
             message: outcome.err().unwrap_or_default(),
         };
         let network = cni::load(&self.runtime.cni.conf_dir).map(|_| ()).map_err(|error| error.to_string());

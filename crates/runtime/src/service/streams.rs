@@ -86,8 +86,8 @@ impl StreamServer {
                     let response = server.answer(request);
                     async move { Ok::<_, Infallible>(response) }
                 });
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!(%error, "streaming connection");
                 }

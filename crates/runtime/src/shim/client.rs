@@ -23,7 +23,9 @@ use super::{
     EXEC_COMMAND, SHIM_COMMAND,
     exec::CONTROL_FD,
     io::ShortSocketPath,
-    protocol::{ExecCommand, ExecReport, ExecRequest, ExitRecord, MAX_REQUEST_BYTES, Reply, Request, StartReport},
+    protocol::{
+        ExecCommand, ExecReport, ExecRequest, ExitRecord, MAX_REQUEST_BYTES, Reply, Request, StartReport,
+    },
 };
 
 /// File in a container's directory with what its shim had to say.

@@ -30,9 +30,7 @@ use super::{
         Outgoing, READ_CHUNK_BYTES, ReadOutcome, bind_socket, child_signals, read_some, receive_terminal,
         resize_terminal, set_nonblocking, unblock_signals,
     },
-    protocol::{
-        ExecCommand, ExecReport, ExecRequest, MAX_REQUEST_BYTES, OCI_CONTAINER_ID, OCI_STATE_DIR,
-    },
+    protocol::{ExecCommand, ExecReport, ExecRequest, MAX_REQUEST_BYTES, OCI_CONTAINER_ID, OCI_STATE_DIR},
 };
 
 /// Descriptor on which the runtime passes the control socket.
@@ -171,7 +169,15 @@ impl Helper {
                 None
             }
         };
-        Ok(Helper { control, commands: Vec::new(), runtime_gone: false, pid, signals, terminal, exit_code: None })
+        Ok(Helper {
+            control,
+            commands: Vec::new(),
+            runtime_gone: false,
+            pid,
+            signals,
+            terminal,
+            exit_code: None,
+        })
     }
 
     fn serve(mut self) -> Result<(), String> {

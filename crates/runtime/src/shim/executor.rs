@@ -103,7 +103,8 @@ fn find_executable(name: &str, path_variable: &str) -> Result<PathBuf, String> {
     }
     let mut refused = None;
     for directory in path_variable.split(':') {
-        let candidate = if directory.is_empty() { Path::new(".").join(name) } else { Path::new(directory).join(name) };
+        let candidate =
+            if directory.is_empty() { Path::new(".").join(name) } else { Path::new(directory).join(name) };
         match check_executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(why) if why == "permission denied" => refused = Some(why),

@@ -3,7 +3,11 @@
 //! Containers can look at it through `/proc/1`, so it lives in an empty read-only root of its own and keeps
 //! no descriptor of the host.
 
-use std::{io::{Read, Write}, path::Path, process::{Command, Stdio}};
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},

@@ -192,10 +192,18 @@ fn create(directory: &Path, config: &ShimConfig) -> Result<Created, String> {
         .with_root_path(&state_dir)
         .map_err(|error| chain(&error))?
         .with_executor(executor);
-    if config.tty { create_with_terminal(builder, directory) } else { create_with_pipes(builder, directory, config) }
+    if config.tty {
+        create_with_terminal(builder, directory)
+    } else {
+        create_with_pipes(builder, directory, config)
+    }
 }
 
-fn create_with_pipes(builder: ContainerBuilder, bundle: &Path, config: &ShimConfig) -> Result<Created, String> {
+fn create_with_pipes(
+    builder: ContainerBuilder,
+    bundle: &Path,
+    config: &ShimConfig,
+) -> Result<Created, String> {
     let plumbing = plumb(config)?;
     let container_stdin = match plumbing.container_stdin {
         Some(fd) => fd,
@@ -210,12 +218,21 @@ fn create_with_pipes(builder: ContainerBuilder, bundle: &Path, config: &ShimConf
         .with_detach(true)
         .build()
         .map_err(|error| chain(&error))?;
-    for fd in [Some(&plumbing.stdout), Some(&plumbing.stderr), plumbing.stdin.as_ref()].into_iter().flatten() {
+    for fd in [Some(&plumbing.stdout), Some(&plumbing.stderr), plumbing.stdin.as_ref()].into_iter().flatten()
+    {
         set_nonblocking(fd).map_err(|error| error.to_string())?;
     }
     let outputs = vec![
-        Output { fd: Some(plumbing.stdout), frame: FrameKind::Stdout, cutter: LineCutter::new(Stream::Stdout) },
-        Output { fd: Some(plumbing.stderr), frame: FrameKind::Stderr, cutter: LineCutter::new(Stream::Stderr) },
+        Output {
+            fd: Some(plumbing.stdout),
+            frame: FrameKind::Stdout,
+            cutter: LineCutter::new(Stream::Stdout),
+        },
+        Output {
+            fd: Some(plumbing.stderr),
+            frame: FrameKind::Stderr,
+            cutter: LineCutter::new(Stream::Stderr),
+        },
     ];
     Ok((container, outputs, plumbing.stdin))
 }
@@ -345,7 +362,9 @@ impl Shim {
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => self.ended(code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => self.ended(128 + signal as i32),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => {
+                    self.ended(128 + signal as i32)
+                }
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -515,7 +534,9 @@ impl Shim {
             let mode = std::mem::replace(&mut client.mode, Mode::Leaving);
             match mode {
                 Mode::Waiting => client.send_line(record),
-                Mode::Attached { .. } => client.send_frame(FrameKind::Exited, &record.exit_code.to_be_bytes()),
+                Mode::Attached { .. } => {
+                    client.send_frame(FrameKind::Exited, &record.exit_code.to_be_bytes())
+                }
                 Mode::Greeting | Mode::Leaving => {}
             }
         }

@@ -88,7 +88,10 @@ impl Filters {
         }
         program.push(statement(RETURN, action(&profile.default_action, profile.default_errno_ret)?));
         if program.len() > MAX_INSTRUCTIONS {
-            return Err(format!("seccomp profile: {} instructions, at most {MAX_INSTRUCTIONS}", program.len()));
+            return Err(format!(
+                "seccomp profile: {} instructions, at most {MAX_INSTRUCTIONS}",
+                program.len()
+            ));
         }
         Ok(Filters { program })
     }
@@ -117,7 +120,11 @@ impl Filters {
         let result = unsafe {
             libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&header))
         };
-        if result == 0 { Ok(()) } else { Err(format!("load seccomp filter: {}", std::io::Error::last_os_error())) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(format!("load seccomp filter: {}", std::io::Error::last_os_error()))
+        }
     }
 }
 
@@ -176,7 +183,8 @@ fn compile_rule(
     }
     // Layout: test number; checks; return; reload number. Failing checks jump to the reload.
     let body: usize = checks.iter().map(Vec::len).sum::<usize>() + 1;
-    let skip = u8::try_from(body + 1).map_err(|_| "seccomp profile: too many conditions in a rule".to_string())?;
+    let skip =
+        u8::try_from(body + 1).map_err(|_| "seccomp profile: too many conditions in a rule".to_string())?;
     program.push(jump(JUMP_EQUAL, number, 0, skip));
     let mut remaining = body;
     for check in checks {
@@ -266,7 +274,8 @@ mod tests {
         loop {
             let one = filters.program[at];
             at += 1;
-            let mut branch = |taken: bool| at += usize::from(if taken { one.jump_true } else { one.jump_false });
+            let mut branch =
+                |taken: bool| at += usize::from(if taken { one.jump_true } else { one.jump_false });
             match one.code {
                 LOAD => {
                     accumulator = match one.operand {

@@ -1,5 +1,7 @@
 //! A runtime in a temporary directory with a CNI plugin that only hands out an address.
 
+pub mod websocket;
+
 use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
@@ -8,12 +10,11 @@ use std::{
 };
 
 use amphipod_cri::v1::{
-    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus,
-    ContainerStatusRequest, CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse,
-    ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    runtime_service_client::RuntimeServiceClient,
+    self as cri, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, runtime_service_client::RuntimeServiceClient,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -108,6 +109,7 @@ impl Node {
         amphipod_runtime::cleanup(&self.config).await.unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let root = self.directory.path().display().to_string();
+        remove_cgroups(&format!("amphipod-test-{}", std::process::id()));
         assert!(!mounts.contains(&root), "mounts are left: {mounts}");
     }
 
@@ -155,10 +157,7 @@ impl Node {
             metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
             image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
             log_path: format!("{name}/0.log"),
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(security()),
-                ..Default::default()
-            }),
+            linux: Some(LinuxContainerConfig { security_context: Some(security()), ..Default::default() }),
             ..Default::default()
         };
         change(&mut config);
@@ -205,6 +204,33 @@ impl Node {
         Ok(self.runtime().exec_sync(request).await?.into_inner())
     }
 
+    /// URL of a shell running `script` (nothing but `true` when empty).
+    pub async fn exec_url(&self, id: &str, script: &str, stdin: bool, tty: bool) -> String {
+        let cmd = if script.is_empty() { vec!["true".to_string()] } else { shell(script) };
+        let request = cri::ExecRequest {
+            container_id: id.into(),
+            cmd,
+            tty,
+            stdin,
+            stdout: true,
+            stderr: !tty,
+            ..Default::default()
+        };
+        self.runtime().exec(request).await.unwrap().into_inner().url
+    }
+
+    pub async fn attach_url(&self, id: &str, tty: bool) -> String {
+        let request = cri::AttachRequest {
+            container_id: id.into(),
+            stdin: true,
+            tty,
+            stdout: true,
+            stderr: !tty,
+            ..Default::default()
+        };
+        self.runtime().attach(request).await.unwrap().into_inner().url
+    }
+
     pub async fn remove_everything(&self) {
         let all = self.runtime().list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap();
         for sandbox in all.into_inner().items {
@@ -221,6 +247,16 @@ async fn serve(config: &amphipod_runtime::Config) -> (Channel, CancellationToken
     let server = tokio::spawn(async move { amphipod_runtime::serve(config, stop).await.unwrap() });
     wait_until("the socket", || socket.exists()).await;
     (amphipod_cri::connect_lazy(&socket.display().to_string()), cancel, server)
+}
+
+/// Pods' cgroups go with them; the test's own parent of them all stays behind.
+fn remove_cgroups(name: &str) {
+    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+    for parent in
+        hierarchies.flatten().map(|hierarchy| hierarchy.path().join(name)).filter(|path| path.is_dir())
+    {
+        std::fs::remove_dir(&parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
+    }
 }
 
 fn write_cni(directory: &Path) {
@@ -248,9 +284,11 @@ fn write_image(path: &Path) {
     );
     let manifest = r#"[{"Config":"config.json","RepoTags":["test:1"],"Layers":["layer.tar"]}]"#;
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
-    for (name, bytes) in
-        [("layer.tar", layer.as_slice()), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]
-    {
+    for (name, bytes) in [
+        ("layer.tar", layer.as_slice()),
+        ("config.json", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         append(&mut archive, name, bytes, 0o644);
     }
     archive.into_inner().unwrap().flush().unwrap();
@@ -271,8 +309,8 @@ fn layer() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, "bin/busybox", &std::fs::read(BUSYBOX).unwrap(), 0o755);
     for name in [
-        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd", "unshare",
-        "true", "pwd",
+        "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd",
+        "unshare", "true", "pwd", "tty", "stty", "nc",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

@@ -20,12 +20,29 @@ const GOAWAY: u16 = 7;
 /// A frame as read or to be written; header blocks are still compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    Data { stream: u32, fin: bool, payload: Bytes },
-    SynStream { stream: u32, fin: bool, block: Bytes },
-    SynReply { stream: u32, block: Bytes },
-    Reset { stream: u32 },
-    Ping { id: u32 },
-    GoAway { last_stream: u32 },
+    Data {
+        stream: u32,
+        fin: bool,
+        payload: Bytes,
+    },
+    SynStream {
+        stream: u32,
+        fin: bool,
+        block: Bytes,
+    },
+    SynReply {
+        stream: u32,
+        block: Bytes,
+    },
+    Reset {
+        stream: u32,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway {
+        last_stream: u32,
+    },
     /// Settings, window updates and others that need no reaction.
     Other,
 }
@@ -163,7 +180,9 @@ mod tests {
 
     #[test]
     fn broken_frames_are_refused() {
-        for bytes in [&[0x80u8, 2, 0, 1, 0, 0, 0, 0][..], &[0x80, 3, 0, 1, 0, 0, 0, 1, 0], &[0, 0, 0, 1, 0, 255, 0, 0]] {
+        for bytes in
+            [&[0x80u8, 2, 0, 1, 0, 0, 0, 0][..], &[0x80, 3, 0, 1, 0, 0, 0, 1, 0], &[0, 0, 0, 1, 0, 255, 0, 0]]
+        {
             assert!(decode(&mut BytesMut::from(bytes)).is_err());
         }
     }
