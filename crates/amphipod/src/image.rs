@@ -24,6 +24,7 @@ pub fn builtin() -> Vec<BuiltinImage> {
         env: vec!["PATH=/bin".to_owned(), format!("{}={version}", amphipod_demo::VERSION_VARIABLE)],
         working_dir: "/".to_owned(),
         user: String::new(),
+        exposed_ports: vec![8080],
     };
     amphipod_demo::IMAGES.iter().map(image).collect()
 }

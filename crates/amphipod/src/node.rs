@@ -57,7 +57,9 @@ pub fn cri_endpoint(files: &Files, external: Option<&str>) -> String {
 }
 
 pub fn runtime_config(files: &Files) -> Result<amphipod_runtime::Config, Failure> {
-    let mut config = amphipod_runtime::Config::new(files.root(), std::env::current_exe()?);
+    let mut config = amphipod_runtime::Config::new(&files.runtime(), &files.cri_socket());
+    config.cni_conf_dir = files.cni_conf();
+    config.cni_bin_dir = files.cni_bin();
     config.builtin_images = crate::image::builtin();
     Ok(config)
 }

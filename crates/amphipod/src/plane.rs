@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use amphipod_apiserver::{ApiServer, Config, KeyPair};
+use amphipod_apiserver::config::KeyPair;
+use amphipod_apiserver::{ApiServer, Config};
 use amphipod_cluster::pki::{Authority, Leaf, Pair, service_account_key};
 use amphipod_cluster::{Files, kubeconfig};
 use amphipod_store::{EmbeddedStore, Store};
@@ -18,10 +19,8 @@ pub struct Keys {
     pub ca: String,
     pub serving: Pair,
     pub kubelet_client: Pair,
-    pub kubelet_serving: Pair,
     pub service_account_key: String,
     pub front_proxy_ca: String,
-    pub front_proxy_client: Pair,
 }
 
 /// Where the API server is reached.
@@ -55,15 +54,16 @@ pub fn keys(files: &Files, at: &Addresses, network: &Network, admin: &Path) -> R
     let node_names = [at.node_name.as_str(), "localhost"];
     let node_addresses = [at.node_ip, at.advertise.ip(), IpAddr::from([127, 0, 0, 1])];
     let kubelet = Leaf::server(&format!("system:node:{}", at.node_name), &node_names, &node_addresses);
+    // Read from their files: by the kubelet, and later by the aggregator.
+    ca.leaf(files, "kubelet", &kubelet)?;
+    front.leaf(files, "front-proxy-client", &Leaf::client("front-proxy-client", &[]))?;
     let keys = Keys {
         kubelet_client: ca.leaf(
             files,
             "apiserver-kubelet-client",
             &Leaf::client("kube-apiserver-kubelet-client", &["system:masters"]),
         )?,
-        kubelet_serving: ca.leaf(files, "kubelet", &kubelet)?,
         service_account_key: service_account_key(files)?,
-        front_proxy_client: front.leaf(files, "front-proxy-client", &Leaf::client("front-proxy-client", &[]))?,
         front_proxy_ca: front.certificate.clone(),
         ca: ca.certificate.clone(),
         serving,

@@ -10,7 +10,6 @@ use amphipod_client::leader;
 use amphipod_client::{Client, SharedInformers};
 use amphipod_cluster::{Files, node as host};
 use futures::future::BoxFuture;
-use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -138,7 +137,7 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
             None => authority_of(&options.role.kubeconfig)?,
         };
         let mut clients = HashMap::new();
-        for name in amphipod_controllers::identities() {
+        for name in amphipod_controllers::names() {
             let user = format!("system:serviceaccount:kube-system:{name}");
             clients.insert(name, Client::impersonating(&options.role.kubeconfig, &user).await?);
         }
@@ -246,13 +245,4 @@ pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
         let config = dns_config(&options.network, options.listen)?;
         Ok(amphipod_dns::run(config, client, informers, cancel).await?)
     })
-}
-
-/// `count` simulated nodes whose pods get addresses of the pod range.
-pub fn hollow_config(count: u32, pod_cidr: IpNet) -> amphipod_kubelet::hollow::Config {
-    let mut config = amphipod_kubelet::hollow::Config::new(count as usize);
-    if let IpNet::V4(range) = pod_cidr {
-        config.pod_cidr = (range.network(), range.prefix_len());
-    }
-    config
 }

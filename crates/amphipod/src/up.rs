@@ -8,6 +8,7 @@ use amphipod_cluster::instance::{self, Instance, Lock};
 use amphipod_cluster::preflight::{self, Needs};
 use amphipod_cluster::progress::Progress;
 use amphipod_cluster::{Files, node as host};
+use amphipod_kubelet::hollow;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -174,11 +175,11 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
     roles::spawn_local_plane(&local, &informers, &keys, &cancel, |name, role| cluster.spawn(name, role));
     progress.done("scheduler and controllers");
     if options.hollow_nodes > 0 {
-        let config = roles::hollow_config(options.hollow_nodes, network.pod_cidr);
+        let config = hollow::Config::new(options.hollow_nodes, network.pod_cidr);
         let (client, admin, informers) = (local.admin(), local.admin(), informers.clone());
-        let last = config.node_name(config.count - 1);
+        let last = hollow::node_name(config.count - 1);
         cluster.spawn("hollow nodes", async move {
-            Ok(amphipod_kubelet::hollow::run(config, client, informers, cancel).await?)
+            Ok(hollow::run(config, client, informers, cancel).await?)
         });
         wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last)).await?;
         progress.done(&format!("{} hollow nodes Ready", options.hollow_nodes));

@@ -108,7 +108,8 @@ fn reconciled(existing: &Value, wanted: &Value) -> Option<Value> {
 }
 
 fn namespaces() -> Vec<Value> {
-    let namespace = |name: &&str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let namespace =
+        |name: &&str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     ["kube-system", "kube-public", "kube-node-lease", "default"].iter().map(namespace).collect()
 }
 
@@ -142,7 +143,10 @@ fn extension_authentication(config: &Config) -> Value {
     if let Some(ca) = &config.requestheader_client_ca_pem {
         let list = |items: &[&str]| Value::from(json!(items).to_string());
         data.insert("requestheader-client-ca-file".into(), ca.clone().into());
-        data.insert("requestheader-allowed-names".into(), json!(config.requestheader_allowed_names).to_string().into());
+        data.insert(
+            "requestheader-allowed-names".into(),
+            json!(config.requestheader_allowed_names).to_string().into(),
+        );
         data.insert("requestheader-username-headers".into(), list(&["X-Remote-User"]));
         data.insert("requestheader-uid-headers".into(), list(&["X-Remote-Uid"]));
         data.insert("requestheader-group-headers".into(), list(&["X-Remote-Group"]));
@@ -242,7 +246,11 @@ fn covers(existing: &Value, wanted: &Value) -> bool {
     }
 }
 
+/// An address of this machine alone is no endpoint anyone else could use: the service then has none.
 async fn endpoints(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
+    if config.advertise_address.is_loopback() || config.advertise_address.is_unspecified() {
+        return Ok(());
+    }
     let [endpoints, slice] = kubernetes_endpoints(config);
     ensure_exactly(api, &endpoints, &["subsets"]).await?;
     ensure_exactly(api, &slice, &["addressType", "endpoints", "ports"]).await
@@ -287,8 +295,14 @@ mod tests {
             collection(&json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": namespace}}))
         };
         assert_eq!(path("v1", "Endpoints", "default"), "/api/v1/namespaces/default/endpoints");
-        assert_eq!(path("scheduling.k8s.io/v1", "PriorityClass", ""), "/apis/scheduling.k8s.io/v1/priorityclasses");
-        assert_eq!(path("networking.k8s.io/v1", "ServiceCIDR", ""), "/apis/networking.k8s.io/v1/servicecidrs");
+        assert_eq!(
+            path("scheduling.k8s.io/v1", "PriorityClass", ""),
+            "/apis/scheduling.k8s.io/v1/priorityclasses"
+        );
+        assert_eq!(
+            path("networking.k8s.io/v1", "ServiceCIDR", ""),
+            "/apis/networking.k8s.io/v1/servicecidrs"
+        );
         assert_eq!(
             path("rbac.authorization.k8s.io/v1", "RoleBinding", "kube-system"),
             "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings"
@@ -297,8 +311,10 @@ mod tests {
 
     #[test]
     fn roles_gain_what_they_lack_and_lose_nothing() {
-        let role = |rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "x"}, "rules": rules});
+        let role = |rules: Value| {
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "x"}, "rules": rules})
+        };
         let rule = |verb: &str| json!({"verbs": [verb]});
         let existing = role(json!([rule("own"), rule("get")]));
         let merged = reconciled(&existing, &role(json!([rule("get"), rule("list")]))).unwrap();

@@ -96,7 +96,8 @@ impl Catalog {
         plain.insert("/api".to_owned(), document(&discovery::core_versions("")));
         plain.insert("/apis".to_owned(), document(&discovery::group_list(&groups)));
         for group in &groups {
-            let base = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+            let base =
+                if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
             if !group.name.is_empty() {
                 plain.insert(base.clone(), document(&discovery::group(group)));
             }

@@ -48,7 +48,10 @@ pub fn answer(endpoint: &str, only: &str, query: &Query, checks: &[Check]) -> Op
     let unknown: Vec<String> =
         excluded.iter().filter(|e| !checks.iter().any(|c| c.name == **e)).map(|e| format!("{e:?}")).collect();
     if !unknown.is_empty() {
-        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(",")));
+        text.push_str(&format!(
+            "warn: some health checks cannot be excluded: no matches for {}\n",
+            unknown.join(",")
+        ));
     }
     if failed {
         return Some((500, format!("{text}{endpoint} check failed\n")));

@@ -78,7 +78,8 @@ pub fn kubelet_tls(client: Option<&KeyPair>, ca_pem: Option<&str>) -> Result<Cli
     match client {
         None => Ok(builder.with_no_client_auth()),
         Some(pair) => {
-            let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<_, _>>();
+            let chain =
+                CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<_, _>>();
             let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).map_err(|e| bad(&e))?;
             builder.with_client_auth_cert(chain.map_err(|e| bad(&e))?, key).map_err(|e| bad(&e))
         }
@@ -161,7 +162,10 @@ fn outgoing(request: Request<Body>, backend: &Backend, upgrade: bool) -> Result<
         parts.headers.insert(UPGRADE, protocol);
     }
     parts.headers.insert(HOST, HeaderValue::from_str(&format!("{}:{}", backend.host, backend.port))?);
-    parts.headers.entry(HeaderName::from_static("user-agent")).or_insert(HeaderValue::from_static("amphipod"));
+    parts
+        .headers
+        .entry(HeaderName::from_static("user-agent"))
+        .or_insert(HeaderValue::from_static("amphipod"));
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = backend.target.parse::<Uri>()?;

@@ -28,7 +28,7 @@ pub mod subresources;
 #[cfg(test)]
 pub mod testing;
 
-pub use config::Config;
+pub use config::{Config, KeyPair};
 pub use error::Error;
 pub use seams::{Attributes, UserInfo};
 pub use server::ApiServer;

@@ -92,10 +92,18 @@ impl Metrics {
             "Time to answer a request, watches left out",
             metrics.durations.clone(),
         );
-        registry.register("apiserver_current_inflight_requests", "Requests being served", metrics.inflight.clone());
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests being served",
+            metrics.inflight.clone(),
+        );
         registry.register("apiserver_registered_watchers", "Open watches", metrics.watches.clone());
         registry.register("apiserver_storage_objects", "Stored objects", metrics.objects.clone());
-        registry.register("apiserver_storage_size_bytes", "Size of the store on disk", metrics.store_bytes.clone());
+        registry.register(
+            "apiserver_storage_size_bytes",
+            "Size of the store on disk",
+            metrics.store_bytes.clone(),
+        );
         *metrics.registry.lock() = registry;
         metrics
     }
@@ -117,8 +125,10 @@ impl Metrics {
         };
         self.requests.get_or_create(&labels).inc();
         if request.verb != "watch" {
-            let labels =
-                DurationLabels { verb: labels.verb, resource: amphipod_api::status::qualified(request.group, request.resource) };
+            let labels = DurationLabels {
+                verb: labels.verb,
+                resource: amphipod_api::status::qualified(request.group, request.resource),
+            };
             self.durations.get_or_create(&labels).observe(request.took.as_secs_f64());
         }
     }

@@ -75,7 +75,8 @@ impl ApiServer {
         let cache = Cache::start(store, catalog.load().resources(), shutdown.clone()).await?;
         let reader = Arc::new(CacheReader::new(cache.clone(), catalog.clone()));
         let policy = crate::policy::build(&config, reader).map_err(|e| Error::Policy(e.to_string()))?;
-        let tls = kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
+        let tls =
+            kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
         let server = Arc::new(ApiServer {
             allocations: Arc::new(Allocations::new(&config.service_cidrs, config.node_port_range.clone())),
             inflight: Semaphore::new(config.max_requests_inflight),
@@ -98,7 +99,8 @@ impl ApiServer {
 
     async fn fill_allocations(&self) -> Result<(), Error> {
         let Some(services) = self.catalog.load().stored("", "services") else { return Ok(()) };
-        let failed = |status: Status| Error::Bootstrap { what: "service allocations".into(), why: status.message };
+        let failed =
+            |status: Status| Error::Bootstrap { what: "service allocations".into(), why: status.message };
         let collection = self.cache.collection(&services).await.map_err(failed)?;
         for entry in collection.snapshot().values() {
             match view::served(&services, &entry.bytes) {
@@ -170,7 +172,8 @@ impl ApiServer {
         old: Option<&Value>,
         _dry_run: bool,
     ) -> Result<Reserved, Status> {
-        if !(cx.resource.group.is_empty() && cx.resource.plural == "services" && cx.subresource().is_empty()) {
+        if !(cx.resource.group.is_empty() && cx.resource.plural == "services" && cx.subresource().is_empty())
+        {
             return Ok(Reserved(None));
         }
         match self.allocations.reserve(value, old, rand::random()) {
@@ -207,7 +210,13 @@ impl ApiServer {
     }
 
     /// Reads another object, as of now, in its stored version.
-    pub async fn lookup(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    pub async fn lookup(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
         let Some(resource) = self.catalog.load().stored(group, plural) else { return Ok(None) };
         let key = object_key(&resource, namespace, name);
         match crate::registry::existing(self, &resource, &key).await? {

@@ -134,8 +134,10 @@ impl Allocations {
         self.reserve_ports(service, old, seed, &mut reservation, &mut faults);
         let (now, ports) = (addresses_of(service), node_ports_of(service));
         if let Some(old) = old {
-            reservation.released_addresses = addresses_of(old).into_iter().filter(|a| !now.contains(a)).collect();
-            reservation.released_ports = node_ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect();
+            reservation.released_addresses =
+                addresses_of(old).into_iter().filter(|a| !now.contains(a)).collect();
+            reservation.released_ports =
+                node_ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect();
         }
         if faults.is_empty() { Ok(reservation) } else { Err(faults) }
     }
@@ -162,15 +164,14 @@ impl Allocations {
                     service["spec"]["clusterIP"] = address.to_string().into();
                     service["spec"]["clusterIPs"] = json!([address.to_string()]);
                 }
-                Err(error) => faults.push(field::Error::internal(
-                    &path,
-                    format!("failed to allocate a serviceIP: {error}"),
-                )),
+                Err(error) => faults
+                    .push(field::Error::internal(&path, format!("failed to allocate a serviceIP: {error}"))),
             }
             return;
         }
         for (index, address) in wanted.into_iter().enumerate().filter(|(_, a)| !mine.contains(a)) {
-            let range = self.addresses.iter().find(|r| r.range().contains(&address)).or(self.addresses.first());
+            let range =
+                self.addresses.iter().find(|r| r.range().contains(&address)).or(self.addresses.first());
             match range.map(|r| r.take(address)) {
                 Some(Ok(())) => reservation.taken_addresses.push(address),
                 Some(Err(error)) => faults.push(field::Error::invalid(
@@ -201,7 +202,17 @@ impl Allocations {
         }
         let at = Path::new("spec").child("healthCheckNodePort");
         if health && let Some(spec) = service.get_mut("spec") {
-            self.one_port(spec, "healthCheckNodePort", true, &mine, seed, &at, &mut named, reservation, faults);
+            self.one_port(
+                spec,
+                "healthCheckNodePort",
+                true,
+                &mine,
+                seed,
+                &at,
+                &mut named,
+                reservation,
+                faults,
+            );
         }
     }
 
@@ -226,7 +237,8 @@ impl Allocations {
                         reservation.taken_ports.push(port);
                         holder[key] = port.into();
                     }
-                    Err(error) => faults.push(field::Error::internal(at, format!("failed to allocate a nodePort: {error}"))),
+                    Err(error) => faults
+                        .push(field::Error::internal(at, format!("failed to allocate a nodePort: {error}"))),
                 }
             }
             return;
@@ -293,7 +305,8 @@ mod tests {
     #[test]
     fn headless_and_external_services_take_nothing() {
         let allocations = allocations();
-        let mut headless = json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 1}]}});
+        let mut headless =
+            json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 1}]}});
         allocations.reserve(&mut headless, None, 1).unwrap().keep();
         let mut external = json!({"spec": {"type": "ExternalName", "externalName": "x.example"}});
         allocations.reserve(&mut external, None, 1).unwrap().keep();

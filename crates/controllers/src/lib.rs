@@ -9,6 +9,7 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod error;
 mod expectations;
@@ -108,6 +109,7 @@ controllers! {
     "cronjob-controller" => cron_job::run;
     "ttl-after-finished-controller" => ttl_after_finished::run;
     "endpointslice-controller" => endpoint_slice::run;
+    "endpointslicemirroring-controller" => endpoint_slice_mirroring::run;
     "endpoint-controller" => endpoints::run;
     "node-controller" => node_lifecycle::run;
     "node-controller" => taint_eviction::run;
@@ -116,6 +118,11 @@ controllers! {
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
     "resourcequota-controller" => resource_quota::run;
     "disruption-controller" => pod_disruption_budget::run;
+}
+
+/// The service accounts (in kube-system) the controllers act as.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
 }
 
 /// Runs all controllers until cancelled. The caller sees to it that only one process does.

@@ -1,12 +1,17 @@
 //! The controllers against the real API server, in this process.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod cluster;
 
 use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
 use cluster::eventually;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
@@ -39,8 +44,11 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
     let cluster = cluster::start().await;
     cluster.namespace("roll").await;
     cluster
-        .create::<Service>("roll", json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo"},
-            "spec": {"selector": {"app": "demo"}, "ports": [{"port": 80, "targetPort": 8080}]}}))
+        .create::<Service>(
+            "roll",
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo"},
+            "spec": {"selector": {"app": "demo"}, "ports": [{"port": 80, "targetPort": 8080}]}}),
+        )
         .await;
     cluster.create::<Deployment>("roll", deployment(3)).await;
     let d = cluster.until("rollout", "roll", "demo", available(3)).await;
@@ -51,13 +59,16 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
     assert_eq!(revision(&d).as_deref(), Some("1"));
 
     let slices = cluster.api::<EndpointSlice>("roll");
-    let of_service =
-        ListParams { label_selector: Some("kubernetes.io/service-name=demo".into()), ..ListParams::default() };
+    let of_service = ListParams {
+        label_selector: Some("kubernetes.io/service-name=demo".into()),
+        ..ListParams::default()
+    };
     eventually("three endpoints", || async {
         let (_, slices) = slices.list(&of_service).await.unwrap();
-        let ready = slices.iter().flat_map(|s| &s.endpoints).filter(|e| {
-            e.conditions.as_ref().is_some_and(|c| c.ready == Some(true))
-        });
+        let ready = slices
+            .iter()
+            .flat_map(|s| &s.endpoints)
+            .filter(|e| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true)));
         (ready.count() == 3).then_some(())
     })
     .await;
@@ -66,6 +77,20 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
             e.subsets.as_ref().is_some_and(|s| s[0].addresses.as_ref().is_some_and(|a| a.len() == 3))
         })
         .await;
+
+    let by_hand = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"}, "spec": {"ports": [{"port": 1}]}});
+    cluster.create::<Service>("roll", by_hand).await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 1}]}]);
+    let by_hand =
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db"}, "subsets": subsets});
+    cluster.create::<Endpoints>("roll", by_hand).await;
+    let mirrored =
+        ListParams { label_selector: Some("kubernetes.io/service-name=db".into()), ..ListParams::default() };
+    eventually("mirrored", || async {
+        let (_, slices) = slices.list(&mirrored).await.unwrap();
+        slices.first().filter(|s| s.endpoints[0].addresses == ["192.0.2.9"]).map(|_| ())
+    })
+    .await;
 
     let api = cluster.api::<Deployment>("roll");
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "demo:2"}]}}}});
@@ -94,7 +119,10 @@ async fn replica_sets_mend_adopt_and_release() {
     cluster.namespace("rs").await;
     let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "labels": {"app": "x"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    let lone = cluster.create::<Pod>("rs", lone).await;
+    cluster.create::<Pod>("rs", lone).await;
+    // Once it runs the caches know it, and the set counts it in.
+    let running = |pod: &Pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
+    let lone = cluster.until::<Pod>("running", "rs", "lone", running).await;
     let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "x"}, "spec": {
         "replicas": 2, "selector": {"matchLabels": {"app": "x"}}, "template": template(json!({"app": "x"}), "i")}});
     let set = cluster.create::<ReplicaSet>("rs", set).await;
@@ -102,7 +130,8 @@ async fn replica_sets_mend_adopt_and_release() {
         pod.metadata.owner_references.as_ref().is_some_and(|o| o.iter().any(|o| o.uid == set.uid()))
     };
     cluster.until::<Pod>("adopted", "rs", lone.name(), owned_by).await;
-    let ready = |rs: &ReplicaSet| rs.status.as_ref().is_some_and(|s| s.ready_replicas == Some(2) && s.replicas == 2);
+    let ready =
+        |rs: &ReplicaSet| rs.status.as_ref().is_some_and(|s| s.ready_replicas == Some(2) && s.replicas == 2);
     cluster.until::<ReplicaSet>("two ready", "rs", "x", ready).await;
 
     let pods = cluster.api::<Pod>("rs");
@@ -125,10 +154,11 @@ async fn a_namespace_goes_with_all_it_holds() {
     cluster
         .create::<Secret>("doomed", json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}))
         .await;
-    cluster.until::<ConfigMap>("root CA", "doomed", "kube-root-ca.crt", |map| {
-        map.data.as_ref().is_some_and(|d| d["ca.crt"].starts_with("-----BEGIN"))
-    })
-    .await;
+    cluster
+        .until::<ConfigMap>("root CA", "doomed", "kube-root-ca.crt", |map| {
+            map.data.as_ref().is_some_and(|d| d["ca.crt"].starts_with("-----BEGIN"))
+        })
+        .await;
     let namespaces = cluster.api::<Namespace>("");
     namespaces.delete("doomed", &DeleteParams::default()).await.unwrap();
     cluster.until_gone::<Namespace>("", "doomed").await;
@@ -259,7 +289,9 @@ async fn stateful_and_daemon_sets_have_their_pods() {
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
     cluster.create::<PodDisruptionBudget>("sets", budget).await;
     let web = |s: &StatefulSet| {
-        s.status.as_ref().is_some_and(|s| s.ready_replicas == Some(3) && s.current_revision == s.update_revision)
+        s.status
+            .as_ref()
+            .is_some_and(|s| s.ready_replicas == Some(3) && s.current_revision == s.update_revision)
     };
     cluster.until::<StatefulSet>("stateful set", "sets", "web", web).await;
     let agent = |s: &DaemonSet| s.status.as_ref().is_some_and(|s| s.number_ready == 2);
@@ -270,4 +302,83 @@ async fn stateful_and_daemon_sets_have_their_pods() {
     cluster.until::<PodDisruptionBudget>("budget", "sets", "web", allowed).await;
     let pod = cluster.api::<Pod>("sets").get("web-2").await.unwrap();
     assert_eq!(pod.spec.unwrap().hostname.as_deref(), Some("web-2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_is_tainted_and_loses_its_pods() {
+    let mut config = amphipod_controllers::Config::new("");
+    config.node_grace = std::time::Duration::from_secs(2);
+    let cluster = cluster::start_with(config).await;
+    cluster.namespace("nodes").await;
+    for name in ["alive", "silent"] {
+        let status = json!({"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status});
+        cluster.create::<Node>("", node).await;
+    }
+    let pod = |name: &str, patient: bool| {
+        let seconds = if patient { json!(3600) } else { json!(0) };
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+            "nodeName": "silent", "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
+                "effect": "NoExecute", "tolerationSeconds": seconds}]}})
+    };
+    cluster.create::<Pod>("nodes", pod("patient", true)).await;
+    cluster.create::<Pod>("nodes", pod("hasty", false)).await;
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "alive"}, "spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}});
+    cluster.create::<Lease>("kube-node-lease", lease).await;
+    let leases = cluster.api::<Lease>("kube-node-lease");
+    let heart = tokio::spawn(async move {
+        let mut beat = tokio::time::interval(std::time::Duration::from_millis(300));
+        for number in 1.. {
+            beat.tick().await;
+            let time = format!("2026-01-01T00:{:02}:{:02}.000000Z", number / 60 % 60, number % 60);
+            let _ = leases.patch("alive", &Patch::Merge(json!({"spec": {"renewTime": time}}))).await;
+        }
+    });
+    cluster.until_gone::<Pod>("nodes", "hasty").await;
+    let node = cluster.api::<Node>("").get("silent").await.unwrap();
+    let taints = node.spec.unwrap().taints.unwrap();
+    let mut taints: Vec<_> = taints.iter().map(|t| (t.key.as_str(), t.effect.as_str())).collect();
+    taints.sort_unstable();
+    let key = "node.kubernetes.io/unreachable";
+    assert_eq!(taints, [(key, "NoExecute"), (key, "NoSchedule")]);
+    let ready = node.status.unwrap().conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("Unknown", Some("NodeStatusUnknown")));
+    let unready = |pod: &Pod| {
+        let conditions = pod.status.clone().and_then(|s| s.conditions).unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False")
+    };
+    cluster.until::<Pod>("the other told unready", "nodes", "patient", unready).await;
+    let alive = cluster.api::<Node>("").get("alive").await.unwrap();
+    assert!(alive.spec.unwrap_or_default().taints.unwrap_or_default().is_empty());
+    heart.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replication_controllers_and_quotas_keep_count() {
+    let cluster = cluster::start().await;
+    cluster.namespace("rc").await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+        "spec": {"hard": {"pods": "9", "services": "1", "count/replicationcontrollers": "5"}}});
+    cluster.create::<ResourceQuota>("rc", quota).await;
+    let rc = json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old"}, "spec": {
+        "replicas": 2, "selector": {"app": "old"}, "template": template(json!({"app": "old"}), "i")}});
+    cluster.create::<ReplicationController>("rc", rc).await;
+    let ready = |rc: &ReplicationController| {
+        rc.status.as_ref().is_some_and(|s| s.replicas == 2 && s.available_replicas == Some(2))
+    };
+    cluster.until::<ReplicationController>("two", "rc", "old", ready).await;
+    let counted = |quota: &ResourceQuota| {
+        let used = quota.status.clone().and_then(|s| s.used).unwrap_or_default();
+        let used: Vec<_> = used.iter().map(|(name, n)| format!("{name}={}", n.0)).collect();
+        used == ["count/replicationcontrollers=1", "pods=2", "services=0"]
+    };
+    cluster.until::<ResourceQuota>("counted", "rc", "q", counted).await;
+    let orphan = DeleteParams { propagation: Some("Orphan"), ..DeleteParams::default() };
+    cluster.api::<ReplicationController>("rc").delete("old", &orphan).await.unwrap();
+    cluster.until_gone::<ReplicationController>("rc", "old").await;
+    let (_, pods) = cluster.api::<Pod>("rc").list(&ListParams::default()).await.unwrap();
+    assert_eq!(pods.len(), 2);
+    assert!(pods.iter().all(|p| p.metadata.owner_references.is_none()), "{pods:#?}");
 }

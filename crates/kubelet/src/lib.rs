@@ -55,7 +55,8 @@ pub async fn run(
     }
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(folder) = context.config.manifest_dir.clone() {
-        tasks.spawn(static_pods::run(context.clone(), pods.clone(), folder, cancel.clone()));
+        let known = static_pods::start(&context, &pods, &folder);
+        tasks.spawn(static_pods::run(context.clone(), pods.clone(), folder, known, cancel.clone()));
     }
     let Some(node) = node::register(&context, &cancel).await else { return Ok(()) };
     tasks.spawn(node::lease::keep(

@@ -25,8 +25,32 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Larger files are no manifests.
 const MAX_MANIFEST_BYTES: u64 = 10 << 20;
 
-/// Runs the pods of the folder until cancelled.
-pub async fn run(context: Arc<Context>, pods: Arc<Pods>, folder: PathBuf, cancel: CancellationToken) {
+type Known = BTreeMap<String, Arc<Pod>>;
+
+/// Reads the folder once. This comes before anything that ends containers nobody asked for.
+pub fn start(context: &Context, pods: &Arc<Pods>, folder: &Path) -> Known {
+    apply(context, pods, folder, &Known::new())
+}
+
+fn apply(context: &Context, pods: &Arc<Pods>, folder: &Path, known: &Known) -> Known {
+    let found = read_folder(folder, &context.config.node_name);
+    for pod in known.values().filter(|p| !found.contains_key(p.uid())) {
+        pods.remove(pod);
+    }
+    for pod in found.values().filter(|p| !known.contains_key(p.uid())) {
+        pods.set(pod.clone());
+    }
+    found
+}
+
+/// Follows the folder until cancelled.
+pub async fn run(
+    context: Arc<Context>,
+    pods: Arc<Pods>,
+    folder: PathBuf,
+    mut known: Known,
+    cancel: CancellationToken,
+) {
     let (sender, mut changes) = tokio::sync::mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |_| {
         let _ = sender.try_send(()); // a full queue is a sign already given
@@ -35,21 +59,9 @@ pub async fn run(context: Arc<Context>, pods: Arc<Pods>, folder: PathBuf, cancel
         w.watch(&folder, notify::RecursiveMode::NonRecursive).ok()?;
         Some(w)
     });
-    let mut known: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
     loop {
-        let found = read_folder(&folder, &context.config.node_name);
-        for (uid, pod) in &known {
-            if !found.contains_key(uid) {
-                pods.remove(pod);
-            }
-        }
-        for (uid, pod) in &found {
-            if !known.contains_key(uid) {
-                pods.set(pod.clone());
-            }
-        }
-        mirror(&context, &pods, &found).await;
-        known = found;
+        known = apply(&context, &pods, &folder, &known);
+        mirror(&context, &pods, &known).await;
         tokio::select! {
             () = cancel.cancelled() => return,
             Some(()) = changes.recv() => tokio::time::sleep(SETTLE).await,

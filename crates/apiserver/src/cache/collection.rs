@@ -19,7 +19,8 @@ use super::extract::Wanted;
 const WINDOW_CHANGES: usize = 16 * 1024;
 /// Bytes of replaced objects the window may keep alive, whatever the count.
 const WINDOW_BYTES: usize = 16 << 20;
-/// Changes a watcher may lag behind before it is closed.
+/// Changes queued for a watcher. One that lags further is taken off the list and catches up from the
+/// window; only where that is gone too must its client list again.
 const WATCHER_BACKLOG: usize = 1024;
 
 pub type Snapshot = OrdMap<Key, Arc<Entry>>;
@@ -59,6 +60,9 @@ pub struct Collection {
     state: Mutex<State>,
 }
 
+/// A watcher's number and its queue.
+type Registered = (u64, mpsc::Sender<Arc<Change>>);
+
 #[derive(Debug, Default)]
 struct State {
     items: Snapshot,
@@ -71,7 +75,7 @@ struct State {
     loaded: Revision,
     /// Holds back events while the first read of the store is under way.
     pending: Option<Vec<Event>>,
-    watchers: HashMap<Interest, Vec<(u64, mpsc::Sender<Arc<Change>>)>>,
+    watchers: HashMap<Interest, Vec<Registered>>,
     watcher_count: usize,
     next_watcher: u64,
 }
@@ -90,6 +94,8 @@ pub struct Watcher {
     id: u64,
     backlog: VecDeque<Arc<Change>>,
     receiver: mpsc::Receiver<Arc<Change>>,
+    /// Revision of the newest change taken.
+    taken: Revision,
 }
 
 impl Collection {
@@ -140,13 +146,18 @@ impl Collection {
         self.state.lock().pending.is_none()
     }
 
-    pub fn apply(&self, event: Event) {
+    /// Takes over changes of one revision: readers see all of them or none.
+    pub fn apply(&self, events: Vec<Event>) {
         let mut state = self.state.lock();
         if let Some(pending) = &mut state.pending {
-            pending.push(event);
-        } else if event.revision() > state.loaded {
+            pending.extend(events);
+            return;
+        }
+        for event in events {
             // The first read of the store may be ahead of the watch that follows it.
-            self.apply_locked(&mut state, &event);
+            if event.revision() > state.loaded {
+                self.apply_locked(&mut state, &event);
+            }
         }
     }
 
@@ -181,9 +192,8 @@ impl Collection {
         }
         let mut interests = vec![Interest::All];
         if let Some(index) = self.trigger {
-            let values = [&change.previous, &change.current].map(|e| {
-                e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default()
-            });
+            let values = [&change.previous, &change.current]
+                .map(|e| e.as_ref().map(|e| trigger_value(e, index).to_owned()).unwrap_or_default());
             if values[0] != values[1] {
                 interests.push(Interest::Field { index, value: values[0].clone() });
             }
@@ -200,6 +210,11 @@ impl Collection {
 
     pub fn snapshot(&self) -> Snapshot {
         self.state.lock().items.clone()
+    }
+    /// The snapshot and the revision of the newest change in it.
+    pub fn snapshot_and_change(&self) -> (Snapshot, Revision) {
+        let state = self.state.lock();
+        (state.items.clone(), state.last_change)
     }
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.lock().items.get(key).cloned()
@@ -254,14 +269,16 @@ impl Collection {
             return Err(TooOld { oldest: state.window_start });
         }
         let backlog = newer_than(&state.window, revision).into();
-        Ok(self.register(&mut state, interest, backlog))
+        Ok(self.register(&mut state, interest, backlog, revision))
     }
 
-    /// Starts with the present state: the snapshot, and the changes that follow it.
-    pub fn watch_now(self: &Arc<Self>, interest: Interest) -> (Snapshot, Watcher) {
+    /// Starts with the present state: the snapshot, the revision of the newest change in it, and
+    /// the changes that follow it.
+    pub fn watch_now(self: &Arc<Self>, interest: Interest) -> (Snapshot, Revision, Watcher) {
         let mut state = self.state.lock();
-        let items = state.items.clone();
-        (items, self.register(&mut state, interest, VecDeque::new()))
+        let (items, revision) = (state.items.clone(), state.last_change);
+        let watcher = self.register(&mut state, interest, VecDeque::new(), revision);
+        (items, revision, watcher)
     }
 
     fn register(
@@ -269,13 +286,14 @@ impl Collection {
         state: &mut State,
         interest: Interest,
         backlog: VecDeque<Arc<Change>>,
+        taken: Revision,
     ) -> Watcher {
         let (sender, receiver) = mpsc::channel(WATCHER_BACKLOG);
         let id = state.next_watcher;
         state.next_watcher += 1;
         state.watcher_count += 1;
         state.watchers.entry(interest.clone()).or_default().push((id, sender));
-        Watcher { collection: self.clone(), interest, id, backlog, receiver }
+        Watcher { collection: self.clone(), interest, id, backlog, receiver, taken }
     }
 
     fn unregister(&self, interest: &Interest, id: u64) {
@@ -301,21 +319,128 @@ fn newer_than(window: &VecDeque<Arc<Change>>, revision: Revision) -> Vec<Arc<Cha
 }
 
 impl Watcher {
-    /// The next change, in order; `None` when this watcher fell behind and was closed.
+    /// The next change, in order; `None` when this watcher fell behind too far to catch up.
     pub async fn next(&mut self) -> Option<Arc<Change>> {
-        match self.backlog.pop_front() {
-            Some(change) => Some(change),
-            None => self.receiver.recv().await,
+        loop {
+            if let Some(change) = self.backlog.pop_front() {
+                self.taken = change.revision;
+                return Some(change);
+            }
+            if let Some(change) = self.receiver.recv().await {
+                self.taken = change.revision;
+                return Some(change);
+            }
+            self.catch_up()?;
         }
     }
+
     /// A change that is there already.
     pub fn try_next(&mut self) -> Option<Arc<Change>> {
-        self.backlog.pop_front().or_else(|| self.receiver.try_recv().ok())
+        let change = self.backlog.pop_front().or_else(|| self.receiver.try_recv().ok())?;
+        self.taken = change.revision;
+        Some(change)
+    }
+
+    /// Nothing is waiting and nothing was missed.
+    pub fn is_current(&self) -> bool {
+        self.backlog.is_empty() && !self.receiver.is_closed() && self.receiver.is_empty()
+    }
+
+    /// Registers anew and takes what was missed from the window.
+    fn catch_up(&mut self) -> Option<()> {
+        let from = self.taken.saturating_sub(1);
+        let mut resumed = self.collection.clone().watch_from(from, self.interest.clone()).ok()?;
+        // A revision may hold several changes (an expired lease's): it is told again as a whole,
+        // for how many of them were taken is not known.
+        let again = resumed.backlog.iter().take_while(|c| c.revision == self.taken).count();
+        if again == 1 {
+            resumed.backlog.pop_front();
+        }
+        resumed.taken = self.taken;
+        *self = resumed;
+        Some(())
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.collection.unregister(&self.interest, self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(name: &str, revision: Revision) -> Event {
+        let value =
+            format!("{{\"kind\":\"X\",\"metadata\":{{\"resourceVersion\":\"{revision}\",\"labels\":{{}}}}}}");
+        let current = KeyValue {
+            key: format!("/registry/x/{name}").into(),
+            value: value.into(),
+            create_revision: revision,
+            mod_revision: revision,
+            version: 1,
+            lease: None,
+        };
+        Event::Put { current, previous: None }
+    }
+
+    fn collection() -> Arc<Collection> {
+        let collection = Arc::new(Collection::new("/registry/x/".into(), Vec::new(), None));
+        collection.apply(vec![put("held-back", 3)]);
+        collection.load(&[], 2);
+        collection
+    }
+
+    #[test]
+    fn what_came_while_loading_is_there() {
+        let collection = collection();
+        assert_eq!((collection.len(), collection.last_change()), (1, 3));
+    }
+
+    #[tokio::test]
+    async fn a_lagging_watcher_catches_up_and_misses_nothing() {
+        let collection = collection();
+        let (_, _, mut watcher) = collection.watch_now(Interest::All);
+        let last = 10 + 3 * WATCHER_BACKLOG as Revision;
+        for revision in 10..=last {
+            collection.apply(vec![put(&format!("n{revision}"), revision)]);
+        }
+        for revision in 10..=last {
+            assert_eq!(watcher.next().await.map(|c| c.revision), Some(revision));
+        }
+        collection.apply(vec![put("more", last + 1)]);
+        assert_eq!(watcher.next().await.map(|c| c.revision), Some(last + 1));
+    }
+
+    #[tokio::test]
+    async fn a_watcher_behind_the_window_ends() {
+        let collection = collection();
+        let (_, _, mut watcher) = collection.watch_now(Interest::All);
+        let last = 10 + 2 * WINDOW_CHANGES as Revision;
+        for revision in 10..=last {
+            collection.apply(vec![put("same", revision)]);
+        }
+        let mut seen = 0;
+        while watcher.next().await.is_some() {
+            seen += 1;
+        }
+        assert_eq!(seen, WATCHER_BACKLOG);
+        assert!(matches!(collection.watch_from(5, Interest::All), Err(TooOld { .. })));
+    }
+
+    #[test]
+    fn the_past_is_undone_from_the_present() {
+        let collection = collection();
+        collection.apply(vec![put("a", 4)]);
+        collection.apply(vec![put("a", 5)]);
+        collection.apply(vec![Event::Delete { key: "/registry/x/a".into(), revision: 6, previous: None }]);
+        let at =
+            |revision| collection.snapshot_at(revision).map(|s| s.get("/registry/x/a").map(|e| e.revision));
+        assert_eq!([at(3), at(4), at(5), at(6)], [Ok(None), Ok(Some(4)), Ok(Some(5)), Ok(None)]);
+        assert_eq!(at(1), Err(TooOld { oldest: 2 }));
+        collection.compact(5);
+        assert!(at(4).is_err());
     }
 }

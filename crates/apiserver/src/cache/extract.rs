@@ -189,10 +189,7 @@ mod tests {
             "resourceVersion":"17"},"spec":{"hostNetwork":true,"nodeName":"n1","x":[{}]},
             "status":{"podIPs":[{"ip":"10.0.0.1"},{"ip":"::1"}]}}"#;
         let found = wanted.extract(text.as_bytes()).expect("valid");
-        assert_eq!(
-            found.fields,
-            [Some("n1".to_owned()), Some("true".into()), Some("10.0.0.1".into()), None]
-        );
+        assert_eq!(found.fields, [Some("n1".to_owned()), Some("true".into()), Some("10.0.0.1".into()), None]);
         assert_eq!(found.labels, [("a".to_owned(), "b".to_owned())]);
         let (at, length) = found.stamp.expect("stamp");
         assert_eq!(&text[at..at + length], "17");

@@ -130,9 +130,7 @@ impl Cache {
             while let Some(batch) = stream.next().await {
                 match batch {
                     Ok(batch) => {
-                        for event in batch.events {
-                            self.route(event);
-                        }
+                        self.route(batch.events);
                         self.applied.send_replace(batch.revision);
                     }
                     Err(error) => {
@@ -173,22 +171,41 @@ impl Cache {
         Ok(())
     }
 
-    fn route(&self, event: Event) {
-        let key = match &event {
+    /// Hands events to their collections; those of one revision together.
+    fn route(&self, events: Vec<Event>) {
+        let mut run: Option<(Arc<Collection>, Vec<Event>)> = None;
+        for event in events {
+            let Some(collection) = self.collection_of(&event) else { continue };
+            match &mut run {
+                Some((same, run))
+                    if Arc::ptr_eq(same, &collection)
+                        && run.last().is_some_and(|last| last.revision() == event.revision()) =>
+                {
+                    run.push(event);
+                }
+                _ => {
+                    if let Some((previous, run)) = run.replace((collection, vec![event])) {
+                        previous.apply(run);
+                    }
+                }
+            }
+        }
+        if let Some((last, run)) = run {
+            last.apply(run);
+        }
+    }
+
+    fn collection_of(&self, event: &Event) -> Option<Arc<Collection>> {
+        let key = match event {
             Event::Put { current, .. } => &current.key,
             Event::Delete { key, .. } => key,
         };
-        let Some(rest) = key.strip_prefix(ROOT) else { return };
+        let rest = key.strip_prefix(ROOT)?;
         let mut cuts = rest.match_indices('/').map(|(at, _)| at);
         let (first, second) = (cuts.next(), cuts.next());
-        let found = {
-            let map = self.collections.read();
-            let at = |cut: Option<usize>| cut.and_then(|cut| map.get(&rest[..cut]).cloned());
-            at(second).or_else(|| at(first))
-        };
-        if let Some(collection) = found {
-            collection.apply(event);
-        }
+        let map = self.collections.read();
+        let at = |cut: Option<usize>| cut.and_then(|cut| map.get(&rest[..cut]).cloned());
+        at(second).or_else(|| at(first))
     }
 
     pub fn applied(&self) -> Revision {
@@ -261,10 +278,8 @@ fn collections_of(resources: &[Arc<Resource>]) -> HashMap<String, Vec<String>> {
 }
 
 fn too_large(requested: Revision, current: Revision) -> Status {
-    let mut status = Status::timeout(
-        format!("Too large resource version: {requested}, current: {current}"),
-        1,
-    );
+    let mut status =
+        Status::timeout(format!("Too large resource version: {requested}, current: {current}"), 1);
     status = status.with_cause(amphipod_api::status::Cause {
         reason: "ResourceVersionTooLarge".into(),
         message: "Too large resource version".into(),

@@ -31,20 +31,23 @@ pub fn core_versions(server_address: &str) -> Value {
 /// `/apis`
 pub fn group_list(groups: &[Group]) -> Value {
     let named = groups.iter().filter(|g| !g.name.is_empty());
-    let groups: Vec<Value> = named.map(|g| {
-        let mut entry = group(g);
-        if let Some(entry) = entry.as_object_mut() {
-            entry.remove("kind");
-            entry.remove("apiVersion");
-        }
-        entry
-    }).collect();
+    let groups: Vec<Value> = named
+        .map(|g| {
+            let mut entry = group(g);
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("kind");
+                entry.remove("apiVersion");
+            }
+            entry
+        })
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`
 pub fn group(group: &Group) -> Value {
-    let entry = |version: &str| json!({"groupVersion": group_version(group.name, version), "version": version});
+    let entry =
+        |version: &str| json!({"groupVersion": group_version(group.name, version), "version": version});
     let versions: Vec<Value> = group.versions.iter().map(|(version, _)| entry(version)).collect();
     json!({
         "kind": "APIGroup",
@@ -119,16 +122,25 @@ fn old_subresource(resource: &Resource, sub: &Subresource) -> Value {
 
 /// The aggregated form of `/api` (the core group alone) or `/apis` (all others).
 pub fn aggregated(groups: &[&Group]) -> Value {
-    let items: Vec<Value> = groups.iter().map(|group| {
-        let versions: Vec<Value> = group.versions.iter().map(|(version, resources)| {
-            let resources: Vec<Value> = sorted(resources).into_iter().map(|r| aggregated_entry(r)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
-        }).collect();
-        let metadata = if group.name.is_empty() { json!({"creationTimestamp": null}) } else {
-            json!({"name": group.name, "creationTimestamp": null})
-        };
-        json!({"metadata": metadata, "versions": versions})
-    }).collect();
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|group| {
+            let versions: Vec<Value> = group
+                .versions
+                .iter()
+                .map(|(version, resources)| {
+                    let resources: Vec<Value> = sorted(resources).into_iter().map(aggregated_entry).collect();
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            let metadata = if group.name.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group.name, "creationTimestamp": null})
+            };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
     json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": "apidiscovery.k8s.io/v2",
@@ -159,11 +171,13 @@ fn aggregated_entry(resource: &Resource) -> Value {
     if !resource.subresources.is_empty() {
         let mut subresources: Vec<&Subresource> = resource.subresources.iter().collect();
         subresources.sort_by(|a, b| a.name.cmp(&b.name));
-        let entries = subresources.into_iter().map(|sub| json!({
-            "subresource": sub.name,
-            "responseKind": kind_of(&sub.group, &sub.version, &sub.kind),
-            "verbs": sub.verbs,
-        }));
+        let entries = subresources.into_iter().map(|sub| {
+            json!({
+                "subresource": sub.name,
+                "responseKind": kind_of(&sub.group, &sub.version, &sub.kind),
+                "verbs": sub.verbs,
+            })
+        });
         entry["subresources"] = entries.collect();
     }
     entry

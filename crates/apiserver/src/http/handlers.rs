@@ -21,7 +21,11 @@ use crate::server::ApiServer;
 use crate::subresources;
 
 /// Answers a request for a resource.
-pub async fn resource(server: Arc<ApiServer>, incoming: Incoming, target: Target) -> Result<Response<Body>, Status> {
+pub async fn resource(
+    server: Arc<ApiServer>,
+    incoming: Incoming,
+    target: Target,
+) -> Result<Response<Body>, Status> {
     let Incoming { request, mut attributes, query, .. } = incoming;
     // What authorization saw as a name taken from a selector is none here.
     attributes.name.clone_from(&target.name);
@@ -88,7 +92,11 @@ fn check_verb(resource: &Resource, target: &Target) -> Result<(), Status> {
     let verb = target.attributes_verb.as_str();
     if target.subresource.is_empty() {
         let named_create = verb == "create" && !target.name.is_empty();
-        return if resource.has_verb(verb) && !named_create { Ok(()) } else { Err(not_supported(resource, target)) };
+        return if resource.has_verb(verb) && !named_create {
+            Ok(())
+        } else {
+            Err(not_supported(resource, target))
+        };
     }
     let sub = resource.subresource(&target.subresource).ok_or_else(Status::no_such_path)?;
     if sub.verbs.iter().any(|v| v == verb) { Ok(()) } else { Err(not_supported(resource, target)) }
@@ -103,7 +111,11 @@ fn accepted(resource: &Resource, target: &Target, headers: &HeaderMap) -> Result
     let sub = resource.subresource(&target.subresource);
     let (version, kind) = match sub {
         Some(sub) if !sub.version.is_empty() && !sub.kind.is_empty() => {
-            let version = if sub.group.is_empty() { sub.version.to_string() } else { format!("{}/{}", sub.group, sub.version) };
+            let version = if sub.group.is_empty() {
+                sub.version.to_string()
+            } else {
+                format!("{}/{}", sub.group, sub.version)
+            };
             (version, sub.kind.to_string())
         }
         _ => (resource.api_version(), resource.kind.to_string()),
@@ -117,7 +129,11 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     let Incoming { request, query, .. } = incoming;
     let path = request.uri().path();
     if !matches!(request.method(), &http::Method::GET | &http::Method::HEAD) {
-        return Err(Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+        return Err(Status::failure(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ));
     }
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
@@ -126,7 +142,9 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
         "" | "/" => Ok(json_answer(&json!({"paths": paths(server)}))),
-        _ if trimmed.starts_with("/openapi/") => super::openapi::answer(server, trimmed, &query, request.headers()),
+        _ if trimmed.starts_with("/openapi/") => {
+            super::openapi::answer(server, trimmed, &query, request.headers())
+        }
         _ if health::parse(trimmed).is_some() => healthy(server, trimmed, &query).await,
         _ => discovery(server, trimmed, request.headers()),
     }
@@ -142,11 +160,21 @@ fn jwks(server: &ApiServer) -> Response<Body> {
 }
 
 fn paths(server: &ApiServer) -> Vec<String> {
-    let mut paths: Vec<String> =
-        ["/.well-known/openid-configuration", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
-            "/openid/v1/jwks", "/readyz", "/version", "/api", "/apis"]
-        .map(str::to_owned)
-        .into();
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+        "/api",
+        "/apis",
+    ]
+    .map(str::to_owned)
+    .into();
     for resource in server.catalog.load().resources() {
         let path = if resource.group.is_empty() {
             format!("/api/{}", resource.version)
@@ -208,13 +236,14 @@ async fn healthy(server: &ApiServer, path: &str, query: &Query) -> Result<Respon
 fn discovery(server: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let aggregated = matches!(path, "/api" | "/apis") && wants_aggregated(headers);
     let document = server.catalog.load().discovery(path, aggregated).ok_or_else(Status::no_such_path)?;
-    if matches_etag(headers, &document.etag) {
-        let mut answer = view::response(StatusCode::NOT_MODIFIED, "application/json", body::empty());
-        set_etag(&mut answer, &document.etag);
-        return Ok(answer);
-    }
     let mut answer = if aggregated {
-        let mut answer = view::response(StatusCode::OK, AGGREGATED, body::full(document.bytes));
+        // Caches take the headers of a 304 over: its type must be the document's.
+        let (code, content) = if matches_etag(headers, &document.etag) {
+            (StatusCode::NOT_MODIFIED, body::empty())
+        } else {
+            (StatusCode::OK, body::full(document.bytes))
+        };
+        let mut answer = view::response(code, AGGREGATED, content);
         set_etag(&mut answer, &document.etag);
         answer
     } else {

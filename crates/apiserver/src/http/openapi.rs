@@ -16,7 +16,12 @@ use crate::server::ApiServer;
 
 const JSON: &str = "application/json";
 
-pub fn answer(server: &ApiServer, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub fn answer(
+    server: &ApiServer,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Status> {
     let version = server.config.version.git_version.clone();
     let info = Info { server_version: version.split('+').next().unwrap_or(&version) };
     match path {

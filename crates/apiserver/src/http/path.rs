@@ -34,8 +34,7 @@ pub fn resolve(method: &http::Method, path: &str, watch: bool) -> Option<Target>
     if rest.is_empty() {
         return None;
     }
-    let mut target =
-        Target { group: decode(group), version: decode(version), ..Target::default() };
+    let mut target = Target { group: decode(group), version: decode(version), ..Target::default() };
     // namespaces/<ns>, namespaces/<ns>/status and /finalize are the namespace itself.
     let of_namespace = rest[0] == "namespaces"
         && rest.len() > 2
@@ -166,7 +165,11 @@ mod tests {
             ("GET", "/api/v1/namespaces/a", "get  v1 a namespaces a "),
             ("GET", "/api/v1/namespaces", "list  v1  namespaces  "),
             ("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps v1 a deployments  "),
-            ("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale", "patch apps v1 a deployments d scale"),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "patch apps v1 a deployments d scale",
+            ),
             ("GET", "/api/v1/watch/pods", "watch  v1  pods  "),
         ];
         for (method, path, want) in cases {

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use amphipod_api::status::Status;
 use futures::FutureExt;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, HeaderValue, VARY, WARNING};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, HeaderValue, VARY, WARNING,
+};
 use http::{Request, Response};
 use http_body::Body as _;
 use tracing::{debug, error};
@@ -67,7 +69,11 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
         group: resource.map_or("", |r| &r.group),
         version: resource.map_or("", |r| &r.version),
         resource: resource.map_or("", |r| &r.plural),
-        subresource: if resource.is_some_and(|r| r.subresource(&labels.0).is_some()) { &labels.0 } else { "" },
+        subresource: if resource.is_some_and(|r| r.subresource(&labels.0).is_some()) {
+            &labels.0
+        } else {
+            ""
+        },
         code: answer.status().as_u16(),
         took: started.elapsed(),
     });
@@ -76,7 +82,9 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
 
 fn audit_id<B>(request: &Request<B>) -> String {
     let given = request.headers().get(AUDIT_ID).and_then(|v| v.to_str().ok());
-    given.filter(|id| !id.is_empty() && id.len() <= 64).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+    given
+        .filter(|id| !id.is_empty() && id.len() <= 64)
+        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 fn takes_gzip<B>(request: &Request<B>) -> bool {
@@ -142,7 +150,8 @@ async fn bounded(server: Arc<ApiServer>, incoming: Incoming, accepted: Accepted)
             return view::status_response(accepted, &status);
         };
         server.metrics.inflight(1);
-        let outcome = tokio::time::timeout(server.config.request_timeout, answer(server.clone(), incoming)).await;
+        let outcome =
+            tokio::time::timeout(server.config.request_timeout, answer(server.clone(), incoming)).await;
         server.metrics.inflight(-1);
         outcome.unwrap_or_else(|_| {
             Err(Status::timeout("request did not complete within the allotted timeout", 0))
@@ -185,7 +194,9 @@ async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result
 /// A list or watch of one named object may be allowed by that name.
 fn name_from_selector(incoming: &mut Incoming) {
     let attributes = &mut incoming.attributes;
-    if !matches!(attributes.verb.as_str(), "list" | "watch" | "deletecollection") || !attributes.name.is_empty() {
+    if !matches!(attributes.verb.as_str(), "list" | "watch" | "deletecollection")
+        || !attributes.name.is_empty()
+    {
         return;
     }
     let selector = incoming.query.text("fieldSelector");

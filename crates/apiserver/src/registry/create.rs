@@ -9,7 +9,9 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Existing, Lost, admit, object_key, put, refuse_faults, unwritten, validate_admission, view, writer};
+use super::{
+    Existing, Lost, admit, object_key, put, refuse_faults, unwritten, validate_admission, view, writer,
+};
 use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
@@ -33,7 +35,9 @@ pub async fn insert_new(server: &ApiServer, cx: &Context, object: Value) -> Resu
     let mut attempt = 1;
     loop {
         match insert(server, cx, object.clone()).await {
-            Err(status) if generated && status.has_reason("AlreadyExists") && attempt < NAME_ATTEMPTS => attempt += 1,
+            Err(status) if generated && status.has_reason("AlreadyExists") && attempt < NAME_ATTEMPTS => {
+                attempt += 1
+            }
             other => return other,
         }
     }
@@ -46,11 +50,7 @@ fn begin(cx: &Context, value: &mut Value) -> Result<(), Status> {
     let metadata = metadata_mut(value);
     let given_version = metadata.remove("resourceVersion");
     if given_version.as_ref().and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-        return Err(Status::failure(
-            500,
-            "",
-            "resourceVersion should not be set on objects to be created",
-        ));
+        return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
     }
     for key in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         metadata.remove(key);
@@ -121,7 +121,7 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
             Ok(stored)
         }
         Err(Lost::Race(_)) => Err(already_exists(cx, &name)),
-        Err(Lost::Failed(status)) => Err(status),
+        Err(Lost::Failed(status)) => Err(*status),
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Deleted {
 pub async fn delete(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
     let options = DeleteOptions::parse(cx, &body)?;
     let deleted = delete_one(server, cx, cx.namespace(), cx.name(), &options).await?;
-    let waiting = !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
+    let waiting =
+        !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
     let code = if waiting { StatusCode::ACCEPTED } else { StatusCode::OK };
     let plural = cx.resource.plural.as_ref();
     let with_object = cx.resource.group.is_empty() && ANSWER_WITH_OBJECT.contains(&plural);
@@ -80,7 +81,7 @@ pub async fn delete_one(
         validate_admission(server, cx, Operation::Delete, Value::Null, Some(&old), options.dry_run).await?;
         match execute(server, cx, &key, stored, &old, options).await {
             Ok(deleted) => return Ok(deleted),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => current = now,
         }
     }

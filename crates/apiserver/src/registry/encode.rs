@@ -125,7 +125,9 @@ mod tests {
         let mut bytes = encoded.bytes.to_vec();
         bytes.splice(encoded.stamp..encoded.stamp, *b"42");
         let text = String::from_utf8(bytes.clone()).expect("utf-8");
-        assert!(text.starts_with(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","#));
+        assert!(
+            text.starts_with(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","#)
+        );
         assert!(text.as_bytes().starts_with(&type_prefix("ConfigMap", "v1")));
         let mut want = value;
         want["metadata"]["resourceVersion"] = "42".into();

@@ -93,9 +93,10 @@ async fn read(
         AsOf::NotOlderThan(revision) => cache.wait_for(revision).await?,
         AsOf::Exactly(revision) => return Ok((cache.at(collection, revision).await?, revision)),
     }
-    // Read before the snapshot: the list may be newer than it says, never older.
-    let revision = cache.applied();
-    Ok((collection.snapshot(), revision))
+    // Read before the snapshot, which has at least all of that; what is newer in it counts too.
+    let applied = cache.applied();
+    let (snapshot, newest) = collection.snapshot_and_change();
+    Ok((snapshot, applied.max(newest)))
 }
 
 fn select(
@@ -152,7 +153,11 @@ fn frame(cx: &Context, page: &Page) -> (Bytes, &'static str) {
     let head = match cx.accepted.form {
         Form::Object => {
             let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
-            format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(version))
+            format!(
+                "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+                json!(kind),
+                json!(version)
+            )
         }
         Form::PartialMetadata => format!(
             "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -253,8 +258,10 @@ fn whole(cx: &Context, page: &Page) -> Result<Response<Body>, Status> {
     let items = items.collect::<Result<Vec<Value>, Status>>()?;
     let resource = &cx.resource;
     let value = match cx.accepted.form {
-        Form::Object => json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
-            "metadata": page.metadata(), "items": items}),
+        Form::Object => {
+            json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+            "metadata": page.metadata(), "items": items})
+        }
         Form::PartialMetadata => json!({"kind": "PartialObjectMetadataList", "apiVersion": view::META_V1,
             "metadata": page.metadata(), "items": items.into_iter().map(view::partial).collect::<Vec<_>>()}),
         Form::Table => {

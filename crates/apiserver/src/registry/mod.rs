@@ -60,7 +60,11 @@ impl Existing {
 }
 
 /// Reads what is stored now; it reflects every acknowledged write.
-pub async fn existing(server: &ApiServer, resource: &Resource, key: &str) -> Result<Option<Existing>, Status> {
+pub async fn existing(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
+) -> Result<Option<Existing>, Status> {
     let collection = server.cache.collection(resource).await?;
     server.cache.fresh().await?;
     let found = collection.get(key);
@@ -71,12 +75,12 @@ pub async fn existing(server: &ApiServer, resource: &Resource, key: &str) -> Res
 pub enum Lost {
     /// Someone was faster: what is stored now (`None`: nothing).
     Race(Option<Existing>),
-    Failed(Status),
+    Failed(Box<Status>),
 }
 
 impl From<Status> for Lost {
     fn from(status: Status) -> Self {
-        Lost::Failed(status)
+        Lost::Failed(Box::new(status))
     }
 }
 
@@ -92,7 +96,9 @@ pub async fn put(
     view::to_stored(resource, &mut value);
     let encoded = encode::object(&value)?;
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
-    commit(server, key, expected, op).await?.ok_or_else(|| Lost::Failed(Status::internal("nothing was written")))
+    commit(server, key, expected, op)
+        .await?
+        .ok_or_else(|| Lost::from(Status::internal("nothing was written")))
 }
 
 /// Deletes the object where the key is still at `expected`.
@@ -188,7 +194,11 @@ fn admission_request<'a>(
     }
 }
 
-fn finish_admission(cx: &Context, request: AdmissionRequest<'_>, outcome: Result<(), Status>) -> Result<Value, Status> {
+fn finish_admission(
+    cx: &Context,
+    request: AdmissionRequest<'_>,
+    outcome: Result<(), Status>,
+) -> Result<Value, Status> {
     for text in request.warnings {
         cx.warn(text);
     }
@@ -196,7 +206,11 @@ fn finish_admission(cx: &Context, request: AdmissionRequest<'_>, outcome: Result
 }
 
 /// 422 with all faults, if there are any.
-pub fn refuse_faults(cx: &Context, object: &Value, faults: &[amphipod_api::field::Error]) -> Result<(), Status> {
+pub fn refuse_faults(
+    cx: &Context,
+    object: &Value,
+    faults: &[amphipod_api::field::Error],
+) -> Result<(), Status> {
     if faults.is_empty() {
         return Ok(());
     }

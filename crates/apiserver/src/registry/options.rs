@@ -63,7 +63,10 @@ fn parse_token(text: &str) -> Result<Token, Status> {
     let bytes = bytes.map_err(|e| bad(&e.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
     if token.v != TOKEN_VERSION {
-        return Err(bad(&format!("server does not recognize this encoded version {}", field::go_quote(&token.v))));
+        return Err(bad(&format!(
+            "server does not recognize this encoded version {}",
+            field::go_quote(&token.v)
+        )));
     }
     if token.rv == 0 {
         return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
@@ -73,8 +76,11 @@ fn parse_token(text: &str) -> Result<Token, Status> {
 
 pub fn revision(text: &str) -> Result<Revision, Status> {
     text.parse().map_err(|_| {
-        let fault = field::Error::invalid(&Path::new("resourceVersion"), text, format!(
-            "strconv.ParseUint: parsing {}: invalid syntax", field::go_quote(text)));
+        let fault = field::Error::invalid(
+            &Path::new("resourceVersion"),
+            text,
+            format!("strconv.ParseUint: parsing {}: invalid syntax", field::go_quote(text)),
+        );
         Status::bad_request(format!("Invalid value: {fault}"))
     })
 }
@@ -106,7 +112,9 @@ impl ListOptions {
 
     fn continued(token: &str, version: &str, limit: usize) -> Result<Self, Status> {
         if !matches!(version, "" | "0") {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let token = parse_token(token)?;
         let as_of = u64::try_from(token.rv).map_or(AsOf::Newest, AsOf::Exactly);
@@ -147,9 +155,8 @@ fn check_match(cx: &Context, version: &str, matching: &str) -> Result<(), Status
 /// The request's selectors, checked against what the resource selects by. A name in the path
 /// (a watch of one object) selects too.
 pub fn selector(cx: &Context, collection: &Collection) -> Result<Selector, Status> {
-    let labels = LabelSelector::parse(cx.query.text("labelSelector")).map_err(|e| {
-        Status::bad_request(format!("unable to parse requirement: {e}"))
-    })?;
+    let labels = LabelSelector::parse(cx.query.text("labelSelector"))
+        .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
     let mut fields = FieldSelector::parse(cx.query.text("fieldSelector")).map_err(Status::bad_request)?;
     if !cx.name().is_empty() {
         fields.terms.push(amphipod_api::selector::FieldTerm {

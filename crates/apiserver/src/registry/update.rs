@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::{Existing, Lost, admit, create, existing, key, put, refuse_faults, remove, unwritten, validate_admission};
+use super::{
+    Existing, Lost, admit, create, existing, key, put, refuse_faults, remove, unwritten, validate_admission,
+};
 use super::{view, writer};
 use crate::body::Body;
 use crate::context::Context;
@@ -120,7 +122,7 @@ pub async fn change(server: &ApiServer, cx: &Context, change: &dyn Change) -> Re
         };
         match attempt(server, cx, change, &key, current).await {
             Ok(stored) => return Ok(Outcome { stored, created: false }),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -153,7 +155,10 @@ async fn attempt(
     let new = validate_admission(server, cx, Operation::Update, new, Some(&old), dry_run).await?;
     let gone = is_finished(&new);
     if dry_run {
-        return Ok(Existing { bytes: unwritten(&cx.resource, new, current.revision)?, revision: current.revision });
+        return Ok(Existing {
+            bytes: unwritten(&cx.resource, new, current.revision)?,
+            revision: current.revision,
+        });
     }
     let written = if gone {
         let bytes = unwritten(&cx.resource, new, current.revision)?;
@@ -170,7 +175,7 @@ async fn attempt(
             server.after_update(cx, &old, gone);
             Ok(stored)
         }
-        Err(Lost::Race(_)) if conditional => Err(Lost::Failed(modified(cx))),
+        Err(Lost::Race(_)) if conditional => Err(Lost::from(modified(cx))),
         Err(other) => Err(other),
     }
 }

@@ -98,7 +98,9 @@ pub fn formed(cx: &Context, value: Value, with_columns: bool) -> Value {
 /// Writes a value in the encoding asked for.
 pub fn encoded(accepted: Accepted, value: &Value) -> Result<Bytes, Status> {
     Ok(match accepted.encoding {
-        Encoding::Json if accepted.pretty => serde_json::to_vec_pretty(value).map_err(Status::internal)?.into(),
+        Encoding::Json if accepted.pretty => {
+            serde_json::to_vec_pretty(value).map_err(Status::internal)?.into()
+        }
         Encoding::Json => serde_json::to_vec(value).map_err(Status::internal)?.into(),
         Encoding::Yaml => codec::yaml::to_string(value).into(),
         Encoding::Protobuf => protobuf::encode(value).map_err(Status::internal)?.into(),

@@ -28,6 +28,8 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// A last bookmark comes this long before the end, so that the client resumes from near there.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Watches of one resource at once: ten for each of the 5,000 nodes a cluster is built for.
+const MAX_WATCHERS: usize = 50_000;
 /// Marks the bookmark that ends the initial events of a WatchList.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -67,7 +69,8 @@ fn parse(cx: &Context) -> Result<WatchOptions, Status> {
     let timeout = match cx.query.text("timeoutSeconds") {
         "" | "0" => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
         text => {
-            let seconds = text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
+            let seconds =
+                text.parse().map_err(|e| Status::bad_request(format!("invalid timeoutSeconds: {e}")))?;
             Duration::from_secs(seconds)
         }
     };
@@ -111,28 +114,39 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         }
         None => {}
     }
+    if collection.watcher_count() >= MAX_WATCHERS {
+        return Err(Status::too_many_requests(
+            "too many watches of this resource, please try again later",
+            5,
+        ));
+    }
     let interest = interest(&selector, &collection);
-    let (initial, watcher) = match options.start {
+    // Read before the snapshot, which has at least all of that.
+    let applied = server.cache.applied();
+    let (initial, delivered, watcher) = match options.start {
         Start::After(revision) => match collection.watch_from(revision, interest) {
-            Ok(watcher) => (VecDeque::new(), watcher),
+            Ok(watcher) => (VecDeque::new(), revision, watcher),
             Err(too_old) => return Ok(refused(cx, &expired(revision, too_old.oldest))),
         },
-        Start::Now => (VecDeque::new(), collection.watch_now(interest).1),
+        Start::Now => {
+            let (_, newest, watcher) = collection.watch_now(interest);
+            (VecDeque::new(), applied.max(newest), watcher)
+        }
         Start::InitialState => {
-            let (snapshot, watcher) = collection.watch_now(interest);
+            let (snapshot, newest, watcher) = collection.watch_now(interest);
             let scope = scope(&cx, &collection);
             let entries = within(&snapshot, &scope, &scope).filter(|e| selector.matches(e));
-            (entries.cloned().collect(), watcher)
+            (entries.cloned().collect(), applied.max(newest), watcher)
         }
-    };
-    let floor = match options.start {
-        Start::After(revision) => revision,
-        _ => server.cache.applied(),
     };
     let end = Instant::now() + options.timeout;
     let feed = Feed {
         scope: scope(&cx, &collection),
-        shaper: Shaper { cx: cx.clone(), stored_form: view::is_stored_form(&cx.resource), columns_sent: false },
+        shaper: Shaper {
+            cx: cx.clone(),
+            stored_form: view::is_stored_form(&cx.resource),
+            columns_sent: false,
+        },
         cache: server.cache.clone(),
         stop: server.shutdown.clone(),
         watcher,
@@ -142,7 +156,8 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         bookmarks: options.bookmarks,
         next_bookmark: first_bookmark(end),
         end,
-        delivered: floor,
+        delivered,
+        floor: if let Start::After(revision) = options.start { revision } else { 0 },
         over: false,
         pending: VecDeque::new(),
         _count: server.metrics.watch_started(&cx.resource),
@@ -195,7 +210,13 @@ struct Shaper {
 
 impl Shaper {
     /// `restamp`: show the object at this revision (deletions).
-    fn object(&mut self, kind: &str, entry: &Entry, restamp: Option<Revision>, out: &mut VecDeque<Bytes>) -> Result<(), Status> {
+    fn object(
+        &mut self,
+        kind: &str,
+        entry: &Entry,
+        restamp: Option<Revision>,
+        out: &mut VecDeque<Bytes>,
+    ) -> Result<(), Status> {
         let accepted = self.cx.accepted;
         let chunks = match restamp {
             Some(revision) => entry.restamped(revision),
@@ -218,7 +239,8 @@ impl Shaper {
         if self.cx.accepted.encoding == Encoding::Protobuf {
             return Ok(protobuf::encode_watch_event(kind, value).map_err(Status::internal)?.into());
         }
-        let mut line = serde_json::to_vec(&json!({"type": kind, "object": value})).map_err(Status::internal)?;
+        let mut line =
+            serde_json::to_vec(&json!({"type": kind, "object": value})).map_err(Status::internal)?;
         line.push(b'\n');
         Ok(line.into())
     }
@@ -274,6 +296,8 @@ struct Feed {
     end: Instant,
     /// Everything up to here has been delivered or did not concern this watcher.
     delivered: Revision,
+    /// The client asked for what comes after this.
+    floor: Revision,
     over: bool,
     pending: VecDeque<Bytes>,
     _count: crate::metrics::WatchGuard,
@@ -315,8 +339,7 @@ impl Feed {
         if let Some(change) = self.watcher.try_next() {
             return self.change(&change);
         }
-        // Nothing was waiting, so all that had been applied before is delivered.
-        self.delivered = self.delivered.max(applied);
+        self.caught_up_to(applied);
         tokio::select! {
             change = self.watcher.next() => match change {
                 Some(change) => self.change(&change),
@@ -344,10 +367,17 @@ impl Feed {
         if let Some(change) = self.watcher.try_next() {
             return self.change(&change);
         }
-        self.delivered = self.delivered.max(applied);
+        self.caught_up_to(applied);
         let bookmark = self.shaper.bookmark(self.delivered, false)?;
         self.pending.push_back(bookmark);
         Ok(())
+    }
+
+    /// Nothing is waiting, so all that had been applied when `applied` was read is delivered.
+    fn caught_up_to(&mut self, applied: Revision) {
+        if self.watcher.is_current() {
+            self.delivered = self.delivered.max(applied);
+        }
     }
 
     /// The cache closed this watcher: it lagged, or the store's history was lost.
@@ -362,7 +392,8 @@ impl Feed {
 
     fn change(&mut self, change: &Change) -> Result<(), Status> {
         self.delivered = self.delivered.max(change.revision);
-        if !change.key.starts_with(&self.scope) {
+        // A client may know a revision the cache had not reached yet.
+        if change.revision <= self.floor || !change.key.starts_with(&self.scope) {
             return Ok(());
         }
         let matching = |entry: &Option<Arc<Entry>>| entry.clone().filter(|e| self.selector.matches(e));

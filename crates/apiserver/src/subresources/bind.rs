@@ -15,7 +15,12 @@ use crate::server::ApiServer;
 /// How often a binding is tried again after someone else wrote the pod.
 const ATTEMPTS: usize = 10;
 
-pub async fn bind(server: &ApiServer, cx: &Context, name: &str, binding: Value) -> Result<Response<Body>, Status> {
+pub async fn bind(
+    server: &ApiServer,
+    cx: &Context,
+    name: &str,
+    binding: Value,
+) -> Result<Response<Body>, Status> {
     let named = object::name(&binding);
     if !named.is_empty() && named != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
@@ -35,7 +40,7 @@ pub async fn bind(server: &ApiServer, cx: &Context, name: &str, binding: Value) 
         }
         match put(server, &pods, &key, pod, current.revision, None).await {
             Ok(_) => return success(cx),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -68,7 +73,10 @@ fn bound(mut pod: Value, binding: &Value, now: &str) -> Result<Value, Status> {
     let conflict = |why: String| Err(Status::conflict("", "pods/binding", &name, &why));
     let uid = object::uid(binding);
     if !uid.is_empty() && uid != object::uid(&pod) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(&pod));
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            object::uid(&pod)
+        );
         return conflict(why);
     }
     if object::deletion_timestamp(&pod).is_some() {
@@ -76,7 +84,10 @@ fn bound(mut pod: Value, binding: &Value, now: &str) -> Result<Value, Status> {
     }
     let node = object::text(&pod, "/spec/nodeName");
     if !node.is_empty() {
-        return conflict(format!("pod {name} is already assigned to node {}", amphipod_api::field::go_quote(node)));
+        return conflict(format!(
+            "pod {name} is already assigned to node {}",
+            amphipod_api::field::go_quote(node)
+        ));
     }
     if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
         return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
@@ -127,8 +138,13 @@ mod tests {
         assert_eq!(bound_pod["spec"]["nodeName"], "n");
         assert_eq!(bound_pod["status"]["conditions"][0]["status"], "True");
         let again = bound(bound_pod, &binding, "2026-01-01T00:00:00Z").expect_err("refused");
-        assert_eq!((again.code, again.message.as_str()), (409,
-            "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""));
+        assert_eq!(
+            (again.code, again.message.as_str()),
+            (
+                409,
+                "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""
+            )
+        );
         let mut other = binding;
         other["metadata"]["uid"] = "x".into();
         assert_eq!(bound(pod, &other, "").map_err(|s| s.code).err(), Some(409));

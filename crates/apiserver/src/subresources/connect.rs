@@ -27,7 +27,10 @@ pub fn kubelet(node: &Value) -> Result<Kubelet, Status> {
     };
     let preferred = ["InternalIP", "ExternalIP"].iter().chain(&ADDRESS_TYPES).find_map(|t| of_type(t));
     let host = preferred.ok_or_else(|| {
-        Status::internal(format!("no preferred addresses found; known addresses: [] of node {}", object::name(node)))
+        Status::internal(format!(
+            "no preferred addresses found; known addresses: [] of node {}",
+            object::name(node)
+        ))
     })?;
     let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(DEFAULT_PORT);
@@ -57,7 +60,10 @@ pub fn container<'a>(pod: &'a Value, named: &'a str) -> Result<&'a str, Status> 
         [only] => Ok(only),
         [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
         several => {
-            let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+            let mut text = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                several.join(" ")
+            );
             if !others.is_empty() {
                 text.push_str(&format!(" or one of the init containers: [{}]", others.join(" ")));
             }
@@ -127,9 +133,9 @@ fn check_number(name: &str, value: &str) -> Result<(), Status> {
             let fault = amphipod_api::field::Error::invalid(&path, number, detail);
             Err(Status::invalid("", "PodLogOptions", "", &[fault]))
         }
-        Err(_) => Err(Status::bad_request(format!(
-            "strconv.ParseInt: parsing {value:?}: invalid syntax ({name})"
-        ))),
+        Err(_) => {
+            Err(Status::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax ({name})")))
+        }
     }
 }
 
@@ -189,7 +195,9 @@ mod tests {
 
     #[test]
     fn targets_are_the_kubelets() {
-        let query = Query::parse(Some("container=a&command=sh&command=-c&command=a%20b&stdin=true&stdout=true&tty=true"));
+        let query = Query::parse(Some(
+            "container=a&command=sh&command=-c&command=a%20b&stdin=true&stdout=true&tty=true",
+        ));
         let target = stream_target(&pod(), "exec", &query).unwrap();
         assert_eq!(target, "/exec/n/p/a?input=1&output=1&tty=1&command=sh&command=-c&command=a%20b");
         let query = Query::parse(Some("container=a&follow=true&tailLines=5"));

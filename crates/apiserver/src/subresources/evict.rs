@@ -60,7 +60,8 @@ fn is_ready(pod: &Value) -> bool {
 }
 
 async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool) -> Result<(), Status> {
-    let budgets = server.catalog.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
+    let budgets =
+        server.catalog.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
     let collection = server.cache.collection(&budgets).await?;
     let mut matching = Vec::new();
     let scope = format!("{}{}/", collection.prefix, cx.namespace());
@@ -90,7 +91,7 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
         }
         match put(server, &budgets, &key, next, current.revision, None).await {
             Ok(_) => return Ok(()),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -123,7 +124,12 @@ fn spend(mut budget: Value, pod: &Value, now: &str) -> Result<Option<Value>, Sta
         return refuse(format!("The disruption budget {name} is still being processed by the server."), 10);
     }
     if allowed < 0 {
-        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, "pdb disruptions allowed is negative"));
+        return Err(Status::forbidden(
+            "policy",
+            "poddisruptionbudgets",
+            &name,
+            "pdb disruptions allowed is negative",
+        ));
     }
     let disrupted = budget.pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, |m| m.len());
     if disrupted > MAX_DISRUPTED_PODS {
@@ -155,7 +161,7 @@ async fn mark_disrupted(server: &ApiServer, cx: &Context, found: Existing) -> Re
         set_condition(&mut pod, condition, &cx.now_text);
         match put(server, &cx.resource, &key, pod, current.revision, None).await {
             Ok(_) => return Ok(()),
-            Err(Lost::Failed(status)) => return Err(status),
+            Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
         }
     }
@@ -169,8 +175,10 @@ mod tests {
     #[test]
     fn budgets_are_spent_and_defended() {
         let pod = json!({"metadata": {"name": "p"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        let budget = |allowed: i64| json!({"metadata": {"name": "b", "generation": 1}, "spec": {},
-            "status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 2, "desiredHealthy": 2}});
+        let budget = |allowed: i64| {
+            json!({"metadata": {"name": "b", "generation": 1}, "spec": {},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 2, "desiredHealthy": 2}})
+        };
         let spent = spend(budget(1), &pod, "now").expect("allowed").expect("asked");
         assert_eq!(spent["status"]["disruptionsAllowed"], 0);
         assert_eq!(spent["status"]["disruptedPods"]["p"], "now");

@@ -20,7 +20,11 @@ use crate::seams::Operation;
 use crate::server::ApiServer;
 
 /// Answers a request for a subresource the row declares.
-pub async fn handle(server: &ApiServer, cx: &Context, request: Request<Body>) -> Result<Response<Body>, Status> {
+pub async fn handle(
+    server: &ApiServer,
+    cx: &Context,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     match cx.subresource() {
         "scale" => scale::handle(server, cx, body::read(request.into_body()).await?).await,
         "binding" => {

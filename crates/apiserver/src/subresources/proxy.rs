@@ -34,18 +34,23 @@ impl Name {
 /// Where a pod's proxy leads.
 pub fn pod_address(pod: &Value, name: &Name) -> Result<(String, u16), Status> {
     let ip = pod.pointer("/status/podIP").and_then(Value::as_str).filter(|ip| !ip.is_empty());
-    let ip = ip.ok_or_else(|| Status::unavailable(format!("address not allowed: pod {} has no IP yet", name.name)))?;
+    let ip = ip.ok_or_else(|| {
+        Status::unavailable(format!("address not allowed: pod {} has no IP yet", name.name))
+    })?;
     let containers = || pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
     let mut ports = containers().flat_map(|c| c["ports"].as_array().into_iter().flatten());
     let number = match name.port.as_str() {
         // The first declared port, or 80 of http.
-        "" => ports.next().and_then(|p| p["containerPort"].as_u64()).unwrap_or(if name.tls { 443 } else { 80 }),
+        "" => {
+            ports.next().and_then(|p| p["containerPort"].as_u64()).unwrap_or(if name.tls { 443 } else { 80 })
+        }
         text => match text.parse::<u64>() {
             Ok(number) => number,
-            Err(_) => ports
-                .find(|p| p["name"] == text)
-                .and_then(|p| p["containerPort"].as_u64())
-                .ok_or_else(|| Status::bad_request(format!("pod {} has no port named {text:?}", name.name)))?,
+            Err(_) => {
+                ports.find(|p| p["name"] == text).and_then(|p| p["containerPort"].as_u64()).ok_or_else(
+                    || Status::bad_request(format!("pod {} has no port named {text:?}", name.name)),
+                )?
+            }
         },
     };
     let port = u16::try_from(number).map_err(|_| Status::bad_request(format!("invalid port {number}")))?;
@@ -59,19 +64,26 @@ pub fn service_address(
     name: &Name,
     choice: usize,
 ) -> Result<(String, u16), Status> {
-    let no_port = || Status::unavailable(format!("no service port {:?} found for service {:?}", name.port, name.name));
-    let ports: Vec<&Value> = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten().collect();
+    let no_port =
+        || Status::unavailable(format!("no service port {:?} found for service {:?}", name.port, name.name));
+    let ports: Vec<&Value> =
+        service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten().collect();
     let meant = match (name.port.as_str(), ports.as_slice()) {
         ("", [only]) => Some(*only),
         ("", many) => many.iter().copied().find(|p| p["name"].as_str().unwrap_or("").is_empty()),
-        (text, many) => many.iter().copied().find(|p| p["name"] == text || p["port"].to_string() == text),
+        (text, many) => many
+            .iter()
+            .copied()
+            .find(|p| p["name"] == text || text.parse() == Ok(p["port"].as_u64().unwrap_or(0))),
     };
     let port_name = meant.ok_or_else(no_port)?["name"].as_str().unwrap_or("").to_owned();
     let mut found = Vec::new();
     for slice in slices {
         let number = slice["ports"].as_array().into_iter().flatten();
         let number = number.into_iter().find(|p| p["name"].as_str().unwrap_or("") == port_name);
-        let Some(port) = number.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else { continue };
+        let Some(port) = number.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else {
+            continue;
+        };
         for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
             let ready = endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false));
             if let (true, Some(address)) = (ready, endpoint["addresses"][0].as_str()) {
@@ -80,7 +92,10 @@ pub fn service_address(
         }
     }
     if found.is_empty() {
-        return Err(Status::unavailable(format!("no endpoints available for service {:?}", object::name(service))));
+        return Err(Status::unavailable(format!(
+            "no endpoints available for service {:?}",
+            object::name(service)
+        )));
     }
     let index = choice % found.len();
     Ok(found.swap_remove(index))
@@ -93,7 +108,10 @@ mod tests {
 
     #[test]
     fn names_lead_to_addresses() {
-        assert_eq!(Name::parse("https:web:8443").unwrap(), Name { tls: true, name: "web".into(), port: "8443".into() });
+        assert_eq!(
+            Name::parse("https:web:8443").unwrap(),
+            Name { tls: true, name: "web".into(), port: "8443".into() }
+        );
         assert!(Name::parse("ftp:web:1").is_err());
         let pod = json!({"status": {"podIP": "10.0.0.2"}, "spec": {"containers": [{"ports": [{"name": "w", "containerPort": 8080}]}]}});
         let at = |text: &str| pod_address(&pod, &Name::parse(text).unwrap()).map(|(_, port)| port);
@@ -101,7 +119,9 @@ mod tests {
         let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]}});
         let slice = json!({"ports": [{"name": "b", "port": 9}], "endpoints": [
             {"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"]}]});
-        let to = |text: &str| service_address(&service, std::slice::from_ref(&slice), &Name::parse(text).unwrap(), 5);
+        let to = |text: &str| {
+            service_address(&service, std::slice::from_ref(&slice), &Name::parse(text).unwrap(), 5)
+        };
         assert_eq!(to("s:b").unwrap(), ("10.0.0.2".to_owned(), 9));
         assert_eq!(to("s:81").unwrap(), ("10.0.0.2".to_owned(), 9));
         assert_eq!(to("s:a").unwrap_err().code, 503);

@@ -39,11 +39,13 @@ pub async fn handle(server: &ApiServer, cx: &Context, content: Bytes) -> Result<
         }
         _ => {
             let kind = patch::kind_of(cx.content_type()).filter(|k| *k != Kind::Apply);
-            let kind = kind.ok_or_else(|| Status::unsupported_media_type(&[
-                amphipod_api::patch::JSON_PATCH,
-                amphipod_api::patch::MERGE_PATCH,
-                amphipod_api::patch::STRATEGIC_MERGE_PATCH,
-            ]))?;
+            let kind = kind.ok_or_else(|| {
+                Status::unsupported_media_type(&[
+                    amphipod_api::patch::JSON_PATCH,
+                    amphipod_api::patch::MERGE_PATCH,
+                    amphipod_api::patch::STRATEGIC_MERGE_PATCH,
+                ])
+            })?;
             let document = codec::parse_document(&content, false)
                 .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
             let validation = cx.field_validation()?;
@@ -61,7 +63,9 @@ async fn run(server: &ApiServer, cx: &Context, change: &Rescale<'_>) -> Result<R
 /// The `autoscaling/v1 Scale` of a workload.
 pub fn scale_of(object: &Value) -> Result<Value, Status> {
     let selector = match object.pointer("/spec/selector") {
-        Some(Value::Object(map)) if object::kind(object) == "ReplicationController" => LabelSelector::from_map(map),
+        Some(Value::Object(map)) if object::kind(object) == "ReplicationController" => {
+            LabelSelector::from_map(map)
+        }
         Some(selector) => LabelSelector::from_object(selector).map_err(Status::internal)?,
         None => LabelSelector::nothing(),
     };
@@ -81,7 +85,9 @@ pub fn scale_of(object: &Value) -> Result<Value, Status> {
     if !text.is_empty() {
         status["selector"] = text.into();
     }
-    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
+    Ok(
+        json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}),
+    )
 }
 
 enum How {

@@ -21,7 +21,11 @@ use crate::server::ApiServer;
 const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
 /// `log`, `exec`, `attach`, `portforward`.
-pub async fn handle(server: &ApiServer, cx: &Context, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+pub async fn handle(
+    server: &ApiServer,
+    cx: &Context,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let is_stream = cx.subresource() != "log";
     if is_stream {
         may_create(server, cx).await?;
@@ -95,9 +99,9 @@ async fn kubelet_backend(server: &ApiServer, node: &str, target: String) -> Resu
 }
 
 async fn forward(request: Request<Body>, backend: &Backend) -> Result<Response<Body>, Status> {
-    kubelet_proxy::forward(request, backend).await.map_err(|error| {
-        Status::internal(format!("error dialing backend: {error}"))
-    })
+    kubelet_proxy::forward(request, backend)
+        .await
+        .map_err(|error| Status::internal(format!("error dialing backend: {error}")))
 }
 
 /// What the kubelet refuses becomes a Status of ours.
@@ -110,15 +114,21 @@ async fn checked(answer: Response<Body>) -> Result<Response<Body>, Status> {
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     Err(match code {
         StatusCode::BAD_REQUEST => Status::bad_request(text),
-        StatusCode::NOT_FOUND => {
-            Status::failure(404, "NotFound", format!("the server could not find the requested resource ({text})"))
-        }
+        StatusCode::NOT_FOUND => Status::failure(
+            404,
+            "NotFound",
+            format!("the server could not find the requested resource ({text})"),
+        ),
         _ => Status::internal(text),
     })
 }
 
 /// `proxy` of pods, services and nodes.
-pub async fn proxy(server: &ApiServer, cx: &Context, request: Request<Body>) -> Result<Response<Body>, Status> {
+pub async fn proxy(
+    server: &ApiServer,
+    cx: &Context,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let kind = cx.resource.subresource("proxy").map_or("", |s| s.kind.as_ref());
     let path = if cx.target.rest.is_empty() { "/" } else { cx.target.rest.as_str() };
     connect_admission(server, cx, json!({"kind": kind, "apiVersion": "v1", "path": path})).await?;
@@ -142,21 +152,31 @@ pub async fn proxy(server: &ApiServer, cx: &Context, request: Request<Body>) -> 
     check_address(&host)?;
     let transport = if name.tls { Transport::Unverified } else { Transport::Plain };
     let backend = Backend { host, port, transport, target };
-    kubelet_proxy::forward(request, &backend).await.map_err(|error| {
-        Status::unavailable(format!("error trying to reach service: {error}"))
-    })
+    kubelet_proxy::forward(request, &backend)
+        .await
+        .map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))
 }
 
-async fn service_address(server: &ApiServer, cx: &Context, name: &proxy::Name) -> Result<(String, u16), Status> {
+async fn service_address(
+    server: &ApiServer,
+    cx: &Context,
+    name: &proxy::Name,
+) -> Result<(String, u16), Status> {
     let service = server.lookup("", "services", cx.namespace(), &name.name).await?;
     let service = service.ok_or_else(|| Status::not_found("", "services", &name.name))?;
-    let slices = server.catalog.load().stored("discovery.k8s.io", "endpointslices").ok_or_else(Status::no_such_path)?;
+    let slices = server
+        .catalog
+        .load()
+        .stored("discovery.k8s.io", "endpointslices")
+        .ok_or_else(Status::no_such_path)?;
     let collection = server.cache.collection(&slices).await?;
     let scope = format!("{}{}/", collection.prefix, cx.namespace());
     let mut found = Vec::new();
     for entry in within(&collection.snapshot(), &scope, &scope) {
         let slice = view::served(&slices, &entry.bytes)?;
-        if slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str) == Some(&name.name) {
+        if slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str)
+            == Some(&name.name)
+        {
             found.push(slice);
         }
     }
@@ -166,7 +186,9 @@ async fn service_address(server: &ApiServer, cx: &Context, name: &proxy::Name) -
 /// Addresses a workload could name to reach into this machine or its network's innards.
 fn check_address(host: &str) -> Result<(), Status> {
     let refused = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified(),
+        Ok(IpAddr::V4(v4)) => {
+            v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified()
+        }
         Ok(IpAddr::V6(v6)) => {
             v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()
         }

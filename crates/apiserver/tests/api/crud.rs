@@ -19,12 +19,17 @@ async fn an_object_lives_and_dies() {
     let updated = server.put(&path, &changed).await.expect(200);
     assert!(updated["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > version);
     let text = server.put(&path, &changed).await.refused(409, "Conflict");
-    assert!(text.starts_with("Operation cannot be fulfilled on configmaps \"a\": the object has been modified"));
+    assert!(
+        text.starts_with("Operation cannot be fulfilled on configmaps \"a\": the object has been modified")
+    );
     let same = server.put(&path, &updated).await.expect(200);
     assert_eq!(same["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"]);
 
     let gone = server.delete(&path).await.expect(200);
-    assert_eq!((gone["status"].as_str(), gone["details"]["kind"].as_str()), (Some("Success"), Some("configmaps")));
+    assert_eq!(
+        (gone["status"].as_str(), gone["details"]["kind"].as_str()),
+        (Some("Success"), Some("configmaps"))
+    );
     let text = server.get(&path).await.refused(404, "NotFound");
     assert_eq!(text, "configmaps \"a\" not found");
     server.delete(&path).await.refused(404, "NotFound");
@@ -39,7 +44,10 @@ async fn refusals_have_their_codes() {
     server.with("POST", MAPS, "application/json", "{").await.refused(400, "BadRequest");
     server.with("POST", MAPS, "text/plain", "{}").await.refused(415, "UnsupportedMediaType");
     server.get_as(MAPS, "text/html").await.refused(406, "NotAcceptable");
-    server.post(MAPS, &json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {}})).await.refused(422, "Invalid");
+    server
+        .post(MAPS, &json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {}}))
+        .await
+        .refused(422, "Invalid");
     server.post(MAPS, &config_map("A_b")).await.refused(422, "Invalid");
     server.get("/apis/nope/v1/things").await.refused(404, "NotFound");
     server.with("POST", "/api/v1/pods", "application/json", "{}").await.refused(405, "MethodNotAllowed");
@@ -97,10 +105,7 @@ async fn patches_of_all_four_kinds() {
     assert_eq!(patched["spec"]["containers"][0]["image"], "y");
     assert_eq!(patched["metadata"]["generation"], 2);
     server.with("PATCH", &path, "application/json", "{}").await.refused(415, "UnsupportedMediaType");
-    server
-        .merge(&path, &json!({"metadata": {"resourceVersion": "1"}}))
-        .await
-        .refused(409, "Conflict");
+    server.merge(&path, &json!({"metadata": {"resourceVersion": "1"}})).await.refused(409, "Conflict");
 }
 
 #[tokio::test]
@@ -108,7 +113,8 @@ async fn apply_owns_what_it_sets() {
     let server = server().await;
     let apply = async |manager: &str, value: &str, force: bool| {
         let path = format!("{MAPS}/a?fieldManager={manager}&force={force}");
-        let document = format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: {value}\n");
+        let document =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: {value}\n");
         server.with("PATCH", &path, "application/apply-patch+yaml", &document).await
     };
     apply("one", "v", false).await.expect(201);
@@ -135,7 +141,10 @@ async fn pods_go_gracefully_and_finalizers_hold() {
     server.post(&format!("{path}/binding"), &binding).await.refused(409, "Conflict");
     let marked = server.delete(&path).await.expect(200);
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
-    assert_eq!(server.get(&path).await.expect(200)["metadata"]["generation"], marked["metadata"]["generation"]);
+    assert_eq!(
+        server.get(&path).await.expect(200)["metadata"]["generation"],
+        marked["metadata"]["generation"]
+    );
     let other = json!({"preconditions": {"uid": "x"}});
     server.with("DELETE", &path, "application/json", &other.to_string()).await.refused(409, "Conflict");
     server.delete(&format!("{path}?gracePeriodSeconds=0")).await.expect(200);
@@ -207,10 +216,16 @@ async fn workloads_scale() {
     server.put(&scale_path, &scale).await.refused(409, "Conflict");
     server.merge(&scale_path, &json!({"spec": {"replicas": 2}})).await.expect(200);
     let stored = server.get(&format!("{path}/d")).await.expect(200);
-    assert_eq!((stored["spec"]["replicas"].as_i64(), stored["metadata"]["generation"].as_i64()), (Some(2), Some(3)));
+    assert_eq!(
+        (stored["spec"]["replicas"].as_i64(), stored["metadata"]["generation"].as_i64()),
+        (Some(2), Some(3))
+    );
     let status = json!({"status": {"replicas": 2}, "spec": {"replicas": 9}});
     let after = server.merge(&format!("{path}/d/status"), &status).await.expect(200);
-    assert_eq!((after["spec"]["replicas"].as_i64(), after["status"]["replicas"].as_i64()), (Some(2), Some(2)));
+    assert_eq!(
+        (after["spec"]["replicas"].as_i64(), after["status"]["replicas"].as_i64()),
+        (Some(2), Some(2))
+    );
 }
 
 #[tokio::test]
@@ -240,8 +255,13 @@ async fn evictions_and_reviews_answer() {
     let table = http::Request::builder().method("POST").uri(path).header("content-type", "application/json");
     let table = table.header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
     server.send(table.body(review.to_string().into_bytes()).unwrap()).await.refused(406, "NotAcceptable");
-    let token = server.post("/api/v1/namespaces/default/serviceaccounts/default/token",
-        &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}})).await.expect(201);
+    let token = server
+        .post(
+            "/api/v1/namespaces/default/serviceaccounts/default/token",
+            &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}}),
+        )
+        .await
+        .expect(201);
     assert!(token["status"]["token"].is_string());
 }
 

@@ -60,8 +60,14 @@ async fn selectors_select_and_revisions_are_kept() {
 async fn other_forms() {
     let server = server().await;
     server.post(PODS, &pod("a")).await.expect(201);
-    let table = server.get_as(PODS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.expect(200);
-    assert_eq!((table["kind"].as_str(), table["columnDefinitions"][0]["name"].as_str()), (Some("Table"), Some("Name")));
+    let table = server
+        .get_as(PODS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+        .await
+        .expect(200);
+    assert_eq!(
+        (table["kind"].as_str(), table["columnDefinitions"][0]["name"].as_str()),
+        (Some("Table"), Some("Name"))
+    );
     assert_eq!(table["rows"][0]["cells"][0], "a");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
@@ -87,4 +93,29 @@ async fn large_lists_are_compressed_when_asked() {
     assert_eq!(answer.headers["content-encoding"], "gzip");
     assert!(answer.bytes.len() < 50_000);
     assert_eq!(server.get(MAPS).await.expect(200)["items"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn protobuf_clients_write_and_watch() {
+    let server = server().await;
+    let media = "application/vnd.kubernetes.protobuf";
+    let mut map = config_map("a");
+    map["metadata"]["namespace"] = "default".into();
+    let bytes = amphipod_api::protobuf::encode(&map).unwrap();
+    let request = http::Request::builder()
+        .method("POST")
+        .uri(MAPS)
+        .header("content-type", media)
+        .header("accept", format!("{media},application/json"));
+    let made = server.send(request.body(bytes).unwrap()).await;
+    assert_eq!((made.code, made.headers["content-type"].to_str().unwrap()), (201, media));
+    let value = amphipod_api::protobuf::decode(&made.bytes).unwrap();
+    assert_eq!((value["kind"].as_str(), value["data"]["k"].as_str()), (Some("ConfigMap"), Some("v")));
+    let missing = server.get_as(&format!("{MAPS}/b"), media).await;
+    let status = amphipod_api::protobuf::decode(&missing.bytes).unwrap();
+    assert_eq!((missing.code, status["reason"].as_str()), (404, Some("NotFound")));
+    let watch = server.get_as(&format!("{MAPS}?watch=1&timeoutSeconds=1"), media).await;
+    assert_eq!(watch.headers["content-type"], "application/vnd.kubernetes.protobuf;stream=watch");
+    let length = u32::from_be_bytes(watch.bytes[..4].try_into().unwrap()) as usize;
+    assert!(length > 0 && watch.bytes.len() >= length + 4);
 }

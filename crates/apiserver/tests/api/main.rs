@@ -3,5 +3,8 @@
 
 mod crud;
 mod lists;
+mod restart;
+mod streams;
 mod support;
+mod tls;
 mod watches;

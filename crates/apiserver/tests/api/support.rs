@@ -43,40 +43,47 @@ impl Answer {
 }
 
 pub async fn server() -> Server {
-    let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let api = ApiServer::start(Config::default(), store).await.unwrap();
-    let server = Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
-    let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
-    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
-    server
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let config = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
+    let api = ApiServer::start(config, store).await.expect("a server");
+    Server::of(api).await
 }
 
 impl Server {
+    /// An administrator's view; makes sure that pods can be created.
+    pub async fn of(api: Arc<ApiServer>) -> Server {
+        let server =
+            Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
+        let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
+        server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        server
+    }
+
     pub fn as_user(&self, name: &str, groups: &[&str]) -> Server {
         Server { api: self.api.clone(), user: UserInfo::new(name, groups) }
     }
 
     pub async fn raw(&self, request: Request<Vec<u8>>) -> Response<amphipod_apiserver::body::Body> {
         let service = self.api.local_service(self.user.clone());
-        service.oneshot(request.map(|b| Full::new(Bytes::from(b)))).await.unwrap()
+        service.oneshot(request.map(|b| Full::new(Bytes::from(b)))).await.expect("never fails")
     }
 
     pub async fn send(&self, request: Request<Vec<u8>>) -> Answer {
         let (parts, body) = self.raw(request).await.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let bytes = body.collect().await.expect("a whole answer").to_bytes();
         Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
     }
 
     pub async fn with(&self, method: &str, path: &str, content_type: &str, body: &str) -> Answer {
         let request = Request::builder().method(method).uri(path).header("content-type", content_type);
-        self.send(request.body(body.as_bytes().to_vec()).unwrap()).await
+        self.send(request.body(body.as_bytes().to_vec()).expect("a request")).await
     }
     pub async fn get(&self, path: &str) -> Answer {
         self.with("GET", path, "application/json", "").await
     }
     pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
         let request = Request::builder().uri(path).header("accept", accept);
-        self.send(request.body(Vec::new()).unwrap()).await
+        self.send(request.body(Vec::new()).expect("a request")).await
     }
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.with("POST", path, "application/json", &body.to_string()).await
@@ -92,10 +99,11 @@ impl Server {
     }
 
     pub async fn watch(&self, path: &str) -> Watch {
-        let request = Request::builder().uri(path).body(Vec::new()).unwrap();
+        let request = Request::builder().uri(path).body(Vec::new()).expect("a request");
         let answer = self.raw(request).await;
         assert_eq!(answer.status(), 200);
-        let chunks = answer.into_body().into_data_stream().map(|c| c.unwrap()).boxed_local();
+        let chunks =
+            answer.into_body().into_data_stream().map(|c| c.expect("an unbroken answer")).boxed_local();
         Watch { chunks, buffer: Vec::new() }
     }
 }
@@ -111,7 +119,7 @@ impl Watch {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).unwrap());
+                return Some(serde_json::from_slice(&line).expect("an event"));
             }
             let wait = std::time::Duration::from_secs(10);
             let chunk = tokio::time::timeout(wait, self.chunks.next()).await.expect("an event in time");

@@ -19,8 +19,13 @@ async fn a_watch_sees_everything_in_order() {
         assert_eq!(watch.brief().await, "MODIFIED a");
         assert_eq!(watch.brief().await, "ADDED b");
         let gone = watch.next().await.unwrap();
-        assert_eq!((gone["type"].as_str(), gone["object"]["data"]["k"].as_str()), (Some("DELETED"), Some("2")));
-        let version = |value: &serde_json::Value| value["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+        assert_eq!(
+            (gone["type"].as_str(), gone["object"]["data"]["k"].as_str()),
+            (Some("DELETED"), Some("2"))
+        );
+        let version = |value: &serde_json::Value| {
+            value["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
+        };
         assert!(version(&gone["object"]) > version(&last));
     }
 }
@@ -34,10 +39,14 @@ async fn selectors_turn_changes_into_coming_and_going() {
     assert_eq!(watch.brief().await, "ADDED a");
     server.merge(&format!("{PODS}/a"), &json!({"metadata": {"labels": {"app": "b"}}})).await.expect(200);
     let gone = watch.next().await.unwrap();
-    assert_eq!((gone["type"].as_str(), gone["object"]["metadata"]["labels"]["app"].as_str()), (Some("DELETED"), Some("a")));
+    assert_eq!(
+        (gone["type"].as_str(), gone["object"]["metadata"]["labels"]["app"].as_str()),
+        (Some("DELETED"), Some("a"))
+    );
     server.merge(&format!("{PODS}/a"), &json!({"metadata": {"labels": {"app": "a"}}})).await.expect(200);
     assert_eq!(watch.brief().await, "ADDED a");
-    let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "a"}, "target": {"name": "n"}});
+    let binding =
+        json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "a"}, "target": {"name": "n"}});
     server.post(&format!("{PODS}/a/binding"), &binding).await.expect(201);
     assert_eq!(node.brief().await, "ADDED a");
 }
@@ -75,6 +84,10 @@ async fn tables_are_watched_too() {
         .uri(format!("{PODS}?watch=1&timeoutSeconds=1"))
         .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
     let answer = server.send(request.body(Vec::new()).unwrap()).await;
-    let first: serde_json::Value = serde_json::from_slice(answer.bytes.split(|b| *b == b'\n').next().unwrap()).unwrap();
-    assert_eq!((first["object"]["kind"].as_str(), first["object"]["rows"][0]["cells"][0].as_str()), (Some("Table"), Some("a")));
+    let first: serde_json::Value =
+        serde_json::from_slice(answer.bytes.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert_eq!(
+        (first["object"]["kind"].as_str(), first["object"]["rows"][0]["cells"][0].as_str()),
+        (Some("Table"), Some("a"))
+    );
 }

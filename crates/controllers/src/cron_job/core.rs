@@ -169,7 +169,8 @@ fn start_due(plan: &mut Plan, cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp)
     plan.again = next.map(|next| meta::until(next, now) + SLACK);
     let Some((at, missed)) = due(&schedule, &zone, from, now) else { return };
     if missed > MANY_MISSED {
-        let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        let message =
+            "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         plan.events.push(("Warning", "TooManyMissedTimes", message.to_owned()));
     }
     let name = job_name(cron, at);
@@ -267,7 +268,9 @@ mod tests {
         assert!(reconcile(&cron(json!({}), status), &[], at("00:31:00")).create.is_none());
         let late = cron(json!({"startingDeadlineSeconds": 30}), Value::Null);
         assert!(reconcile(&late, &[], at("00:31:00")).create.is_none());
-        assert!(reconcile(&cron(json!({"suspend": true}), Value::Null), &[], at("00:31:00")).create.is_none());
+        assert!(
+            reconcile(&cron(json!({"suspend": true}), Value::Null), &[], at("00:31:00")).create.is_none()
+        );
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl Bounds {
             },
         };
         let step: u32 = match step {
-            Some(step) => step.parse().map_err(|_| format!("failed to parse int from {step}: not a number"))?,
+            Some(step) => {
+                step.parse().map_err(|_| format!("failed to parse int from {step}: not a number"))?
+            }
             None => 1,
         };
         if step == 0 {
@@ -196,7 +198,9 @@ mod tests {
 
     #[test]
     fn refusals() {
-        for bad in ["", "* * * *", "60 * * * *", "* * 0 * *", "* * * * 7", "5-1 * * * *", "*/0 * * * *", "@often"] {
+        for bad in
+            ["", "* * * *", "60 * * * *", "* * 0 * *", "* * * * 7", "5-1 * * * *", "*/0 * * * *", "@often"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

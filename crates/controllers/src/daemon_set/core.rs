@@ -290,8 +290,18 @@ mod tests {
             // One is missing already.
             (json!({"maxUnavailable": 1}), vec![pod("a", "new", false), old("b"), old("c")], vec![], vec![]),
             // A broken old pod costs nothing.
-            (json!({"maxUnavailable": 1}), vec![pod("a", "old", false), old("b"), old("c")], vec![], vec!["a-old"]),
-            (json!({"maxSurge": 1, "maxUnavailable": 0}), vec![old("a"), old("b"), old("c")], vec!["a"], vec![]),
+            (
+                json!({"maxUnavailable": 1}),
+                vec![pod("a", "old", false), old("b"), old("c")],
+                vec![],
+                vec!["a-old"],
+            ),
+            (
+                json!({"maxSurge": 1, "maxUnavailable": 0}),
+                vec![old("a"), old("b"), old("c")],
+                vec!["a"],
+                vec![],
+            ),
             (
                 json!({"maxSurge": 1, "maxUnavailable": 0}),
                 vec![old("a"), pod("a", "new", true), old("b"), old("c")],
@@ -301,10 +311,14 @@ mod tests {
         ];
         for (rolling, pods, created, deleted) in cases {
             let (create, delete, _) = run(&set(rolling.clone()), &pods);
-            assert_eq!((create, delete), (
-                created.into_iter().map(str::to_owned).collect(),
-                deleted.into_iter().map(str::to_owned).collect(),
-            ), "{rolling}");
+            assert_eq!(
+                (create, delete),
+                (
+                    created.into_iter().map(str::to_owned).collect(),
+                    deleted.into_iter().map(str::to_owned).collect(),
+                ),
+                "{rolling}"
+            );
         }
     }
 }

@@ -95,7 +95,8 @@ impl Controller for DaemonSetController {
         let found = candidates(&self.pods, set.uid(), set.namespace());
         let claim = claim(set.uid(), set.is_terminating(), &selector, &found);
         let owned = claim::carry_out(&self.scope.client, set.as_ref(), claim, None).await?;
-        let plan = core::reconcile(&View { nodes: &self.nodes.list(), pods: &owned, hash: &hash }, &set, now());
+        let plan =
+            core::reconcile(&View { nodes: &self.nodes.list(), pods: &owned, hash: &hash }, &set, now());
         let (status, again) = (plan.status.clone(), plan.again);
         let outcome = if may_manage { self.manage(key, &set, plan, &hash).await } else { Ok(()) };
         self.write_status(&set, status).await?;
@@ -165,7 +166,8 @@ impl DaemonSetController {
                 let message = format!("Found failed daemon pod {what} on node {node}, will try to kill it");
                 self.control.events.warning(set, "FailedDaemonPod", message);
             } else {
-                let message = format!("Found succeeded daemon pod {what} on node {node}, will try to delete it");
+                let message =
+                    format!("Found succeeded daemon pod {what} on node {node}, will try to delete it");
                 self.control.events.normal(set, "SucceededDaemonPod", message);
             }
         }

@@ -109,8 +109,7 @@ fn selects(spec: &PodSpec, node: &Node) -> bool {
     let mut labels = spec.node_selector.iter().flatten();
     let by_label = labels.all(|(key, value)| meta::label(&node.metadata, key) == Some(value));
     let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required =
-        required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let required = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     let by_affinity = required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_matches(t, node)));
     by_name && by_label && by_affinity
 }

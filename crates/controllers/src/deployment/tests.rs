@@ -121,7 +121,8 @@ fn revisions_are_64_bit() {
 #[test]
 fn rolling_respects_surge_and_availability() {
     // (replicas, surge, unavailable, old (size, up), new (size, up)) -> sizes written
-    let cases: [(i32, i32, i32, (i32, i32), (i32, i32), Vec<i32>); 6] = [
+    type Case = (i32, i32, i32, (i32, i32), (i32, i32), Vec<i32>);
+    let cases: [Case; 6] = [
         // Room for the surge: the new one grows first.
         (10, 2, 0, (10, 10), (0, 0), vec![2]),
         // No surge: the old one shrinks by what may be missing.
@@ -245,4 +246,20 @@ fn progress_is_judged_against_the_deadline() {
         assert_eq!(reason(&plan), expected, "{before} {ago}");
         assert_eq!(plan.again.is_some(), expected == "ReplicaSetUpdated", "{before} {ago}");
     }
+}
+
+#[test]
+fn a_rollback_gives_the_old_set_a_new_revision() {
+    let d = deployment(1, "one", &half());
+    let mut first = set_of(&d, 1, 0, 0);
+    crate::meta::annotate(&mut first.metadata, replica_sets::REVISION, "1");
+    let mut second = set_of(&deployment(1, "two", &half()), 2, 1, 1);
+    crate::meta::annotate(&mut second.metadata, replica_sets::REVISION, "2");
+    let plan = reconcile(&view([first.clone(), second]), &d, now());
+    assert!(plan.create.is_none());
+    let back = plan.update.iter().find(|rs| rs.uid() == first.uid()).unwrap();
+    let annotations = back.metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations[replica_sets::REVISION], "3");
+    assert_eq!(annotations["deployment.kubernetes.io/revision-history"], "1");
+    assert_eq!(replicas(back), 1);
 }

@@ -16,8 +16,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 
-pub use self::core::{HEADLESS, TRIGGER_TIME, hostname, target, tolerates_unready};
-use self::core::{MANAGED_BY, MANAGER, Plan, SERVICE_NAME, View};
+pub use self::core::{HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, hostname, target, tolerates_unready};
+use self::core::{MANAGER, Plan, View};
 use self::trigger::Told;
 use crate::harness::{Controller, Scope, enqueue_all};
 use crate::{Error, meta, selector};

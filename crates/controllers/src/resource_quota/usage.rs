@@ -148,7 +148,9 @@ fn crosses_namespaces(pod: &Pod) -> bool {
         let preferred = a.preferred_during_scheduling_ignored_during_execution.iter().flatten();
         terms.extend(preferred.map(|weighted| &weighted.pod_affinity_term));
     }
-    terms.iter().any(|t| t.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || t.namespace_selector.is_some())
+    terms
+        .iter()
+        .any(|t| t.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || t.namespace_selector.is_some())
 }
 
 /// Whether the pod is within one scope.
@@ -201,7 +203,9 @@ pub fn hard(quota: &ResourceQuota) -> Usage {
 
 /// Kinds counted by a resource name of their own besides `count/...`.
 pub fn plain_count(name: &str) -> Option<&str> {
-    ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"].into_iter().find(|kind| *kind == name)
+    ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"]
+        .into_iter()
+        .find(|kind| *kind == name)
 }
 
 #[cfg(test)]
@@ -218,11 +222,11 @@ mod tests {
     #[test]
     fn pods_count_what_they_ask_for() {
         let mut pod: Pod = object(json!({"spec": {
-            "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "2"}}}],
-            "containers": [
-                {"name": "a", "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1"}}},
-                {"name": "b", "resources": {"requests": {"cpu": "1", "example.com/x": "3"}}},
-            ]}}));
+        "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "2"}}}],
+        "containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1"}}},
+            {"name": "b", "resources": {"requests": {"cpu": "1", "example.com/x": "3"}}},
+        ]}}));
         assert_eq!(
             texts(&of_pod(&pod)),
             [
@@ -242,7 +246,8 @@ mod tests {
 
     #[test]
     fn services_and_scopes() {
-        let service: Service = object(json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2}]}}));
+        let service: Service =
+            object(json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2}]}}));
         let usage = of_service(&service);
         assert_eq!(usage["services.nodeports"].units(), 2);
         assert_eq!(usage["services.loadbalancers"].units(), 1);
@@ -252,8 +257,11 @@ mod tests {
             (json!({}), true),
             (json!({"scopes": ["BestEffort", "NotTerminating"]}), true),
             (json!({"scopes": ["Terminating"]}), false),
-            (json!({"scopeSelector": {"matchExpressions": [
-                {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}), true),
+            (
+                json!({"scopeSelector": {"matchExpressions": [
+                {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}),
+                true,
+            ),
         ] {
             assert_eq!(covers_pod(&quota(spec.clone()), &pod), expected, "{spec}");
         }

@@ -221,11 +221,8 @@ impl Work<'_> {
             status.current_replicas = status.updated_replicas;
             status.current_revision = status.update_revision.clone();
         }
-        for count in [
-            &mut status.ready_replicas,
-            &mut status.current_replicas,
-            &mut status.updated_replicas,
-        ] {
+        for count in [&mut status.ready_replicas, &mut status.current_replicas, &mut status.updated_replicas]
+        {
             *count = count.filter(|n| *n != 0);
         }
     }
@@ -268,8 +265,10 @@ mod tests {
 
     #[test]
     fn in_order_one_at_a_time() {
-        let s = set(3, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}}));
-        let cases: [(&[&str], &[&str], Vec<(i32, bool)>, Vec<&str>); 9] = [
+        let s =
+            set(3, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}}));
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], Vec<(i32, bool)>, Vec<&'a str>);
+        let cases: [Case; 9] = [
             (&[], &[], vec![(0, true)], vec![]),
             (&[], &["-0"], vec![], vec![]),
             (&[], &["+0"], vec![(1, true)], vec![]),
@@ -297,7 +296,8 @@ mod tests {
 
     #[test]
     fn a_pod_below_the_partition_returns_as_it_was() {
-        let s = set(3, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}));
+        let s =
+            set(3, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}));
         assert_eq!(steps(&s, &["+1"], &["+2"]).0, [(0, false)]);
         assert_eq!(steps(&s, &["+0", "+1"], &[]).0, [(2, true)]);
         assert_eq!(steps(&s, &["+0", "+1"], &["+2"]), (vec![], vec![]));

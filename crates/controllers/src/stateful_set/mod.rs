@@ -84,10 +84,7 @@ impl Controller for StatefulSetController {
     }
 }
 
-fn current_revision(
-    set: &StatefulSet,
-    known: &[Arc<ControllerRevision>],
-) -> Option<Arc<ControllerRevision>> {
+fn current_revision(set: &StatefulSet, known: &[Arc<ControllerRevision>]) -> Option<Arc<ControllerRevision>> {
     let name = set.status.as_ref()?.current_revision.as_deref()?;
     known.iter().find(|revision| revision.name() == name).cloned()
 }

@@ -1,5 +1,6 @@
 //! A cluster without nodes: the real API server in this process, all controllers, and a stand-in
 //! for the kubelets that reports what a healthy node would.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::future::Future;
 use std::sync::Arc;
@@ -43,13 +44,17 @@ async fn play(client: Client, pod: Arc<Pod>, number: usize) {
     }
     let fate = pod.metadata.labels.as_ref().and_then(|l| l.get("fate")).map_or("ready", String::as_str);
     let ip = format!("10.244.{}.{}", number / 250, number % 250 + 1);
-    let condition = |status: &str| json!([{"type": "Ready", "status": status,
-        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let condition = |status: &str| {
+        json!([{"type": "Ready", "status": status,
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    };
     let status = match fate {
         "stuck" => return,
         "succeed" => json!({"phase": "Succeeded", "conditions": condition("False")}),
         "fail" => json!({"phase": "Failed", "conditions": condition("False")}),
-        _ => json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": condition("True")}),
+        _ => {
+            json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": condition("True")})
+        }
     };
     let _ = api.patch_status(pod.name(), &Patch::Strategic(json!({"status": status}))).await;
 }
@@ -72,21 +77,28 @@ fn play_kubelet(client: &Client, informers: &SharedInformers) {
 }
 
 pub async fn start() -> Cluster {
-    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+    start_with(Config::new("-----BEGIN CERTIFICATE-----\n")).await
+}
+
+pub async fn start_with(config: Config) -> Cluster {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .try_init();
     let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
+    // A documentation address: nobody connects, but loopback is no valid endpoint.
+    let serving = ServerConfig { advertise_address: [192, 0, 2, 1].into(), ..ServerConfig::default() };
+    let server = ApiServer::start(serving, store).await.unwrap();
     let cancel = CancellationToken::new();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
     let informers = SharedInformers::new(client.clone(), cancel.clone());
     play_kubelet(&client, &informers);
     let host = server.clone();
     let client_for = Arc::new(move |name: &str| {
-        let groups =
-            ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
         let user = UserInfo::new(&format!("system:serviceaccount:kube-system:{name}"), &groups);
         Client::local(host.local_service(user))
     });
-    let context = Context { client_for, informers, config: Config::new("-----BEGIN CERTIFICATE-----\n") };
+    let context = Context { client_for, informers, config };
     tokio::spawn(amphipod_controllers::run(context, cancel.clone()));
     Cluster { client, server, cancel }
 }
@@ -127,14 +139,23 @@ impl Cluster {
 
     /// A namespace whose pods can be created.
     pub async fn namespace(&self, name: &str) {
-        self.create::<Namespace>("", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
-            .await;
+        self.create::<Namespace>(
+            "",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+        )
+        .await;
         let accounts = self.api::<ServiceAccount>(name);
         eventually("default service account", || async { accounts.get_opt("default").await.unwrap() }).await;
     }
 
     /// Waits until the object is there and fits.
-    pub async fn until<K: Resource>(&self, what: &str, namespace: &str, name: &str, fits: impl Fn(&K) -> bool) -> K {
+    pub async fn until<K: Resource>(
+        &self,
+        what: &str,
+        namespace: &str,
+        name: &str,
+        fits: impl Fn(&K) -> bool,
+    ) -> K {
         let api = self.api::<K>(namespace);
         eventually(what, || async { api.get_opt(name).await.unwrap().filter(|object| fits(object)) }).await
     }

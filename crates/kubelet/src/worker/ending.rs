@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use amphipod_client::Resource;
+use amphipod_client::{Api, DeleteParams, Resource};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use tracing::{debug, warn};
 
 use super::{Event, Life, Worker, kill};
@@ -128,5 +129,31 @@ impl Worker {
             self.poster.flushed(FLUSH).await;
             self.delete_object().await;
         }
+    }
+
+    /// Takes the pod out of the API for good.
+    async fn delete_object(&self) {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            uid: Some(self.pod.uid().to_owned()),
+            ..DeleteParams::default()
+        };
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), self.pod.namespace());
+        let mut retry = Duration::from_millis(100);
+        // Bounded: the pod's next event or the pod garbage collector tries again.
+        for _ in 0..10 {
+            match api.delete(self.pod.name(), &params).await {
+                Ok(()) => return,
+                Err(error) if error.is_not_found() || error.is_conflict() => return,
+                Err(error) => debug!(%error, pod = self.pod.name(), "the pod could not be deleted"),
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(Duration::from_secs(10));
+        }
+        warn!(
+            pod = self.pod.name(),
+            namespace = self.pod.namespace(),
+            "gave up deleting a pod that has ended"
+        );
     }
 }

@@ -5,21 +5,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::{Api, DeleteParams, Resource};
+use amphipod_client::Resource;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::context::Context;
 use crate::pod::backoff::BackOffs;
 use crate::pod::state::{Outcome, ProbeResults, Run, RuntimeState};
 use crate::pod::status::{StatusView, Verdict, Waiting, deadline, is_terminal, pod_status, rejected};
-use crate::pod::sync::{Action, View, backoff_key, is_done, is_started, sync_pod};
-use crate::pod::{ContainerSpec, ProbeKind, containers, find_container, is_static};
-use crate::probes;
+use crate::pod::sync::{Action, View, backoff_key, is_done, sync_pod};
+use crate::pod::{ProbeKind, find_container, is_static};
 use crate::volumes::{self, Mounted};
 
 mod ending;
@@ -27,14 +26,13 @@ mod hooks;
 pub mod inbox;
 mod kill;
 pub mod post;
+mod probing;
 mod start;
+mod upkeep;
 
 use inbox::{Inbox, News};
 use post::{Poster, Target};
 
-/// How often volumes follow their sources, and how old a source may then be.
-const VOLUME_REFRESH: SignedDuration = SignedDuration::from_secs(60);
-const SOURCE_MAX_AGE: Duration = Duration::from_secs(30);
 /// Retries of a sandbox that cannot be made: doubling up to this.
 const MAX_SANDBOX_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// Until the runtime is asked again after it gave no answer.
@@ -468,148 +466,6 @@ impl Worker {
         self.context.pod_ip(&self.pod, self.state.ips())
     }
 
-    /// Applies changed requests and limits to what runs.
-    fn resize(&mut self) {
-        let memory = self.context.machine.memory_bytes;
-        let mut changed = Vec::new();
-        for record in self.state.running() {
-            let Some(spec) = find_container(&self.pod, &record.name) else { continue };
-            let wanted = crate::pod::resources::container_resources(&self.pod, &spec.container, memory);
-            if self.resources.get(&record.id).is_some_and(|known| *known != wanted) {
-                changed.push((record.id.clone(), wanted.clone()));
-            }
-            self.resources.entry(record.id.clone()).or_insert(wanted);
-        }
-        for (id, wanted) in changed {
-            self.resources.insert(id.clone(), wanted.clone());
-            let (context, pod) = (self.context.clone(), self.pod.clone());
-            tokio::spawn(async move {
-                let qos = crate::pod::resources::qos_class(&pod);
-                let limits = crate::pod::resources::pod_cgroup(&pod);
-                let outer = context.cgroups.update(pod.uid(), qos, &limits);
-                let inner = context.runtime.update_resources(&id, wanted).await;
-                if let Err(error) = outer.and(inner) {
-                    warn!(%error, pod = pod.name(), "a container could not be resized");
-                }
-            });
-        }
-    }
-
-    fn refresh_volumes(&mut self, now: Timestamp) {
-        if !volumes::follows_sources(&self.pod) || self.state.running().next().is_none() {
-            return;
-        }
-        let due = self.volumes_at.map_or(now, |at| at + VOLUME_REFRESH);
-        if now < due {
-            return self.wake_at(due);
-        }
-        self.wake_at(now + VOLUME_REFRESH);
-        self.volumes_at = Some(now);
-        let addresses = crate::spec::downward::Addresses {
-            pod_ips: self.state.ips().to_vec(),
-            host_ips: self.context.host_ips(),
-        };
-        let (context, pod, sender) = (self.context.clone(), self.pod.clone(), self.sender.clone());
-        tokio::spawn(async move {
-            let outcome = volumes::set_up(&context, &pod, &addresses, SOURCE_MAX_AGE).await;
-            let _ = sender.send(Event::Volumes(outcome)).await;
-        });
-    }
-
-    /// Of each container the newest instance and the one before are kept, likewise of sandboxes.
-    fn prune(&mut self) {
-        let sandboxes: Vec<String> =
-            self.state.sandboxes.iter().skip(2).filter(|s| !s.ready).map(|s| s.id.clone()).collect();
-        let mut seen: HashMap<&str, u32> = HashMap::new();
-        let mut old = Vec::new();
-        for record in &self.state.containers {
-            let count = seen.entry(record.name.as_str()).or_default();
-            *count += 1;
-            if *count > 2 && record.is_over() {
-                old.push((record.id.clone(), record.log_path.clone()));
-            }
-        }
-        if old.is_empty() && sandboxes.is_empty() {
-            return;
-        }
-        self.state.containers.retain(|c| !old.iter().any(|(id, _)| *id == c.id));
-        self.state.sandboxes.retain(|s| !sandboxes.contains(&s.id));
-        let runtime = self.context.runtime.clone();
-        tokio::spawn(async move {
-            for (id, log) in old {
-                let _ = runtime.remove_container(&id).await;
-                let _ = std::fs::remove_file(log);
-            }
-            for id in sandboxes {
-                let _ = runtime.remove_sandbox(&id).await;
-            }
-        });
-    }
-
-    /// Starts the probes that should run and ends the others.
-    fn reconcile_probes(&mut self) {
-        let ending = !matches!(self.life, Life::Running);
-        let mut wanted = Vec::new();
-        for spec in containers(&self.pod) {
-            let Some(record) = self.state.latest(spec.name()).filter(|r| r.is_running()) else { continue };
-            let started = is_started(&spec, record, &self.probes);
-            for kind in ProbeKind::ALL {
-                let due = match kind {
-                    ProbeKind::Startup => !started && !ending,
-                    ProbeKind::Liveness => started && !ending,
-                    ProbeKind::Readiness => started,
-                };
-                if due && kind.of(&spec.container).is_some() {
-                    wanted.push((spec.clone().into_owned(), record.clone(), kind));
-                }
-            }
-        }
-        let keep = |id: &str, kind: ProbeKind| wanted.iter().any(|(_, r, k)| r.id == id && *k == kind);
-        self.probers.retain(|(id, kind), task| {
-            let keep = keep(id, *kind);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        let containers = &self.state.containers;
-        self.probes.retain_containers(|id| containers.iter().any(|c| c.id == id && c.is_running()));
-        for (spec, record, kind) in wanted {
-            self.spawn_probe(spec, &record, kind);
-        }
-    }
-
-    fn spawn_probe(
-        &mut self,
-        spec: ContainerSpec<'static>,
-        record: &crate::pod::state::ContainerRecord,
-        kind: ProbeKind,
-    ) {
-        let key = (record.id.clone(), kind);
-        if self.probers.contains_key(&key) {
-            return;
-        }
-        let target = probes::Target {
-            pod: self.pod.clone(),
-            spec,
-            kind,
-            container_id: record.id.clone(),
-            started_at: record.started_at.unwrap_or(Timestamp::UNIX_EPOCH),
-            pod_ip: self.pod_ip(),
-            seed: self.probes.get(&record.id, kind),
-        };
-        let (sender, id) = (self.sender.clone(), record.id.clone());
-        let report = move |outcome| {
-            let event = Event::Probe { container_id: id.clone(), kind, outcome };
-            let sender = sender.clone();
-            // The queue is bounded; a result must not be lost, so a task waits for room.
-            if let Err(mpsc::error::TrySendError::Full(event)) = sender.try_send(event) {
-                tokio::spawn(async move { sender.send(event).await });
-            }
-        };
-        self.probers.insert(key, probes::spawn(self.context.clone(), target, report));
-    }
-
     fn publish(&mut self, now: Timestamp) {
         let over = !matches!(self.life, Life::Running);
         let refused =
@@ -634,31 +490,5 @@ impl Worker {
             name: self.pod.name().to_owned(),
             uid: self.pod.uid().to_owned(),
         })
-    }
-
-    /// Takes the pod out of the API for good.
-    async fn delete_object(&self) {
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            uid: Some(self.pod.uid().to_owned()),
-            ..DeleteParams::default()
-        };
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), self.pod.namespace());
-        let mut retry = Duration::from_millis(100);
-        // Bounded: the pod's next event or the pod garbage collector tries again.
-        for _ in 0..10 {
-            match api.delete(self.pod.name(), &params).await {
-                Ok(()) => return,
-                Err(error) if error.is_not_found() || error.is_conflict() => return,
-                Err(error) => debug!(%error, pod = self.pod.name(), "the pod could not be deleted"),
-            }
-            tokio::time::sleep(retry).await;
-            retry = (retry * 2).min(Duration::from_secs(10));
-        }
-        warn!(
-            pod = self.pod.name(),
-            namespace = self.pod.namespace(),
-            "gave up deleting a pod that has ended"
-        );
     }
 }

@@ -198,6 +198,16 @@ impl MiniApi {
                 &json!({"status": {"token": "a.b.c", "expirationTimestamp": "2199-01-01T00:00:00Z"}}),
             );
         }
+        if target.resource == "tokenreviews" {
+            let token = body["spec"]["token"].as_str().unwrap_or("");
+            let known = ["admin", "guest"].contains(&token);
+            return answer(
+                &json!({"status": {"authenticated": known, "user": {"username": token, "groups": []}}}),
+            );
+        }
+        if target.resource == "subjectaccessreviews" {
+            return answer(&json!({"status": {"allowed": body["spec"]["user"] == "admin"}}));
+        }
         if *method == Method::POST {
             let mut object = body.clone();
             if !target.namespace.is_empty() {

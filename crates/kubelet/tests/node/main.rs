@@ -1,8 +1,11 @@
 //! The whole kubelet against an API and a runtime that exist only in this process: lives of pods
 //! from creation to the end, crashes, probes, restarts of the kubelet.
+#![allow(clippy::unwrap_used)] // tests: what must not fail may panic
 
 mod api;
+mod real;
 mod runtime;
+mod serving;
 
 use std::time::Duration;
 
@@ -24,16 +27,20 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
+        Node::start_with(|_, _| {}).await
+    }
+    async fn start_with(change: impl FnOnce(&mut Config, &std::path::Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = MindRuntime::serve(&dir.path().join("cri.sock"));
         let mut node =
             Node { dir, api: MiniApi::new(), runtime, cancel: CancellationToken::new(), kubelet: None };
-        node.run_kubelet();
+        let mut config = node.config();
+        change(&mut config, node.dir.path());
+        node.run_kubelet(config);
         until("the node registers", || node.api.get("nodes", "", "n1")).await;
         node
     }
-    fn run_kubelet(&mut self) {
-        self.cancel = CancellationToken::new();
+    fn config(&self) -> Config {
         let endpoint = format!("unix://{}", self.dir.path().join("cri.sock").display());
         let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), &endpoint);
         config.root_dir = self.dir.path().join("kubelet");
@@ -42,6 +49,10 @@ impl Node {
         std::fs::create_dir_all(self.dir.path().join("manifests")).unwrap();
         config.listen = None;
         config.cgroups = CgroupConfig { enabled: false, ..config.cgroups };
+        config
+    }
+    fn run_kubelet(&mut self, config: Config) {
+        self.cancel = CancellationToken::new();
         let informers = SharedInformers::new(self.api.client(), self.cancel.clone());
         let run = amphipod_kubelet::run(config, self.api.client(), informers, self.cancel.clone());
         self.kubelet = Some(tokio::spawn(async move { run.await.unwrap() }));
@@ -168,10 +179,12 @@ async fn graceful_deletion_takes_hooks_and_the_grace_period() {
     node.until_pod("ready", "p", is_ready).await;
     node.api.delete("pods", "ns", "p", Some(9));
     until("gone", || node.api.get("pods", "ns", "p").is_none().then_some(())).await;
-    let state = node.runtime.state.lock();
-    assert_eq!(state.execs, ["hello", "bye"]);
-    assert_eq!(state.stopped.last().unwrap().1, 9);
-    drop(state);
+    let (execs, stopped) = {
+        let state = node.runtime.state.lock();
+        (state.execs.clone(), state.stopped.clone())
+    };
+    assert_eq!(execs, ["hello", "bye"]);
+    assert_eq!(stopped.last().unwrap().1, 9);
     node.until_event("spec.containers{a} Killing Stopping container a").await;
 }
 
@@ -262,7 +275,7 @@ async fn a_restarted_kubelet_adopts_what_runs() {
     node.stop_kubelet().await;
     assert!(node.runtime.running("a").is_some() && node.runtime.running("b").is_some());
     node.api.delete("pods", "ns", "goes", Some(0)); // while nobody looks
-    node.run_kubelet();
+    node.run_kubelet(node.config());
     until("the orphan ends", || node.runtime.running("b").is_none().then_some(())).await;
     assert_eq!(node.runtime.state.lock().stopped.last().unwrap().1, 3);
     let after = node.runtime.running("a").unwrap().id;

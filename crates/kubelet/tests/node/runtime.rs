@@ -26,6 +26,8 @@ pub struct State {
     pub configs: HashMap<String, ContainerConfig>,
     pub stopped: Vec<(String, i64)>,
     pub execs: Vec<String>,
+    /// Where exec streams are served.
+    pub stream: Option<String>,
 }
 
 #[derive(Clone)]
@@ -181,7 +183,13 @@ impl RuntimeService for MindRuntime {
         let request = request.into_inner();
         let config = request.config.unwrap();
         let id = self.id();
+        let folder = request.sandbox_config.unwrap().log_directory;
+        let log_path = std::path::Path::new(&folder).join(&config.log_path);
+        std::fs::create_dir_all(log_path.parent().unwrap()).unwrap();
+        std::fs::write(&log_path, "2024-01-01T00:00:00Z stdout F one\n2024-01-01T00:00:01Z stdout F two\n")
+            .unwrap();
         let status = ContainerStatus {
+            log_path: log_path.display().to_string(),
             id: id.clone(),
             metadata: config.metadata.clone(),
             created_at: now(),
@@ -285,8 +293,13 @@ impl RuntimeService for MindRuntime {
     ) -> Answer<ReopenContainerLogResponse> {
         Err(Status::unimplemented("reopen_container_log"))
     }
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(Status::unimplemented("exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        assert!(request.stdin && request.stdout && request.tty && !request.stderr);
+        let url = self.state.lock().stream.clone().unwrap();
+        Ok(Response::new(ExecResponse {
+            url: format!("{url}/exec/{}", request.cmd.join("-").replace(' ', "%20")),
+        }))
     }
     async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
         Err(Status::unimplemented("attach"))

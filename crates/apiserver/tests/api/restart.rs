@@ -1,0 +1,41 @@
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, Config};
+use amphipod_store::{EmbeddedStore, Store};
+use serde_json::json;
+
+use crate::support::{MAPS, Server, config_map};
+
+#[tokio::test]
+async fn a_restart_finds_everything_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str| {
+        json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}})
+    };
+    let mut before = Vec::new();
+    for round in 0..2 {
+        let store: Arc<dyn Store> =
+            Arc::new(EmbeddedStore::open(directory.path(), Default::default()).unwrap());
+        let config = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
+        let api = ApiServer::start(config, store.clone()).await.unwrap();
+        let server = Server::of(api.clone()).await;
+        if round == 0 {
+            server.post(MAPS, &config_map("a")).await.expect(201);
+            let made = server.post(services, &service("a")).await.expect(201);
+            before = vec![made, server.get("/api/v1/namespaces/kube-system").await.expect(200)];
+        } else {
+            assert_eq!(server.get(&format!("{MAPS}/a")).await.expect(200)["data"]["k"], "v");
+            assert_eq!(server.get(&format!("{services}/a")).await.expect(200), before[0]);
+            assert_eq!(server.get("/api/v1/namespaces/kube-system").await.expect(200), before[1]);
+            let mut taken = service("b");
+            taken["spec"]["clusterIP"] = before[0]["spec"]["clusterIP"].clone();
+            taken["spec"]["ports"][0]["nodePort"] = before[0]["spec"]["ports"][0]["nodePort"].clone();
+            let refused = server.post(services, &taken).await.expect(422);
+            assert_eq!(refused["details"]["causes"].as_array().unwrap().len(), 2);
+        }
+        api.close();
+        store.close().await.unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! The network side: handshakes, client certificates, both HTTP versions.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use amphipod_apiserver::config::KeyPair;
+use amphipod_apiserver::{ApiServer, Config};
+use amphipod_store::EmbeddedStore;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_util::sync::CancellationToken;
+
+pub struct Authority {
+    pub pem: String,
+    issuer: Issuer<'static, Key>,
+}
+
+pub fn authority() -> Authority {
+    let key = Key::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "test-ca");
+    let pem = params.self_signed(&key).expect("a CA").pem();
+    Authority { pem, issuer: Issuer::new(params, key) }
+}
+
+impl Authority {
+    pub fn issue(&self, name: &str, organization: &str, usage: ExtendedKeyUsagePurpose) -> KeyPair {
+        let key = Key::generate().expect("a key");
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("params");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.extended_key_usages = vec![usage];
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        KeyPair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+}
+
+type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+pub async fn connect(
+    address: std::net::SocketAddr,
+    ca: &str,
+    client: Option<&KeyPair>,
+    h2: bool,
+) -> Result<TlsStream, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("CA")).expect("CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let chain =
+                vec![CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).expect("certificate")];
+            let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).expect("key");
+            builder.with_client_auth_cert(chain, key).expect("client certificate")
+        }
+    };
+    config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    let stream = tokio::net::TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost").expect("name");
+    connector.connect(name, stream).await.map_err(|e| e.to_string())
+}
+
+async fn get(
+    address: std::net::SocketAddr,
+    ca: &str,
+    client: Option<&KeyPair>,
+    h2: bool,
+    path: &str,
+) -> Result<u16, String> {
+    let stream = TokioIo::new(connect(address, ca, client, h2).await?);
+    let request = Request::builder().uri(format!("https://localhost{path}")).header("host", "localhost");
+    let request = request.body(Empty::<Bytes>::new()).expect("request");
+    let answer = if h2 {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    } else {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    };
+    let answer = answer.map_err(|e| e.to_string())?;
+    let code = answer.status().as_u16();
+    answer.into_body().collect().await.map_err(|e| e.to_string())?;
+    Ok(code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_say_who_asks() {
+    let ours = authority();
+    let foreign = authority();
+    let config = Config {
+        serving: Some(ours.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
+        client_ca_pem: Some(ours.pem.clone()),
+        ..Config::default()
+    };
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let api = ApiServer::start(config, store).await.expect("a server");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (api, stop) = (api.clone(), stop.clone());
+        async move { api.serve(listener, stop).await }
+    });
+    let admin = ours.issue("admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let user = ours.issue("jane", "people", ExtendedKeyUsagePurpose::ClientAuth);
+    let stranger = foreign.issue("admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let ca = ours.pem.as_str();
+    for h2 in [false, true] {
+        assert_eq!(get(address, ca, Some(&admin), h2, "/api/v1/nodes").await, Ok(200));
+        assert_eq!(get(address, ca, Some(&user), h2, "/api/v1/nodes").await, Ok(403));
+        assert_eq!(get(address, ca, Some(&user), h2, "/api").await, Ok(200));
+        assert_eq!(get(address, ca, None, h2, "/api").await, Ok(403));
+        assert_eq!(get(address, ca, None, h2, "/readyz").await, Ok(200));
+        assert!(get(address, ca, Some(&stranger), h2, "/api").await.is_err());
+    }
+    stop.cancel();
+    serving.await.expect("no panic").expect("served to the end");
+    api.close();
+}

@@ -1,0 +1,96 @@
+//! Care for a pod that lives: limits that change, volumes that follow their sources, old instances.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use amphipod_client::Resource;
+use jiff::{SignedDuration, Timestamp};
+use tracing::warn;
+
+use super::{Event, Worker};
+use crate::pod::find_container;
+use crate::volumes;
+
+/// How often volumes follow their sources, and how old a source may then be.
+const VOLUME_REFRESH: SignedDuration = SignedDuration::from_secs(60);
+const SOURCE_MAX_AGE: Duration = Duration::from_secs(30);
+
+impl Worker {
+    /// Applies changed requests and limits to what runs.
+    pub(super) fn resize(&mut self) {
+        let memory = self.context.machine.memory_bytes;
+        let mut changed = Vec::new();
+        for record in self.state.running() {
+            let Some(spec) = find_container(&self.pod, &record.name) else { continue };
+            let wanted = crate::pod::resources::container_resources(&self.pod, &spec.container, memory);
+            if self.resources.get(&record.id).is_some_and(|known| *known != wanted) {
+                changed.push((record.id.clone(), wanted.clone()));
+            }
+            self.resources.entry(record.id.clone()).or_insert(wanted);
+        }
+        for (id, wanted) in changed {
+            self.resources.insert(id.clone(), wanted.clone());
+            let (context, pod) = (self.context.clone(), self.pod.clone());
+            tokio::spawn(async move {
+                let qos = crate::pod::resources::qos_class(&pod);
+                let limits = crate::pod::resources::pod_cgroup(&pod);
+                let outer = context.cgroups.update(pod.uid(), qos, &limits);
+                let inner = context.runtime.update_resources(&id, wanted).await;
+                if let Err(error) = outer.and(inner) {
+                    warn!(%error, pod = pod.name(), "a container could not be resized");
+                }
+            });
+        }
+    }
+
+    pub(super) fn refresh_volumes(&mut self, now: Timestamp) {
+        if !volumes::follows_sources(&self.pod) || self.state.running().next().is_none() {
+            return;
+        }
+        let due = self.volumes_at.map_or(now, |at| at + VOLUME_REFRESH);
+        if now < due {
+            return self.wake_at(due);
+        }
+        self.wake_at(now + VOLUME_REFRESH);
+        self.volumes_at = Some(now);
+        let addresses = crate::spec::downward::Addresses {
+            pod_ips: self.state.ips().to_vec(),
+            host_ips: self.context.host_ips(),
+        };
+        let (context, pod, sender) = (self.context.clone(), self.pod.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let outcome = volumes::set_up(&context, &pod, &addresses, SOURCE_MAX_AGE).await;
+            let _ = sender.send(Event::Volumes(outcome)).await;
+        });
+    }
+
+    /// Of each container the newest instance and the one before are kept, likewise of sandboxes.
+    pub(super) fn prune(&mut self) {
+        let sandboxes: Vec<String> =
+            self.state.sandboxes.iter().skip(2).filter(|s| !s.ready).map(|s| s.id.clone()).collect();
+        let mut seen: HashMap<&str, u32> = HashMap::new();
+        let mut old = Vec::new();
+        for record in &self.state.containers {
+            let count = seen.entry(record.name.as_str()).or_default();
+            *count += 1;
+            if *count > 2 && !record.is_running() {
+                old.push((record.id.clone(), record.log_path.clone()));
+            }
+        }
+        if old.is_empty() && sandboxes.is_empty() {
+            return;
+        }
+        self.state.containers.retain(|c| !old.iter().any(|(id, _)| *id == c.id));
+        self.state.sandboxes.retain(|s| !sandboxes.contains(&s.id));
+        let runtime = self.context.runtime.clone();
+        tokio::spawn(async move {
+            for (id, log) in old {
+                let _ = runtime.remove_container(&id).await;
+                let _ = std::fs::remove_file(log);
+            }
+            for id in sandboxes {
+                let _ = runtime.remove_sandbox(&id).await;
+            }
+        });
+    }
+}
