@@ -1,132 +1,132 @@
-//! Header blocks: name/value pairs, compressed with one zlib stream per direction.
+//! SPDY header blocks: name-value pairs, compressed by one zlib stream per direction of a connection.
 
+use bytes::{Buf, BufMut, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::dictionary::dictionary;
-use crate::Error;
+use super::dictionary::{CHECKSUM, DICTIONARY};
+use super::frame::FrameError;
 
-/// Names (lower case) and values.
+/// Names (lower case) and values of one header block.
 pub type Headers = Vec<(String, String)>;
 
-/// Largest header block accepted; ours are a few dozen bytes.
-const MAX_BLOCK_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: u32 = 256;
+/// The most a header block may take once uncompressed; stream headers are a few dozen bytes.
+const MAX_BLOCK: usize = 64 << 10;
+/// The most pairs one block may hold.
+const MAX_PAIRS: u32 = 256;
+/// Room the compressor and the decompressor grow their output by.
+const STEP: usize = 1024;
 
-/// Value of a header, by lower-case name.
+/// The value of a header, if the block has it.
+#[must_use]
 pub fn find<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
-    headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    headers.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
-/// Compresses the blocks of one direction.
-pub struct Encoder(Compress);
+/// Compresses header blocks in the order they go out.
+#[derive(Debug)]
+pub struct HeaderWriter(Compress);
 
-/// Decompresses the blocks of one direction.
-pub struct Decoder {
-    inflate: Decompress,
-    dictionary: Vec<u8>,
-}
-
-impl Encoder {
-    pub fn new() -> Result<Encoder, Error> {
-        let mut deflate = Compress::new(Compression::default(), true);
-        deflate.set_dictionary(&dictionary()).map_err(|error| Error::Spdy(error.to_string()))?;
-        Ok(Encoder(deflate))
+impl HeaderWriter {
+    /// # Errors
+    /// When the compressor refuses the dictionary.
+    pub fn new() -> Result<Self, FrameError> {
+        let mut compress = Compress::new(Compression::default(), true);
+        compress.set_dictionary(DICTIONARY).map_err(|_| FrameError::Compression)?;
+        Ok(Self(compress))
     }
 
-    pub fn encode(&mut self, headers: &Headers) -> Result<Vec<u8>, Error> {
-        let plain = write(headers);
+    /// Appends the compressed block to `out`.
+    ///
+    /// # Errors
+    /// When the compressor fails.
+    pub fn write(&mut self, headers: &Headers, out: &mut BytesMut) -> Result<(), FrameError> {
+        let plain = plain_block(headers)?;
+        let mut packed = Vec::with_capacity(plain.len() + STEP);
         let start = self.0.total_in();
-        let mut block = Vec::with_capacity(plain.len() + 64);
         loop {
-            let consumed = (self.0.total_in() - start) as usize;
-            block.reserve(256);
+            let done = usize::try_from(self.0.total_in() - start).map_err(|_| FrameError::Compression)?;
             self.0
-                .compress_vec(&plain[consumed..], &mut block, FlushCompress::Sync)
-                .map_err(|error| Error::Spdy(error.to_string()))?;
-            let everything = (self.0.total_in() - start) as usize == plain.len();
-            if everything && block.len() < block.capacity() {
-                return Ok(block);
+                .compress_vec(&plain[done..], &mut packed, FlushCompress::Sync)
+                .map_err(|_| FrameError::Compression)?;
+            let all_in = self.0.total_in() - start == plain.len() as u64;
+            if all_in && packed.len() < packed.capacity() {
+                break; // room was left over: the flush is complete
             }
+            packed.reserve(STEP);
         }
+        out.extend_from_slice(&packed);
+        Ok(())
     }
 }
 
-impl Decoder {
-    pub fn new() -> Decoder {
-        Decoder { inflate: Decompress::new(true), dictionary: dictionary() }
-    }
-
-    pub fn decode(&mut self, block: &[u8]) -> Result<Headers, Error> {
-        let mut plain: Vec<u8> = Vec::with_capacity(1024);
-        let mut rest = block;
-        loop {
-            let before = self.inflate.total_in();
-            plain.reserve(1024);
-            let outcome = self.inflate.decompress_vec(rest, &mut plain, FlushDecompress::Sync);
-            let consumed = (self.inflate.total_in() - before) as usize;
-            rest = &rest[consumed..];
-            match outcome {
-                Ok(Status::StreamEnd) => break,
-                // All input is used and the output has room left: this block is done.
-                Ok(_) if rest.is_empty() && plain.len() < plain.capacity() => break,
-                Ok(_) if plain.len() > MAX_BLOCK_BYTES => {
-                    return Err(Error::Spdy("header block too large".into()));
-                }
-                Ok(Status::BufError) if consumed == 0 && plain.len() < plain.capacity() => break,
-                Ok(_) => {}
-                Err(error) if error.needs_dictionary().is_some() => {
-                    self.inflate
-                        .set_dictionary(&self.dictionary)
-                        .map_err(|error| Error::Spdy(error.to_string()))?;
-                }
-                Err(error) => return Err(Error::Spdy(format!("header block: {error}"))),
-            }
-        }
-        read(&plain)
-    }
-}
-
-fn write(headers: &Headers) -> Vec<u8> {
+fn plain_block(headers: &Headers) -> Result<Vec<u8>, FrameError> {
+    let length = |value: usize| u32::try_from(value).map_err(|_| FrameError::TooLarge);
     let mut plain = Vec::new();
-    let mut put = |bytes: &[u8]| {
-        plain.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        plain.extend_from_slice(bytes);
-    };
+    plain.put_u32(length(headers.len())?);
     for (name, value) in headers {
-        put(name.as_bytes());
-        put(value.as_bytes());
+        for text in [name, value] {
+            plain.put_u32(length(text.len())?);
+            plain.extend_from_slice(text.as_bytes());
+        }
     }
-    let mut all = (headers.len() as u32).to_be_bytes().to_vec();
-    all.extend_from_slice(&plain);
-    all
+    Ok(plain)
 }
 
-fn read(plain: &[u8]) -> Result<Headers, Error> {
-    let broken = || Error::Spdy("broken header block".into());
-    let mut rest = plain;
-    let number = |rest: &mut &[u8]| -> Result<u32, Error> {
-        let (head, tail) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
-        *rest = tail;
-        Ok(u32::from_be_bytes(*head))
-    };
-    let count = number(&mut rest)?;
-    if count > MAX_HEADERS {
-        return Err(broken());
+/// Uncompresses header blocks in the order they come in.
+#[derive(Debug)]
+pub struct HeaderReader(Decompress);
+
+impl Default for HeaderReader {
+    fn default() -> Self {
+        Self(Decompress::new(true))
     }
-    let text = |rest: &mut &[u8]| -> Result<String, Error> {
-        let length = number(rest)? as usize;
-        let (head, tail) = rest.split_at_checked(length).ok_or_else(broken)?;
-        *rest = tail;
-        Ok(String::from_utf8_lossy(head).into_owned())
-    };
-    let mut headers = Headers::new();
-    for _ in 0..count {
-        let name = text(&mut rest)?.to_ascii_lowercase();
-        // Several values of one name are separated by zero bytes; the first is the one meant.
-        let value = text(&mut rest)?;
-        headers.push((name, value.split('\0').next().unwrap_or_default().to_string()));
+}
+
+impl HeaderReader {
+    /// Reads one whole compressed block.
+    ///
+    /// # Errors
+    /// When the block is not well-formed, or larger than any honest one.
+    pub fn read(&mut self, packed: &[u8]) -> Result<Headers, FrameError> {
+        let mut plain = Vec::with_capacity(STEP);
+        let start = self.0.total_in();
+        loop {
+            let done = usize::try_from(self.0.total_in() - start).map_err(|_| FrameError::Compression)?;
+            let status = match self.0.decompress_vec(&packed[done..], &mut plain, FlushDecompress::Sync) {
+                Ok(status) => status,
+                Err(error) if error.needs_dictionary() == Some(CHECKSUM) => {
+                    self.0.set_dictionary(DICTIONARY).map_err(|_| FrameError::Compression)?;
+                    continue;
+                }
+                Err(_) => return Err(FrameError::Compression),
+            };
+            let all_in = self.0.total_in() - start == packed.len() as u64;
+            if (all_in && plain.len() < plain.capacity()) || status == Status::StreamEnd {
+                break;
+            }
+            if plain.len() > MAX_BLOCK {
+                return Err(FrameError::TooLarge);
+            }
+            plain.reserve(STEP);
+        }
+        parse_block(&plain)
     }
-    Ok(headers)
+}
+
+fn parse_block(mut plain: &[u8]) -> Result<Headers, FrameError> {
+    let pairs = plain.try_get_u32().map_err(|_| FrameError::Malformed("header block"))?;
+    if pairs > MAX_PAIRS {
+        return Err(FrameError::TooLarge);
+    }
+    (0..pairs).map(|_| Ok((take_text(&mut plain)?.to_ascii_lowercase(), take_text(&mut plain)?))).collect()
+}
+
+fn take_text(plain: &mut &[u8]) -> Result<String, FrameError> {
+    let malformed = || FrameError::Malformed("header text");
+    let length = plain.try_get_u32().map_err(|_| malformed())? as usize;
+    let (text, rest) = plain.split_at_checked(length).ok_or_else(malformed)?;
+    *plain = rest;
+    String::from_utf8(text.to_vec()).map_err(|_| malformed())
 }
 
 #[cfg(test)]
@@ -134,19 +134,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_of_one_direction_depend_on_each_other() {
-        let mut encoder = Encoder::new().unwrap();
-        let mut decoder = Decoder::new();
-        for number in 0..50 {
-            let headers: Headers = vec![
-                ("streamtype".into(), "data".into()),
-                ("port".into(), "8080".into()),
-                ("requestid".into(), number.to_string()),
-                ("long".into(), "x".repeat(number * 100)),
-            ];
-            let block = encoder.encode(&headers).unwrap();
-            assert_eq!(decoder.decode(&block).unwrap(), headers, "{number}");
+    fn blocks_survive_the_round_trip_in_order() {
+        let (mut writer, mut reader) = (HeaderWriter::new().unwrap(), HeaderReader::default());
+        let long = "x".repeat(5000);
+        for headers in [vec![], vec![("streamtype", "error")], vec![("port", "80"), ("long", &long)], vec![]]
+        {
+            let headers: Headers = headers.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+            let mut packed = BytesMut::new();
+            writer.write(&headers, &mut packed).unwrap();
+            assert_eq!(reader.read(&packed).unwrap(), headers);
         }
-        assert!(decoder.decode(b"garbage").is_err());
+    }
+
+    #[test]
+    fn broken_blocks_are_errors() {
+        assert!(HeaderReader::default().read(b"not zlib").is_err());
+        assert!(parse_block(&[0, 0, 0, 1, 0, 0, 0, 9, b'a']).is_err());
+        assert!(parse_block(&[0xff, 0, 0, 1]).is_err());
+        assert_eq!(find(&vec![("requestid".into(), "7".into())], "requestID"), Some("7"));
     }
 }

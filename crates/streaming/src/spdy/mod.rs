@@ -1,8 +1,6 @@
-//! SPDY/3.1, as far as stream multiplexing needs it: no flow control (its clients use none), no priorities.
+//! SPDY/3.1, as far as Kubernetes clients use it: the framing, and one served connection.
 
 mod dictionary;
 pub mod frame;
 pub mod headers;
-mod session;
-
-pub use session::{Session, SpdyStream, StreamWriter};
+pub(crate) mod session;

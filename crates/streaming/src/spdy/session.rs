@@ -1,187 +1,197 @@
-//! One connection: a task reads frames and hands data to streams; writers share the other direction.
+//! One served SPDY connection over any byte stream: the loops between frames and the multiplexer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::future::Future;
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Mutex, mpsc},
-    task::JoinHandle,
+use bytes::BytesMut;
+use futures::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::frame::{
+    Decoder, Encoder, Frame, FrameError, Headers, RESET_PROTOCOL_ERROR, RESET_REFUSED, SETTING_INITIAL_WINDOW,
 };
+use super::headers;
+use crate::connection;
+use crate::mux::{Incoming, Mux, Notice, Outgoing, Output};
 
-use super::{
-    frame::{Frame, decode, encode},
-    headers::{Decoder, Encoder, Headers},
-};
-use crate::{Error, backend::BoxWrite};
+/// New streams waiting for the work to look at them.
+const NEW_STREAMS: usize = 32;
+/// Bytes read from the connection at a time.
+const READ_STEP: usize = 32 << 10;
+/// Encoded output gathered before it is written.
+const WRITE_BATCH: usize = 64 << 10;
 
-/// Frames waiting for the reader of one stream; when full, the whole connection waits, as SPDY without
-/// flow control demands.
-const STREAM_BACKLOG_FRAMES: usize = 32;
-/// New streams waiting to be accepted.
-const ACCEPT_BACKLOG: usize = 16;
-/// Open streams one connection may have.
-const MAX_STREAMS: usize = 1024;
-
-/// The writing half of a connection.
-pub struct StreamWriter {
-    out: Mutex<Sender>,
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
-struct Sender {
-    io: BoxWrite,
-    encoder: Encoder,
+/// A stream the peer wants to open: to be accepted or refused.
+#[derive(Debug)]
+pub(crate) struct NewStream {
+    id: u32,
+    headers: Headers,
+    mux: Arc<Mux>,
+    ends: (Incoming, Outgoing),
 }
 
-impl StreamWriter {
-    async fn send(&self, frame: &Frame) -> Result<(), Error> {
-        let mut sender = self.out.lock().await;
-        sender.io.write_all(&encode(frame)).await?;
-        sender.io.flush().await?;
-        Ok(())
+impl NewStream {
+    pub(crate) fn id(&self) -> u32 {
+        self.id
     }
 
-    /// Sends data, or with `fin` the end of a stream.
-    pub async fn data(&self, stream: u32, payload: Bytes, fin: bool) -> Result<(), Error> {
-        self.send(&Frame::Data { stream, fin, payload }).await
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        headers::find(&self.headers, name).filter(|value| !value.is_empty())
     }
 
-    async fn reply(&self, stream: u32) -> Result<(), Error> {
-        let mut sender = self.out.lock().await;
-        // Compressed under the same lock that orders the frames: blocks depend on their predecessors.
-        let block = Bytes::from(sender.encoder.encode(&Headers::new())?);
-        sender.io.write_all(&encode(&Frame::SynReply { stream, block })).await?;
-        sender.io.flush().await?;
-        Ok(())
+    pub(crate) fn accept(self) -> (Incoming, Outgoing) {
+        self.mux.notice(Notice::Reply { stream: self.id });
+        self.ends
     }
 
-    /// Says goodbye and closes our direction.
-    pub async fn finish(&self) -> Result<(), Error> {
-        self.send(&Frame::GoAway { last_stream: 0 }).await?;
-        Ok(self.out.lock().await.io.shutdown().await?)
+    pub(crate) fn refuse(self) {
+        self.mux.reset(self.id, RESET_REFUSED);
     }
 }
 
-/// A stream the client opened.
-pub struct SpdyStream {
-    pub id: u32,
-    pub headers: Headers,
-    /// What the client sends; ends when it half-closes.
-    pub incoming: mpsc::Receiver<Bytes>,
-    pub writer: Arc<StreamWriter>,
+/// Serves SPDY on `io`: `work` gets the streams the peer opens, and the connection ends with it.
+pub(crate) async fn serve<T, F, W>(io: T, work: F)
+where
+    T: AsyncRead + AsyncWrite + Send,
+    F: FnOnce(Arc<Mux>, mpsc::Receiver<NewStream>) -> W,
+    W: Future<Output = ()>,
+{
+    let mux = Mux::new(true);
+    let (sender, receiver) = mpsc::channel(NEW_STREAMS);
+    let (read_half, write_half) = tokio::io::split(io);
+    let reader = Reader { mux: mux.clone(), sender, last: 0 };
+    let reading = async {
+        if let Err(error) = reader.run(read_half).await {
+            tracing::debug!(%error, "reading SPDY failed");
+        }
+    };
+    let writing = async {
+        if let Err(error) = write_loop(write_half, &mux).await {
+            tracing::debug!(%error, "writing SPDY failed");
+        }
+    };
+    let work = work(mux.clone(), receiver);
+    connection::drive(mux.clone(), reading, writing, work).await;
 }
 
-/// A connection after the upgrade.
-pub struct Session {
-    accepted: mpsc::Receiver<SpdyStream>,
-    pub writer: Arc<StreamWriter>,
-    reader: JoinHandle<()>,
+struct Reader {
+    mux: Arc<Mux>,
+    sender: mpsc::Sender<NewStream>,
+    /// The last stream the peer opened; ids must go up.
+    last: u32,
 }
 
-impl Session {
-    /// Takes over both directions of a connection.
-    pub fn start<R, W>(reader: R, writer: W) -> Result<Session, Error>
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
-    {
-        let writer = Arc::new(StreamWriter {
-            out: Mutex::new(Sender { io: Box::new(writer), encoder: Encoder::new()? }),
-        });
-        let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
-        let task = Receiver {
-            io: reader,
-            decoder: Decoder::new(),
-            streams: HashMap::new(),
-            accept,
-            writer: Arc::clone(&writer),
-        };
-        let reader = tokio::spawn(async move {
-            if let Err(error) = task.run().await {
-                tracing::debug!(%error, "SPDY connection");
-            }
-        });
-        Ok(Session { accepted, writer, reader })
-    }
-
-    /// The next stream, or `None` when the connection is over.
-    pub async fn accept(&mut self) -> Option<SpdyStream> {
-        self.accepted.recv().await
-    }
-
-    /// Waits until the client has closed the connection.
-    pub async fn closed(&mut self) {
-        drop((&mut self.reader).await);
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
-struct Receiver<R> {
-    io: R,
-    decoder: Decoder,
-    streams: HashMap<u32, mpsc::Sender<Bytes>>,
-    accept: mpsc::Sender<SpdyStream>,
-    writer: Arc<StreamWriter>,
-}
-
-impl<R: AsyncRead + Unpin> Receiver<R> {
-    async fn run(mut self) -> Result<(), Error> {
-        let mut buffer = BytesMut::with_capacity(64 * 1024);
+impl Reader {
+    async fn run(mut self, mut io: impl AsyncRead + Unpin) -> Result<(), SessionError> {
+        let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
         loop {
-            while let Some(frame) = decode(&mut buffer)? {
+            while let Some(frame) = decoder.decode(&mut input)? {
                 if matches!(frame, Frame::GoAway { .. }) {
                     return Ok(());
                 }
-                self.handle(frame).await?;
+                self.take(frame).await;
             }
-            if self.io.read_buf(&mut buffer).await? == 0 {
+            self.mux.room().await;
+            input.reserve(READ_STEP);
+            if io.read_buf(&mut input).await? == 0 {
                 return Ok(());
             }
         }
     }
 
-    async fn handle(&mut self, frame: Frame) -> Result<(), Error> {
+    async fn take(&mut self, frame: Frame) {
         match frame {
-            Frame::SynStream { stream, fin, block } => self.open(stream, fin, &block).await,
-            Frame::Data { stream, fin, payload } => {
-                if !payload.is_empty()
-                    && let Some(sender) = self.streams.get(&stream)
-                {
-                    // A stream nobody reads any more swallows its data.
-                    drop(sender.send(payload).await);
-                }
-                if fin {
-                    self.streams.remove(&stream);
-                }
-                Ok(())
+            Frame::SynStream { stream, headers, fin, .. } => self.open(stream, headers, fin).await,
+            Frame::Data { stream, payload, fin } => {
+                self.mux.receive(stream, payload);
+                self.end_if(fin, stream);
             }
-            Frame::Reset { stream } => {
-                self.streams.remove(&stream);
-                Ok(())
+            Frame::Headers { stream, fin, .. } | Frame::SynReply { stream, fin, .. } => {
+                self.end_if(fin, stream)
             }
-            Frame::Ping { id } => self.writer.send(&Frame::Ping { id }).await,
-            Frame::SynReply { block, .. } => self.decoder.decode(&block).map(|_| ()),
-            Frame::GoAway { .. } | Frame::Other => Ok(()),
+            Frame::Reset { stream, .. } => self.mux.receive_reset(stream),
+            Frame::WindowUpdate { stream, delta } => self.mux.receive_credit(stream, delta),
+            // The peer's pings are odd; an even one would answer a ping of ours, and we send none.
+            Frame::Ping { id } if id % 2 == 1 => self.mux.notice(Notice::Pong { id }),
+            Frame::Settings { entries } => {
+                for (_, window) in entries.iter().filter(|(id, _)| *id == SETTING_INITIAL_WINDOW) {
+                    self.mux.receive_initial_window(*window);
+                }
+            }
+            Frame::Ping { .. } | Frame::GoAway { .. } | Frame::Unknown { .. } => {}
         }
     }
 
-    async fn open(&mut self, id: u32, fin: bool, block: &[u8]) -> Result<(), Error> {
-        let headers = self.decoder.decode(block)?;
-        if self.streams.len() >= MAX_STREAMS {
-            return self.writer.send(&Frame::Reset { stream: id }).await;
+    fn end_if(&self, fin: bool, stream: u32) {
+        if fin {
+            self.mux.receive_end(stream);
         }
-        let (sender, incoming) = mpsc::channel(STREAM_BACKLOG_FRAMES);
-        if !fin {
-            self.streams.insert(id, sender);
-        }
-        self.writer.reply(id).await?;
-        let stream = SpdyStream { id, headers, incoming, writer: Arc::clone(&self.writer) };
-        // Nobody accepting any more means the session is over.
-        self.accept.send(stream).await.map_err(|_| Error::Spdy("session closed".into()))
     }
+
+    async fn open(&mut self, id: u32, headers: Headers, fin: bool) {
+        if id % 2 == 0 || id <= self.last {
+            self.mux.notice(Notice::Reset { stream: id, status: RESET_PROTOCOL_ERROR });
+            return;
+        }
+        self.last = id;
+        let Some(ends) = self.mux.open(id) else {
+            self.mux.notice(Notice::Reset { stream: id, status: RESET_REFUSED });
+            return;
+        };
+        self.end_if(fin, id);
+        let stream = NewStream { id, headers, mux: self.mux.clone(), ends };
+        if let Err(unwanted) = self.sender.send(stream).await {
+            unwanted.0.refuse();
+        }
+    }
+}
+
+async fn write_loop(mut io: impl AsyncWrite + Unpin, mux: &Mux) -> Result<(), SessionError> {
+    let (mut encoder, mut batch) = (Encoder::new()?, BytesMut::new());
+    loop {
+        let output = match mux.output().now_or_never() {
+            Some(output) => output,
+            None => {
+                write_batch(&mut io, &mut batch).await?;
+                mux.output().await
+            }
+        };
+        let finished = matches!(output, Output::Finished { .. });
+        encode(&mut encoder, output, &mut batch)?;
+        if finished || batch.len() >= WRITE_BATCH {
+            write_batch(&mut io, &mut batch).await?;
+        }
+        if finished {
+            return Ok(io.shutdown().await?);
+        }
+    }
+}
+
+async fn write_batch(io: &mut (impl AsyncWrite + Unpin), batch: &mut BytesMut) -> std::io::Result<()> {
+    io.write_all(batch).await?;
+    batch.clear();
+    io.flush().await
+}
+
+fn encode(encoder: &mut Encoder, output: Output, batch: &mut BytesMut) -> Result<(), FrameError> {
+    let frame = match output {
+        Output::Notice(Notice::Reply { stream }) => {
+            Frame::SynReply { stream, headers: Headers::new(), fin: false }
+        }
+        Output::Notice(Notice::Reset { stream, status }) => Frame::Reset { stream, status },
+        Output::Notice(Notice::Pong { id }) => Frame::Ping { id },
+        Output::Credit { stream, bytes } => Frame::WindowUpdate { stream, delta: bytes },
+        Output::Data { stream, payload, fin } => Frame::Data { stream, payload, fin },
+        Output::Finished { last } => Frame::GoAway { last },
+    };
+    encoder.encode(&frame, batch)
 }
