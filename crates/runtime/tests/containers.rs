@@ -14,7 +14,12 @@ use amphipod_cri::v1::{
     ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
     RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest, StopPodSandboxRequest,
 };
-use support::{Node, shell, websocket::WebSocketClient};
+use support::{
+    Node,
+    registry::Registry,
+    shell,
+    websocket::{Said, WebSocketClient},
+};
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -51,6 +56,9 @@ fn main() -> ExitCode {
         terminals,
         attach_with_input,
         forwards_ports,
+        pulls_images,
+        builtin_images,
+        host_namespaces,
     );
     ExitCode::SUCCESS
 }
@@ -485,7 +493,8 @@ async fn forwards_ports() {
         let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
         client.send(0, b"hello").await;
         // Channels 0 and 1 are data and errors of the only port, each opened by its number.
-        let said = client.read_to_end().await;
+        let done = |said: &Said| said.stdin.contains("served") || said.stdout.contains("forward");
+        let said = client.read_for(done).await;
         if said.stdin.contains("served") {
             break;
         }
@@ -493,6 +502,146 @@ async fn forwards_ports() {
     }
     node.remove_everything().await;
     node.stop().await;
+}
+
+async fn pulls_images() {
+    let node = Node::start().await;
+    let registry = Registry::start("user", "secret").await;
+    let name = format!("{}/team/app:v1", registry.address);
+    let pull = |auth: Option<cri::AuthConfig>, name: &str| {
+        let image = cri::ImageSpec { image: name.to_string(), ..Default::default() };
+        let request = cri::PullImageRequest { image: Some(image), auth, sandbox_config: None };
+        let mut images = node.images();
+        async move { images.pull_image(request).await.map(|response| response.into_inner().image_ref) }
+    };
+    let auth = cri::AuthConfig { username: "user".into(), password: "secret".into(), ..Default::default() };
+    let refused = pull(None, &name).await.unwrap_err();
+    assert!(refused.message().contains("failed to pull image"), "{refused}");
+    let id = pull(Some(auth.clone()), &name).await.unwrap();
+    let found = node.image(&name).await.unwrap();
+    assert_eq!((found.id.as_str(), &found.repo_tags), (id.as_str(), &vec![name.clone()]));
+    assert_eq!(found.repo_digests, [format!("{}/team/app@{}", registry.address, registry.manifest_digest)]);
+    // By digest it is the same image; a second pull fetches no layer again.
+    let fetched = registry.blobs_served();
+    let by_digest = found.repo_digests[0].clone();
+    assert_eq!(pull(Some(auth.clone()), &by_digest).await.unwrap(), id);
+    assert_eq!(registry.blobs_served(), fetched + 1, "only the configuration");
+    let missing = pull(Some(auth), &format!("{}/team/app:v9", registry.address)).await.unwrap_err();
+    assert!(missing.message().contains("v9"), "{missing}");
+    let sandbox = node.sandbox("pulled").await;
+    let container = node
+        .container(&sandbox, "main", |config| {
+            config.image.as_mut().unwrap().image = id.clone();
+            config.command = shell("ls /");
+        })
+        .await;
+    node.start_container(&container).await;
+    let status = node.wait_exit(&container).await;
+    assert_eq!(
+        (status.image.as_ref().unwrap().image.as_str(), status.image_ref.as_str()),
+        (name.as_str(), by_digest.as_str())
+    );
+    // The second layer hides a file of the first.
+    let log = node.log(&status);
+    assert!(log.contains("F added") && !log.contains("F hidden"), "{log}");
+    node.images()
+        .remove_image(cri::RemoveImageRequest {
+            image: Some(cri::ImageSpec { image: name.clone(), ..Default::default() }),
+        })
+        .await
+        .unwrap();
+    assert!(node.image(&name).await.is_none());
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn builtin_images() {
+    let node = Node::start_with(|config| {
+        config.builtin_images = vec![amphipod_runtime::BuiltinImage {
+            reference: "amphipod.local/tool:1".into(),
+            files: vec![
+                amphipod_runtime::BuiltinFile {
+                    path: "/tool".into(),
+                    mode: 0o755,
+                    content: amphipod_runtime::FileContent::CopyOf("/bin/busybox".into()),
+                },
+                amphipod_runtime::BuiltinFile {
+                    path: "/bin/echo".into(),
+                    mode: 0o777,
+                    content: amphipod_runtime::FileContent::Link("/tool".into()),
+                },
+            ],
+            entrypoint: vec!["echo".into()],
+            cmd: vec!["built".into(), "in".into()],
+            env: vec!["PATH=/bin".into()],
+            working_dir: "/".into(),
+            user: String::new(),
+        }];
+    })
+    .await;
+    let name = "amphipod.local/tool:1";
+    let image = cri::ImageSpec { image: name.into(), ..Default::default() };
+    let request = cri::PullImageRequest { image: Some(image), ..Default::default() };
+    let id = node.images().pull_image(request).await.unwrap().into_inner().image_ref;
+    assert!(node.image(name).await.unwrap().pinned);
+    let sandbox = node.sandbox("builtin").await;
+    let container =
+        node.container(&sandbox, "main", |config| config.image.as_mut().unwrap().image = id).await;
+    node.start_container(&container).await;
+    let status = node.wait_exit(&container).await;
+    assert!(node.log(&status).contains("stdout F built in"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn host_namespaces() {
+    let node = Node::start().await;
+    let all = |options: &mut cri::NamespaceOption| {
+        options.set_network(NamespaceMode::Node);
+        options.set_ipc(NamespaceMode::Node);
+        options.set_pid(NamespaceMode::Node);
+    };
+    let sandbox = node
+        .sandbox_with("host", |config| {
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            all(security.namespace_options.as_mut().unwrap());
+        })
+        .await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("ls -l /proc/self/ns; sleep 4000 & sleep 5000");
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            all(security.namespace_options.as_mut().unwrap());
+            security.privileged = true;
+        })
+        .await;
+    node.start_container(&id).await;
+    let path = node.status(&id).await.log_path;
+    support::wait_until("the listing", || {
+        std::fs::read_to_string(&path).is_ok_and(|log| log.contains("uts"))
+    })
+    .await;
+    let log = std::fs::read_to_string(&path).unwrap();
+    for name in ["net", "ipc", "pid", "uts"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert!(log.contains(own.to_str().unwrap()), "{name} in {log}");
+    }
+    // Stopping takes processes along that are in no PID namespace of their own.
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: id.clone(), timeout: 0 })
+        .await
+        .unwrap();
+    node.wait_exit(&id).await;
+    support::wait_until("the child's end", || !running("sleep\05000") && !running("sleep\04000")).await;
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+/// Whether a process with this command line (zero bytes between words) exists.
+fn running(command: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.any(|line| line.contains(command))
 }
 
 fn has_line(path: &str) -> bool {

@@ -1,5 +1,6 @@
 //! A runtime in a temporary directory with a CNI plugin that only hands out an address.
 
+pub mod registry;
 pub mod websocket;
 
 use std::{
@@ -14,7 +15,8 @@ use amphipod_cri::v1::{
     CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
     NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, runtime_service_client::RuntimeServiceClient,
+    StartContainerRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +65,8 @@ pub async fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 pub struct Node {
+    /// First, so that it is dropped before the directory goes.
+    _leftovers: Leftovers,
     directory: tempfile::TempDir,
     config: amphipod_runtime::Config,
     channel: Channel,
@@ -72,17 +76,23 @@ pub struct Node {
 
 impl Node {
     pub async fn start() -> Node {
+        Node::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut amphipod_runtime::Config)) -> Node {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let mut config = amphipod_runtime::Config::new(root, std::env::current_exe().unwrap());
         config.cni_bin_dir = root.join("cni/net.d");
         write_cni(&config.cni_conf_dir);
+        change(&mut config);
         let (channel, cancel, server) = serve(&config).await;
         let archive = root.join("image.tar");
         write_image(&archive);
         let names = amphipod_runtime::images::import(&config.socket, &archive).await.unwrap();
         assert_eq!(names, [IMAGE]);
-        Node { directory, config, channel, cancel, server }
+        let _leftovers = Leftovers(directory.path().to_path_buf());
+        Node { _leftovers, directory, config, channel, cancel, server }
     }
 
     pub fn dir(&self) -> &Path {
@@ -91,6 +101,16 @@ impl Node {
 
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone())
+    }
+
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
+    }
+
+    pub async fn image(&self, name: &str) -> Option<cri::Image> {
+        let image = ImageSpec { image: name.into(), ..Default::default() };
+        let request = cri::ImageStatusRequest { image: Some(image), verbose: false };
+        self.images().image_status(request).await.unwrap().into_inner().image
     }
 
     /// Stops serving, lets `meanwhile` happen, and serves again from what is on disk.
@@ -249,6 +269,36 @@ async fn serve(config: &amphipod_runtime::Config) -> (Channel, CancellationToken
     (amphipod_cri::connect_lazy(&socket.display().to_string()), cancel, server)
 }
 
+/// A failed test must not leave containers and mounts behind either.
+struct Leftovers(PathBuf);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+        let name = format!("amphipod-test-{}", std::process::id());
+        for parent in hierarchies.flatten().map(|hierarchy| hierarchy.path().join(&name)) {
+            kill_below(&parent);
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+            if Path::new(point).starts_with(&self.0) {
+                let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+    }
+}
+
+fn kill_below(cgroup: &Path) {
+    let Ok(entries) = std::fs::read_dir(cgroup) else { return };
+    for child in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        kill_below(&child.path());
+    }
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
 /// Pods' cgroups go with them; the test's own parent of them all stays behind.
 fn remove_cgroups(name: &str) {
     let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
@@ -294,7 +344,7 @@ fn write_image(path: &Path) {
     archive.into_inner().unwrap().flush().unwrap();
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode: u32) {
+pub fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode: u32) {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(mode);
@@ -305,7 +355,7 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode
     archive.append_data(&mut header, name, bytes).unwrap();
 }
 
-fn layer() -> Vec<u8> {
+pub fn layer() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, "bin/busybox", &std::fs::read(BUSYBOX).unwrap(), 0o755);
     for name in [

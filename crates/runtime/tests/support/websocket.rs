@@ -74,6 +74,12 @@ impl WebSocketClient {
         }
     }
 
+    /// Waits until what arrived is as wanted, or the session ends.
+    pub async fn read_for(&mut self, wanted: impl Fn(&Said) -> bool) -> &Said {
+        while !wanted(&self.said) && self.receive().await {}
+        &self.said
+    }
+
     pub async fn read_to_end(mut self) -> Said {
         while self.receive().await {}
         self.said
