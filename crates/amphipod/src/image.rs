@@ -11,7 +11,8 @@ use crate::options::{ImageCommand, ImageOptions};
 /// The demo images: one static program and links to it under its commands' names.
 pub fn builtin() -> Vec<BuiltinImage> {
     let file = |path: String, mode, content| BuiltinFile { path, mode, content };
-    let mut files = vec![file(amphipod_demo::PATH.to_owned(), 0o755, FileContent::Bytes(amphipod_demo::PROGRAM))];
+    let mut files =
+        vec![file(amphipod_demo::PATH.to_owned(), 0o755, FileContent::Bytes(amphipod_demo::PROGRAM))];
     for command in amphipod_demo::COMMANDS {
         let link = FileContent::Link(amphipod_demo::PATH.to_owned());
         files.push(file(format!("/bin/{command}"), 0o777, link));
@@ -24,7 +25,6 @@ pub fn builtin() -> Vec<BuiltinImage> {
         env: vec!["PATH=/bin".to_owned(), format!("{}={version}", amphipod_demo::VERSION_VARIABLE)],
         working_dir: "/".to_owned(),
         user: String::new(),
-        exposed_ports: vec![8080],
     };
     amphipod_demo::IMAGES.iter().map(image).collect()
 }

@@ -52,7 +52,10 @@ pub fn down(options: &DownOptions) -> Result<ExitCode, Failure> {
     }
     let record = instance::read(&files);
     let stopped = instance::stop(&files, STOP_PATIENCE)?;
-    println!("{}", if stopped { "  ok  control plane and node stopped" } else { "  ok  nothing was running" });
+    println!(
+        "{}",
+        if stopped { "  ok  control plane and node stopped" } else { "  ok  nothing was running" }
+    );
     if record.is_none_or(|r| r.owns_node) && rustix::process::geteuid().is_root() {
         node::tear_down(&files)?;
         println!("  ok  pods, mounts and network removed");

@@ -57,9 +57,7 @@ pub fn cri_endpoint(files: &Files, external: Option<&str>) -> String {
 }
 
 pub fn runtime_config(files: &Files) -> Result<amphipod_runtime::Config, Failure> {
-    let mut config = amphipod_runtime::Config::new(&files.runtime(), &files.cri_socket());
-    config.cni_conf_dir = files.cni_conf();
-    config.cni_bin_dir = files.cni_bin();
+    let mut config = amphipod_runtime::Config::new(files.root(), std::env::current_exe()?);
     config.builtin_images = crate::image::builtin();
     Ok(config)
 }
@@ -119,7 +117,11 @@ pub fn tear_down(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn recorded(files: &Files, pick: fn(&amphipod_cluster::instance::Instance) -> &str, default: [u8; 4]) -> IpNet {
+fn recorded(
+    files: &Files,
+    pick: fn(&amphipod_cluster::instance::Instance) -> &str,
+    default: [u8; 4],
+) -> IpNet {
     let record = amphipod_cluster::instance::read(files);
     let parsed = record.and_then(|r| pick(&r).parse().ok());
     // 16 is a valid prefix length for IPv4.

@@ -46,9 +46,21 @@ pub fn keys(files: &Files, at: &Addresses, network: &Network, admin: &Path) -> R
     let ca = Authority::load_or_create(files, "ca", "kubernetes")?;
     let front = Authority::load_or_create(files, "front-proxy-ca", "front-proxy-ca")?;
     let domain = format!("kubernetes.default.svc.{}", network.cluster_domain);
-    let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", domain.as_str(), "localhost", &at.node_name];
-    let addresses =
-        [IpAddr::from([127, 0, 0, 1]), at.listen.ip(), at.advertise.ip(), at.node_ip, nth(network.service_cidr, 1)];
+    let names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        domain.as_str(),
+        "localhost",
+        &at.node_name,
+    ];
+    let addresses = [
+        IpAddr::from([127, 0, 0, 1]),
+        at.listen.ip(),
+        at.advertise.ip(),
+        at.node_ip,
+        nth(network.service_cidr, 1),
+    ];
     let addresses: Vec<IpAddr> = addresses.into_iter().filter(|a| !a.is_unspecified()).collect();
     let serving = ca.leaf(files, "apiserver", &Leaf::server("kube-apiserver", &names, &addresses))?;
     let node_names = [at.node_name.as_str(), "localhost"];
@@ -97,7 +109,11 @@ fn component_key(component: &'static str) -> &'static str {
 
 /// A wildcard address is reached through loopback.
 pub fn reachable(listen: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() { SocketAddr::new(IpAddr::from([127, 0, 0, 1]), listen.port()) } else { listen }
+    if listen.ip().is_unspecified() {
+        SocketAddr::new(IpAddr::from([127, 0, 0, 1]), listen.port())
+    } else {
+        listen
+    }
 }
 
 pub fn server_config(keys: &Keys, at: &Addresses, network: &Network) -> Config {
@@ -123,7 +139,8 @@ pub fn server_config(keys: &Keys, at: &Addresses, network: &Network) -> Config {
 /// Opens the store and starts the server on it.
 pub async fn start(files: &Files, config: Config) -> Result<(Arc<ApiServer>, Arc<dyn Store>), Failure> {
     let directory = files.store();
-    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&directory, Default::default())).await??;
+    let store =
+        tokio::task::spawn_blocking(move || EmbeddedStore::open(&directory, Default::default())).await??;
     let store: Arc<dyn Store> = Arc::new(store);
     let server = ApiServer::start(config, store.clone()).await?;
     Ok((server, store))

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::compose::{self, Failure, Local};
 use crate::node;
 use crate::options::{
-    ApiserverOptions, ControllerManagerOptions, DnsOptions, KubeletOptions, Network, ProxyOptions, RoleOptions,
+    ApiserverOptions, ControllerManagerOptions, DnsOptions, KubeletOptions, Network, ProxyOptions,
+    RoleOptions,
 };
 use crate::plane::{self, Addresses, Keys};
 
@@ -31,7 +32,8 @@ pub fn start_logging() {
 
 /// Resolves on TERM or INT.
 pub async fn stop_requested() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -77,7 +79,8 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
             node_ip: host::outward_address().unwrap_or(options.listen.ip()),
         };
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
-        let (server, store) = plane::start(&files, plane::server_config(&keys, &at, &options.network)).await?;
+        let (server, store) =
+            plane::start(&files, plane::server_config(&keys, &at, &options.network)).await?;
         compose::grant_rights(&Local(server.clone()).admin()).await?;
         server.serve(TcpListener::bind(options.listen)?, cancel).await?;
         store.close().await?;
@@ -86,13 +89,22 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
 }
 
 /// A client and the informers of a role that runs alone.
-async fn remote(kubeconfig: &std::path::Path, cancel: &CancellationToken) -> Result<(Client, SharedInformers), Failure> {
+async fn remote(
+    kubeconfig: &std::path::Path,
+    cancel: &CancellationToken,
+) -> Result<(Client, SharedInformers), Failure> {
     let client = Client::from_kubeconfig(kubeconfig).await?;
     Ok((client.clone(), SharedInformers::new(client, cancel.clone())))
 }
 
 /// Leads first where asked to, then works.
-async fn led<F, Fut>(client: Client, lease: &str, elect: bool, cancel: CancellationToken, work: F) -> Result<(), Failure>
+async fn led<F, Fut>(
+    client: Client,
+    lease: &str,
+    elect: bool,
+    cancel: CancellationToken,
+    work: F,
+) -> Result<(), Failure>
 where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = Result<(), Failure>> + Send + 'static,
@@ -162,7 +174,11 @@ fn controllers_context(
     informers: SharedInformers,
     root_ca_pem: String,
 ) -> amphipod_controllers::Context {
-    amphipod_controllers::Context { client_for, informers, config: amphipod_controllers::Config::new(&root_ca_pem) }
+    amphipod_controllers::Context {
+        client_for,
+        informers,
+        config: amphipod_controllers::Config::new(&root_ca_pem),
+    }
 }
 
 /// Scheduler and controllers on the in-process server.
@@ -173,10 +189,13 @@ pub fn spawn_local_plane(
     cancel: &CancellationToken,
     mut spawn: impl FnMut(&'static str, Role),
 ) {
-    let (client, shared, stop) = (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
+    let (client, shared, stop) =
+        (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
     spawn(
         "scheduler",
-        Box::pin(async move { Ok(amphipod_scheduler::run(client, &shared, Default::default(), stop).await?) }),
+        Box::pin(
+            async move { Ok(amphipod_scheduler::run(client, &shared, Default::default(), stop).await?) },
+        ),
     );
     let each = local.clone();
     let context = controllers_context(
@@ -185,10 +204,13 @@ pub fn spawn_local_plane(
         keys.ca.clone(),
     );
     let stop = cancel.clone();
-    spawn("controllers", Box::pin(async move {
-        amphipod_controllers::run(context, stop).await;
-        Ok(())
-    }));
+    spawn(
+        "controllers",
+        Box::pin(async move {
+            amphipod_controllers::run(context, stop).await;
+            Ok(())
+        }),
+    );
 }
 
 pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
@@ -213,7 +235,9 @@ pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
         let runtime = async {
             match external {
                 Some(_) => std::future::pending().await,
-                None => Ok::<(), Failure>(amphipod_runtime::serve(node::runtime_config(&files)?, cancel.clone()).await?),
+                None => Ok::<(), Failure>(
+                    amphipod_runtime::serve(node::runtime_config(&files)?, cancel.clone()).await?,
+                ),
             }
         };
         let kubelet = async { Ok(amphipod_kubelet::run(config, client, informers, cancel.clone()).await?) };
@@ -234,7 +258,8 @@ pub fn proxy(options: &ProxyOptions) -> Result<ExitCode, Failure> {
 
 pub fn dns_config(network: &Network, listen: Option<SocketAddr>) -> Result<amphipod_dns::Config, Failure> {
     let listen = listen.unwrap_or(SocketAddr::new(node::gateway(network)?.into(), 53));
-    let mut config = amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network));
+    let mut config =
+        amphipod_dns::Config::new(vec![listen], &network.cluster_domain, node::dns_service(network));
     config.networks = vec![network.pod_cidr, network.service_cidr];
     Ok(config)
 }

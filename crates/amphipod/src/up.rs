@@ -129,7 +129,8 @@ fn kubeconfig(options: &UpOptions, files: &Files) -> std::path::PathBuf {
 
 fn addresses(options: &UpOptions) -> Result<Addresses, Failure> {
     let gateway = node::gateway(&options.network)?.into();
-    let advertise = if options.has_node() { SocketAddr::new(gateway, options.listen.port()) } else { options.listen };
+    let advertise =
+        if options.has_node() { SocketAddr::new(gateway, options.listen.port()) } else { options.listen };
     Ok(Addresses {
         listen: options.listen,
         advertise: plane::reachable(advertise),
@@ -178,9 +179,8 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
         let config = hollow::Config::new(options.hollow_nodes, network.pod_cidr);
         let (client, admin, informers) = (local.admin(), local.admin(), informers.clone());
         let last = hollow::node_name(config.count - 1);
-        cluster.spawn("hollow nodes", async move {
-            Ok(hollow::run(config, client, informers, cancel).await?)
-        });
+        cluster
+            .spawn("hollow nodes", async move { Ok(hollow::run(config, client, informers, cancel).await?) });
         wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last)).await?;
         progress.done(&format!("{} hollow nodes Ready", options.hollow_nodes));
     } else if options.has_node() {
@@ -213,9 +213,13 @@ async fn start_node(
     cluster.spawn("kubelet", async move {
         Ok(amphipod_kubelet::run(config, client, kubelet_informers, kubelet_cancel).await?)
     });
-    let (client, shared, name) = (local.client("system:kube-proxy", &[]), informers.clone(), at.node_name.clone());
+    let (client, shared, name) =
+        (local.client("system:kube-proxy", &[]), informers.clone(), at.node_name.clone());
     let (proxy_network, proxy_cancel) = (network.clone(), cancel.clone());
-    cluster.spawn("proxy", async move { node::proxy(client, shared, &proxy_network, &name, proxy_cancel).await });
+    cluster.spawn(
+        "proxy",
+        async move { node::proxy(client, shared, &proxy_network, &name, proxy_cancel).await },
+    );
     let client = local.client(compose::DNS_USER, &[]);
     let dns = roles::dns_config(&network, None)?;
     let server = dns.listen[0];
@@ -245,8 +249,11 @@ async fn wait<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) -
 
 fn tell_next_steps(options: &UpOptions, record: &Instance, progress: &Progress) {
     let data = &options.data.data_dir;
-    let flag =
-        if data.as_os_str() == "/var/lib/amphipod" { String::new() } else { format!(" --data-dir {}", data.display()) };
+    let flag = if data.as_os_str() == "/var/lib/amphipod" {
+        String::new()
+    } else {
+        format!(" --data-dir {}", data.display())
+    };
     progress.say(&format!("ready in {} ms", progress.total_ms()));
     progress.say("");
     progress.say(&format!("  export KUBECONFIG={}", record.kubeconfig));

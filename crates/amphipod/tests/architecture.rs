@@ -13,11 +13,15 @@ fn the_code_map_names_every_crate_and_no_other() {
         .map(|entry| format!("crates/{}", entry.file_name().to_string_lossy()))
         .collect();
     crates.extend(["bench".to_owned(), "xtask".to_owned()]);
-    let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+    let headings: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
     for name in &crates {
         assert!(headings.contains(&name.as_str()), "ARCHITECTURE.md has no section on {name}");
     }
     for heading in headings {
-        assert!(crates.iter().any(|name| name == heading), "ARCHITECTURE.md speaks of {heading}, which is not there");
+        assert!(
+            crates.iter().any(|name| name == heading),
+            "ARCHITECTURE.md speaks of {heading}, which is not there"
+        );
     }
 }

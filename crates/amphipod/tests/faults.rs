@@ -36,7 +36,11 @@ fn a_kill_in_the_middle_of_a_rollout_loses_nothing() {
     for index in 0..20 {
         cluster.run(&["get", "configmap", &format!("written-{index}")]);
     }
-    assert_eq!(cluster.json(&["get", "namespace", "kube-system"])["metadata"]["uid"], uid, "same cluster identity");
+    assert_eq!(
+        cluster.json(&["get", "namespace", "kube-system"])["metadata"]["uid"],
+        uid,
+        "same cluster identity"
+    );
     cluster.run(&["rollout", "status", "deployment/demo", "--timeout=120s"]);
     // Whoever of those that ran is still there was adopted, not restarted.
     let after = running(&cluster);

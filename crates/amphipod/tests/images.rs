@@ -85,7 +85,11 @@ fn answer(mut stream: std::net::TcpStream, image: &Image, secret: Option<&str>) 
         let allowed = wanted.is_none_or(|w| head.to_lowercase().contains(&w));
         let last = path.rsplit('/').next().unwrap_or("");
         let (code, kind, body): (&str, &str, &[u8]) = if !allowed {
-            ("401 Unauthorized", "application/json", b"{\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"who are you?\"}]}")
+            (
+                "401 Unauthorized",
+                "application/json",
+                b"{\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"who are you?\"}]}",
+            )
         } else if path.contains("/manifests/") {
             ("200 OK", "application/vnd.oci.image.manifest.v1+json", &image.manifest)
         } else if let Some(blob) = image.blobs.get(last) {
@@ -96,7 +100,8 @@ fn answer(mut stream: std::net::TcpStream, image: &Image, secret: Option<&str>) 
             ("404 Not Found", "application/json", b"{\"errors\":[]}")
         };
         let challenge = if allowed { "" } else { "WWW-Authenticate: Basic realm=\"test\"\r\n" };
-        let digest_header = if path.contains("/manifests/") { digest(&image.manifest) } else { last.to_owned() };
+        let digest_header =
+            if path.contains("/manifests/") { digest(&image.manifest) } else { last.to_owned() };
         let reply = format!(
             "HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nDocker-Content-Digest: {digest_header}\r\n{challenge}\r\n",
             body.len()
@@ -145,7 +150,8 @@ fn images_are_pulled_and_imported() {
 }
 
 fn amphipod(cluster: &Cluster, args: &[&str]) -> String {
-    let output = Command::new(AMPHIPOD).args(args).arg("--data-dir").arg(cluster.data.path()).output().unwrap();
+    let output =
+        Command::new(AMPHIPOD).args(args).arg("--data-dir").arg(cluster.data.path()).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", text(&output));
     text(&output)
 }

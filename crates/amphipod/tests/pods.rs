@@ -75,7 +75,14 @@ fn environment_volumes_probes_and_limits() {
     cluster.expect(&["get", "pod", "full"], "1/1", 60);
     assert!(cluster.run(&["logs", "full", "-c", "first"]).contains("prepared"));
     let environment = exec(&cluster, "env");
-    for line in ["COLOUR=blue", "PASSWORD=sesame", "MY_NAME=full", "MY_LIMIT=64", "CFG_shape=round", "KUBERNETES_SERVICE_HOST=10.96.0.1"] {
+    for line in [
+        "COLOUR=blue",
+        "PASSWORD=sesame",
+        "MY_NAME=full",
+        "MY_LIMIT=64",
+        "CFG_shape=round",
+        "KUBERNETES_SERVICE_HOST=10.96.0.1",
+    ] {
         assert!(environment.lines().any(|l| l == line), "{line} in\n{environment}");
     }
     // A variable may only refer to those before it.
@@ -85,7 +92,10 @@ fn environment_volumes_probes_and_limits() {
     assert!(exec(&cluster, "cat /etc/info/labels").contains("app=\"full\""));
     assert!(exec(&cluster, "cat /etc/hosts").starts_with("# Kubernetes-managed hosts file."));
     let resolver = exec(&cluster, "cat /etc/resolv.conf");
-    assert!(resolver.contains("nameserver 10.96.0.10") && resolver.contains("default.svc.cluster.local"), "{resolver}");
+    assert!(
+        resolver.contains("nameserver 10.96.0.10") && resolver.contains("default.svc.cluster.local"),
+        "{resolver}"
+    );
     let token = exec(&cluster, "cat /var/run/secrets/kubernetes.io/serviceaccount/token");
     assert_eq!(token.matches('.').count(), 2, "a JWT");
     assert!(exec(&cluster, "get http://127.0.0.1:8080/mem/api").contains("67108864"), "the memory limit");
@@ -163,8 +173,18 @@ fn job(cluster: &Cluster) {
 /// A namespace goes with all it holds.
 fn garbage(cluster: &Cluster) {
     cluster.run(&["create", "namespace", "short"]);
-    eventually("the namespace's account", 30, || cluster.attempt(&["get", "serviceaccount", "default", "-n", "short"]));
-    cluster.run(&["create", "deployment", "demo", "-n", "short", "--image=amphipod.local/demo:1", "--replicas=2"]);
+    eventually("the namespace's account", 30, || {
+        cluster.attempt(&["get", "serviceaccount", "default", "-n", "short"])
+    });
+    cluster.run(&[
+        "create",
+        "deployment",
+        "demo",
+        "-n",
+        "short",
+        "--image=amphipod.local/demo:1",
+        "--replicas=2",
+    ]);
     eventually("two pods", 60, || {
         let seen = cluster.attempt(&["get", "deployment", "demo", "-n", "short"])?;
         if seen.contains("2/2") { Ok(()) } else { Err(seen) }

@@ -29,20 +29,25 @@ fn a_pod_runs_with_each_role_in_a_process_of_its_own() {
         let child = Command::new(AMPHIPOD).args(words).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         Process(child)
     };
-    let kubeconfig = |component: &str| data.join(format!("kubeconfigs/{component}.kubeconfig")).display().to_string();
+    let kubeconfig =
+        |component: &str| data.join(format!("kubeconfigs/{component}.kubeconfig")).display().to_string();
     let root = data.to_str().unwrap();
     // The API server must be reachable from pods for their tokens' CA; here it only serves roles.
     let _server = role(&["apiserver", "--data-dir", root, "--listen", &listen, "--node-name", "solo"]);
     let kubectl = |args: &[&str]| {
-        let output =
-            Command::new(AMPHIPOD).env("KUBECONFIG", data.join("admin.kubeconfig")).args(args).output().unwrap();
+        let output = Command::new(AMPHIPOD)
+            .env("KUBECONFIG", data.join("admin.kubeconfig"))
+            .args(args)
+            .output()
+            .unwrap();
         if output.status.success() { Ok(support::text(&output)) } else { Err(support::text(&output)) }
     };
     eventually("the API server to answer", 30, || kubectl(&["get", "namespaces"]));
     let _scheduler = role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler")]);
     let _controllers = role(&["controller-manager", "--kubeconfig", &kubeconfig("controller-manager")]);
     let kubelet_config = kubeconfig("kubelet");
-    let kubelet = role(&["kubelet", "--kubeconfig", &kubelet_config, "--data-dir", root, "--node-name", "solo"]);
+    let kubelet =
+        role(&["kubelet", "--kubeconfig", &kubelet_config, "--data-dir", root, "--node-name", "solo"]);
     let proxy = role(&["proxy", "--kubeconfig", &kubeconfig("proxy"), "--node-name", "solo"]);
     let dns = role(&["dns", "--kubeconfig", &kubeconfig("dns")]);
     eventually("the node to be Ready", 60, || {

@@ -153,7 +153,11 @@ fn rolling_update(cluster: &Cluster) {
     cluster.run(&["rollout", "status", "deployment/demo", "--timeout=120s"]);
     stop.store(true, Ordering::Relaxed);
     let failures: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
-    assert!(failures.is_empty(), "{} requests answered, these failed: {failures:?}", answered.load(Ordering::Relaxed));
+    assert!(
+        failures.is_empty(),
+        "{} requests answered, these failed: {failures:?}",
+        answered.load(Ordering::Relaxed)
+    );
     assert_eq!(http_get(&address, "/version").unwrap().1.trim(), "2");
     let history = cluster.run(&["rollout", "history", "deployment/demo"]);
     assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
@@ -164,8 +168,7 @@ fn rolling_update(cluster: &Cluster) {
     assert!(events.contains("ScalingReplicaSet") && events.contains("Scheduled"), "{events}");
 }
 
-const SETTINGS: &str =
-    "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n  labels:\n    team: a\ndata:\n  colour: blue\n";
+const SETTINGS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n  labels:\n    team: a\ndata:\n  colour: blue\n";
 
 fn objects(cluster: &Cluster) {
     assert!(cluster.apply(SETTINGS).contains("configmap/settings created"));
@@ -180,7 +183,10 @@ fn objects(cluster: &Cluster) {
     let diff = cluster.command(&["diff", "-f", path]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(diff.status.code(), Some(1), "{}", support::text(&diff));
     assert!(support::text(&diff).contains("+  colour: red"), "{}", support::text(&diff));
-    let edit = cluster.command(&["edit", "configmap", "settings"]).env("KUBE_EDITOR", "sed -i s/blue/green/").output();
+    let edit = cluster
+        .command(&["edit", "configmap", "settings"])
+        .env("KUBE_EDITOR", "sed -i s/blue/green/")
+        .output();
     assert!(support::text(&edit.unwrap()).contains("edited"));
     cluster.run(&["label", "configmap", "settings", "stage=test"]);
     cluster.run(&["annotate", "configmap", "settings", "note=hello"]);

@@ -632,7 +632,7 @@ async fn host_namespaces() {
         .await
         .unwrap();
     node.wait_exit(&id).await;
-    support::wait_until("the child's end", || !running("sleep\05000") && !running("sleep\04000")).await;
+    support::wait_until("the child's end", || !running("sleep\x005000") && !running("sleep\x004000")).await;
     node.remove_everything().await;
     node.stop().await;
 }

@@ -17,7 +17,10 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Tests that start containers need root; saying so beats skipping in silence.
 pub fn require_root() {
-    assert!(rustix::process::geteuid().is_root(), "this test runs containers and needs root: run the tests with sudo");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test runs containers and needs root: run the tests with sudo"
+    );
 }
 
 pub fn free_address() -> String {
@@ -35,7 +38,9 @@ pub fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Re
     loop {
         match condition() {
             Ok(value) => return value,
-            Err(last) if Instant::now() > deadline => panic!("{what}: not within {seconds} s; last seen: {last}"),
+            Err(last) if Instant::now() > deadline => {
+                panic!("{what}: not within {seconds} s; last seen: {last}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
@@ -128,10 +133,19 @@ impl Cluster {
     /// Standard output, or the whole complaint.
     pub fn attempt(&self, args: &[&str]) -> Result<String, String> {
         let output = self.command(args).stdin(Stdio::null()).output().unwrap();
-        if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(text(&output)) }
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(text(&output))
+        }
     }
     pub fn spawn(&self, args: &[&str]) -> Child {
-        self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
     pub fn apply(&self, manifest: &str) -> String {
         let path = self.data.path().join("manifest.yaml");

@@ -225,7 +225,7 @@ async fn a_life(
     let mut config = Config::new(NODE, "127.0.0.1".parse().unwrap(), &endpoint);
     config.root_dir = dir.join("kubelet");
     config.pod_logs_dir = dir.join("logs");
-    config.cgroups = CgroupConfig { root: cgroup_root, enabled: false, ..config.cgroups };
+    config.cgroups = CgroupConfig { root: cgroup_root, ..config.cgroups };
     let port = authority.configure(&mut config);
     let informers = SharedInformers::new(admin.clone(), cancel.clone());
     let node_client = client(&format!("system:node:{NODE}"), &["system:nodes", "system:authenticated"]);

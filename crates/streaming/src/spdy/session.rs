@@ -121,7 +121,7 @@ impl Reader {
             Frame::Reset { stream, .. } => self.mux.receive_reset(stream),
             Frame::WindowUpdate { stream, delta } => self.mux.receive_credit(stream, delta),
             // The peer's pings are odd; an even one would answer a ping of ours, and we send none.
-            Frame::Ping { id } if id % 2 == 1 => self.mux.notice(Notice::Pong { id }),
+            Frame::Ping { id } if !id.is_multiple_of(2) => self.mux.notice(Notice::Pong { id }),
             Frame::Settings { entries } => {
                 for (_, window) in entries.iter().filter(|(id, _)| *id == SETTING_INITIAL_WINDOW) {
                     self.mux.receive_initial_window(*window);
@@ -138,7 +138,7 @@ impl Reader {
     }
 
     async fn open(&mut self, id: u32, headers: Headers, fin: bool) {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             self.mux.notice(Notice::Reset { stream: id, status: RESET_PROTOCOL_ERROR });
             return;
         }

@@ -1,9 +1,9 @@
 //! An HTTP server around the crate, looking enough like an API server for kubectl to exec and port-forward.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amphipod_streaming::{BoxDuplex, ExecBackend, PortForwardBackend, Streams, Wanted};
@@ -20,21 +20,25 @@ use tokio::net::{TcpListener, TcpStream};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const FLOOD: usize = 3 << 20;
 
-/// Commands running at this moment, to see that they end with their client.
-pub static HANGING: AtomicUsize = AtomicUsize::new(0);
+/// Commands that run until their client ends, by the names they were given.
+static HANGING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-struct Hanging;
+pub fn is_hanging(name: &str) -> bool {
+    HANGING.lock().unwrap().contains(name)
+}
+
+struct Hanging(String);
 
 impl Hanging {
-    fn new() -> Self {
-        HANGING.fetch_add(1, Ordering::SeqCst);
-        Self
+    fn new(name: &str) -> Self {
+        HANGING.lock().unwrap().insert(name.to_owned());
+        Self(name.to_owned())
     }
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        HANGING.fetch_sub(1, Ordering::SeqCst);
+        HANGING.lock().unwrap().remove(&self.0);
     }
 }
 
@@ -67,7 +71,7 @@ impl ExecBackend for Command {
                     stdout.write_all(&line).await.unwrap();
                 }
                 "hang" => {
-                    let _hanging = Hanging::new();
+                    let _hanging = Hanging::new(&self.0[1]);
                     stdout.write_all(b"hanging").await.unwrap();
                     std::future::pending::<Infallible>().await;
                 }

@@ -1,13 +1,9 @@
 //! The real kubectl, where there is one (`KUBECTL` names another than that on the path), over both transports.
 
-#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
-
-mod common;
-
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 
-use common::{DEADLINE, FLOOD};
+use crate::server::{self, DEADLINE, FLOOD};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -57,7 +53,7 @@ async fn finish(mut child: Child, input: &[u8]) -> Output {
 
 #[tokio::test]
 async fn exec_carries_streams_and_exit_codes() {
-    let (server, home) = (common::start().await, tempfile::tempdir().unwrap());
+    let (server, home) = (server::start().await, tempfile::tempdir().unwrap());
     let big = vec![b'y'; 6 << 20];
     for websockets in WEBSOCKETS {
         let run = async |args: &[&str], input: &[u8]| {
@@ -88,8 +84,8 @@ async fn exec_carries_streams_and_exit_codes() {
 
 #[tokio::test]
 async fn port_forward_carries_many_connections() {
-    let (server, home) = (common::start().await, tempfile::tempdir().unwrap());
-    let echo = common::start_echo().await;
+    let (server, home) = (server::start().await, tempfile::tempdir().unwrap());
+    let echo = server::start_echo().await;
     for websockets in WEBSOCKETS {
         let args = ["port-forward", "pod/web", &format!(":{echo}"), "--address=127.0.0.1"];
         let Some(mut child) = kubectl(server, home.path(), websockets, &args) else { return };

@@ -1,13 +1,8 @@
 //! Exec and port-forward as WebSocket clients see them.
 
-#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
-
-mod common;
-
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
-use common::{DEADLINE, FLOOD, HANGING};
+use crate::server::{self, DEADLINE, FLOOD};
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use serde_json::Value;
@@ -55,7 +50,7 @@ async fn read_all(socket: &mut Socket) -> [Vec<u8>; 4] {
 
 #[tokio::test]
 async fn v5_ends_stdin_by_signal_and_reports_success() {
-    let server = common::start().await;
+    let server = server::start().await;
     let mut socket =
         connect(server, "exec?command=cat&stdin=true&stdout=true", "v5.channel.k8s.io").await.unwrap();
     assert_eq!(&socket.next().await.unwrap().unwrap().into_data()[..], [1], "the greeting");
@@ -68,7 +63,7 @@ async fn v5_ends_stdin_by_signal_and_reports_success() {
 
 #[tokio::test]
 async fn exit_codes_and_failures_are_told_as_each_protocol_can() {
-    let server = common::start().await;
+    let server = server::start().await;
     let path = "exec?command=exit&stdout=true&stderr=true";
     for protocol in ["v4.channel.k8s.io", "channel.k8s.io", "", "base64.channel.k8s.io"] {
         let [_, out, err, status] = read_all(&mut connect(server, path, protocol).await.unwrap()).await;
@@ -92,7 +87,7 @@ async fn exit_codes_and_failures_are_told_as_each_protocol_can() {
 
 #[tokio::test]
 async fn floods_arrive_whole_and_unread_input_does_no_harm() {
-    let server = common::start().await;
+    let server = server::start().await;
     let mut socket = connect(server, "exec?command=flood&stdout=true", "v4.channel.k8s.io").await.unwrap();
     assert_eq!(read_all(&mut socket).await[1].len(), FLOOD);
     let mut socket =
@@ -107,7 +102,7 @@ async fn floods_arrive_whole_and_unread_input_does_no_harm() {
 
 #[tokio::test]
 async fn the_terminal_size_reaches_the_command() {
-    let server = common::start().await;
+    let server = server::start().await;
     let path = "exec?command=size&stdout=true&tty=true&stderr=true";
     let mut socket = connect(server, path, "v4.channel.k8s.io").await.unwrap();
     socket.send(Message::binary(b"\x04{\"Width\":120,\"Height\":40}".as_slice())).await.unwrap();
@@ -116,17 +111,20 @@ async fn the_terminal_size_reaches_the_command() {
 
 #[tokio::test]
 async fn a_command_ends_with_its_client() {
-    let server = common::start().await;
-    let mut socket = connect(server, "exec?command=hang&stdout=true", "v5.channel.k8s.io").await.unwrap();
+    const NAME: &str = "websocket";
+    let server = server::start().await;
+    let mut socket = connect(server, "exec?command=hang&command=websocket&stdout=true", "v5.channel.k8s.io")
+        .await
+        .unwrap();
     while socket.next().await.unwrap().unwrap().len() < 2 {}
-    assert_eq!(HANGING.load(Ordering::SeqCst), 1);
+    assert!(server::is_hanging(NAME));
     drop(socket);
-    common::eventually("the command is dropped", || HANGING.load(Ordering::SeqCst) == 0).await;
+    server::eventually("the command is dropped", || !server::is_hanging(NAME)).await;
 }
 
 #[tokio::test]
 async fn ports_are_forwarded_over_channel_pairs() {
-    let (server, echo) = (common::start().await, common::start_echo().await);
+    let (server, echo) = (server::start().await, server::start_echo().await);
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let path = format!("portforward?ports={echo},{closed}");
     let mut socket = connect(server, &path, "v4.channel.k8s.io").await.unwrap();

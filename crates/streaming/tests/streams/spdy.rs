@@ -1,16 +1,11 @@
 //! Exec and port-forward as SPDY clients see them, plain and through a WebSocket.
 
-#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
+use crate::server::{self, DEADLINE, FLOOD};
 use amphipod_streaming::spdy::frame::{Decoder, Encoder, Frame};
 use bytes::{Bytes, BytesMut};
-use common::{DEADLINE, FLOOD, HANGING};
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use serde_json::Value;
@@ -121,7 +116,7 @@ async fn connect(server: SocketAddr, path: &str, protocol: &str) -> Client<TcpSt
 
 #[tokio::test]
 async fn a_command_gets_its_streams_and_tells_its_end() {
-    let server = common::start().await;
+    let server = server::start().await;
     let mut client = connect(server, "exec?command=cat&stdin=true&stdout=true", "v4.channel.k8s.io").await;
     client.open(1, &[("streamtype", "error")]).await;
     client.open(3, &[("streamtype", "stdin")]).await;
@@ -139,7 +134,7 @@ async fn a_command_gets_its_streams_and_tells_its_end() {
 
 #[tokio::test]
 async fn windows_are_kept_and_credited_but_a_client_without_them_gets_its_data() {
-    let server = common::start().await;
+    let server = server::start().await;
     for path in ["exec?command=flood&stdout=true", "exec?command=flood&stdout=true&counts"] {
         let mut client = connect(server, path, "v4.channel.k8s.io").await;
         client.open(1, &[("streamtype", "error")]).await;
@@ -165,14 +160,15 @@ async fn windows_are_kept_and_credited_but_a_client_without_them_gets_its_data()
 
 #[tokio::test]
 async fn a_command_ends_with_its_client() {
-    let server = common::start().await;
-    let mut client = connect(server, "exec?command=hang&stdout=true", "v4.channel.k8s.io").await;
+    const NAME: &str = "spdy";
+    let server = server::start().await;
+    let mut client = connect(server, "exec?command=hang&command=spdy&stdout=true", "v4.channel.k8s.io").await;
     client.open(1, &[("streamtype", "error")]).await;
     client.open(3, &[("streamtype", "stdout")]).await;
     client.until(|client| client.got(3) == b"hanging").await;
-    assert_eq!(HANGING.load(Ordering::SeqCst), 1);
+    assert!(server::is_hanging(NAME));
     drop(client);
-    common::eventually("the command is dropped", || HANGING.load(Ordering::SeqCst) == 0).await;
+    server::eventually("the command is dropped", || !server::is_hanging(NAME)).await;
 }
 
 async fn forward_many<T: AsyncRead + AsyncWrite + Unpin>(mut client: Client<T>, echo: u16) {
@@ -201,13 +197,13 @@ async fn forward_many<T: AsyncRead + AsyncWrite + Unpin>(mut client: Client<T>, 
 
 #[tokio::test]
 async fn many_connections_are_forwarded_at_once() {
-    let (server, echo) = (common::start().await, common::start_echo().await);
+    let (server, echo) = (server::start().await, server::start_echo().await);
     forward_many(connect(server, "portforward", "portforward.k8s.io").await, echo).await;
 }
 
 #[tokio::test]
 async fn many_connections_are_forwarded_through_a_websocket() {
-    let (server, echo) = (common::start().await, common::start_echo().await);
+    let (server, echo) = (server::start().await, server::start_echo().await);
     let mut request = format!("ws://{server}/pods/web/portforward").into_client_request().unwrap();
     let protocol = HeaderValue::from_static("SPDY/3.1+portforward.k8s.io");
     request.headers_mut().insert("sec-websocket-protocol", protocol);
