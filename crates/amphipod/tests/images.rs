@@ -1,5 +1,7 @@
 //! Images from a registry on loopback (open and private), and from archives.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::collections::HashMap;
@@ -30,6 +32,9 @@ fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(contents.len() as u64);
         header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_cksum();
         builder.append_data(&mut header, path, *contents).unwrap();
     }

@@ -173,6 +173,11 @@ impl Drop for Cluster {
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
             eprintln!("--- end of the cluster's log");
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            let events = Command::new(AMPHIPOD)
+                .env("KUBECONFIG", self.kubeconfig())
+                .args(["get", "events", "-A"])
+                .output();
+            eprintln!("--- events\n{}", events.map(|o| text(&o)).unwrap_or_default());
         }
         let _ = Command::new(AMPHIPOD).args(["down", "--purge", "--data-dir"]).arg(self.data.path()).output();
     }
