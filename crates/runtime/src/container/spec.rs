@@ -309,10 +309,7 @@ fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<
     let taken = |path: &str| inputs.config.mounts.iter().any(|mount| same_path(&mount.container_path, path));
     all.retain(|mount| !taken(mount["destination"].as_str().unwrap_or_default()));
     if !taken("/dev/shm") {
-        all.push(entry("/dev/shm", "bind", &inputs.shm, &["rbind", "ro", "nosuid", "noexec", "nodev"]));
-        if let Some(shm) = all.last_mut() {
-            shm["options"] = json!(["rbind", "rw", "nosuid", "noexec", "nodev"]);
-        }
+        all.push(entry("/dev/shm", "bind", &inputs.shm, &["rbind", "rw", "nosuid", "noexec", "nodev"]));
     }
     let file_mode = if security.readonly_rootfs { "ro" } else { "rw" };
     for (destination, source) in inputs.sandbox_files.iter().filter(|(destination, _)| !taken(destination)) {
