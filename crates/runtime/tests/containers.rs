@@ -205,7 +205,8 @@ async fn start_errors() {
         .start_container(cri::StartContainerRequest { container_id: id.clone() })
         .await
         .unwrap_err();
-    assert!(error.message().contains("stat /no/such: no such file or directory"), "{error}");
+    let said = ": exec: \"/no/such\": stat /no/such: no such file or directory";
+    assert!(error.message().ends_with(said), "{error}");
     let status = node.wait_exit(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     let gone = node
