@@ -15,6 +15,8 @@ use crate::pod::resources::Amounts;
 pub const KUBELET_VERSION: &str = concat!("v1.35.0+amphipod.", env!("CARGO_PKG_VERSION"));
 /// Share of the disk below which it counts as full (upstream's hard eviction threshold).
 pub const DISK_AVAILABLE_PERCENT: u64 = 10;
+/// A disk with this much left is not full, whatever the share: ten percent of a large one is plenty.
+const DISK_PLENTY_BYTES: u64 = 4 << 30;
 /// Memory below which the node is under pressure, likewise.
 pub const MEMORY_AVAILABLE_BYTES: u64 = 100 << 20;
 
@@ -134,7 +136,8 @@ pub struct Disk {
 impl Disk {
     pub fn is_low(&self) -> bool {
         self.total > 0
-            && (self.available * 100 / self.total < DISK_AVAILABLE_PERCENT
+            && ((self.available * 100 / self.total < DISK_AVAILABLE_PERCENT
+                && self.available < DISK_PLENTY_BYTES)
                 || (self.inodes > 0 && self.inodes_free * 100 / self.inodes < 5))
     }
 }
