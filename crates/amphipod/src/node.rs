@@ -116,6 +116,7 @@ pub fn tear_down(files: &Files) -> Result<(), Failure> {
         amphipod_network::teardown_node(&pod_network(files, &network)?)?;
     }
     unmount_below(&files.kubelet());
+    amphipod_kubelet::remove_cgroup_root(&amphipod_kubelet::CgroupConfig::default());
     Ok(())
 }
 
