@@ -78,6 +78,8 @@ pub fn kubelet_config(
     config.client_ca = Some(files.pki("ca.crt"));
     config.cluster_dns = vec![dns_service(network)];
     config.cluster_domain = network.cluster_domain.clone();
+    config.pinned_images =
+        amphipod_demo::IMAGES.iter().map(|(reference, _)| (*reference).to_owned()).collect();
     config
 }
 
@@ -114,6 +116,7 @@ pub fn tear_down(files: &Files) -> Result<(), Failure> {
         amphipod_network::teardown_node(&pod_network(files, &network)?)?;
     }
     unmount_below(&files.kubelet());
+    amphipod_kubelet::remove_cgroup_root(&amphipod_kubelet::CgroupConfig::default());
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct DataDir {
     /// Where everything is kept.
-    #[arg(long, default_value = "/var/lib/amphipod")]
+    #[arg(long, global = true, default_value = "/var/lib/amphipod")]
     pub data_dir: PathBuf,
 }
 

@@ -104,16 +104,32 @@ impl Cgroups {
         if !self.enabled {
             return;
         }
-        let bases: Vec<PathBuf> = match self.version {
+        for base in self.hierarchies() {
+            for qos in ["Guaranteed", "Burstable", "BestEffort"] {
+                remove_tree(&base.join(self.parent(uid, qos).trim_start_matches('/')));
+            }
+        }
+    }
+
+    /// Removes the folders above pods' cgroups where nothing is left in them, when a node is taken
+    /// down: another kubelet's pods keep theirs.
+    pub fn remove_root(config: &CgroupConfig) {
+        let cgroups = Cgroups::new(config);
+        if !cgroups.enabled {
+            return;
+        }
+        let root = format!("{}/kubepods", cgroups.root);
+        for base in cgroups.hierarchies() {
+            remove_tree(&base.join(root.trim_start_matches('/')));
+        }
+    }
+
+    fn hierarchies(&self) -> Vec<PathBuf> {
+        match self.version {
             Version::V2 => vec![self.mount.clone()],
             Version::V1 => fs::read_dir(&self.mount)
                 .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
                 .unwrap_or_default(),
-        };
-        for base in bases {
-            for qos in ["Guaranteed", "Burstable", "BestEffort"] {
-                remove_tree(&base.join(self.parent(uid, qos).trim_start_matches('/')));
-            }
         }
     }
 
@@ -171,6 +187,20 @@ fn remove_tree(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_root_goes_in_every_hierarchy() {
+        let mount = tempfile::tempdir().unwrap();
+        for path in ["cpu/kubepods/burstable/podx/c", "memory/kubepods/besteffort", "memory/other"] {
+            fs::create_dir_all(mount.path().join(path)).unwrap();
+        }
+        let config = CgroupConfig { mount: mount.path().into(), root: String::new(), enabled: true };
+        Cgroups::remove_root(&config);
+        assert!(
+            !mount.path().join("cpu/kubepods").exists() && !mount.path().join("memory/kubepods").exists()
+        );
+        assert!(mount.path().join("memory/other").exists());
+    }
 
     #[test]
     fn paths_and_weights() {

@@ -16,6 +16,12 @@ pub struct CgroupConfig {
     pub enabled: bool,
 }
 
+impl Default for CgroupConfig {
+    fn default() -> Self {
+        CgroupConfig { mount: "/sys/fs/cgroup".into(), root: String::new(), enabled: true }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_name: String,
@@ -70,7 +76,7 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             max_pods: 110,
-            cgroups: CgroupConfig { mount: "/sys/fs/cgroup".into(), root: String::new(), enabled: true },
+            cgroups: CgroupConfig::default(),
             reserved: BTreeMap::new(),
             node_labels: BTreeMap::new(),
             register_taints: Vec::new(),

@@ -32,6 +32,11 @@ pub use config::{CgroupConfig, Config};
 pub use error::Error;
 pub use node::machine::KUBELET_VERSION;
 
+/// Removes the folders pods' cgroups were made in, for taking a node down.
+pub fn remove_cgroup_root(config: &CgroupConfig) {
+    cgroups::Cgroups::remove_root(config);
+}
+
 use context::Context;
 use runtime::Runtime;
 

@@ -15,6 +15,11 @@ use crate::pod::resources::Amounts;
 pub const KUBELET_VERSION: &str = concat!("v1.35.0+amphipod.", env!("CARGO_PKG_VERSION"));
 /// Share of the disk below which it counts as full (upstream's hard eviction threshold).
 pub const DISK_AVAILABLE_PERCENT: u64 = 10;
+/// A disk with this much space left is never full, however small a share of it that is: a tenth
+/// of a large disk is far more than a cluster on one machine needs.
+pub const DISK_AVAILABLE_BYTES: u64 = 5 << 30;
+/// Share of the inodes below which a disk counts as full.
+const INODES_AVAILABLE_PERCENT: u64 = 5;
 /// Memory below which the node is under pressure, likewise.
 pub const MEMORY_AVAILABLE_BYTES: u64 = 100 << 20;
 
@@ -133,9 +138,12 @@ pub struct Disk {
 
 impl Disk {
     pub fn is_low(&self) -> bool {
-        self.total > 0
-            && (self.available * 100 / self.total < DISK_AVAILABLE_PERCENT
-                || (self.inodes > 0 && self.inodes_free * 100 / self.inodes < 5))
+        let below = |left: u64, whole: u64, percent: u64| {
+            u128::from(left) * 100 < u128::from(whole) * u128::from(percent)
+        };
+        let few_bytes = self.available < DISK_AVAILABLE_BYTES
+            && below(self.available, self.total, DISK_AVAILABLE_PERCENT);
+        few_bytes || below(self.inodes_free, self.inodes, INODES_AVAILABLE_PERCENT)
     }
 }
 
@@ -174,6 +182,22 @@ fn info(runtime: &str) -> NodeSystemInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_by_share_and_by_amount() {
+        let disk = |total, available, inodes, inodes_free| Disk { total, available, inodes, inodes_free };
+        for (disk, low) in [
+            (Disk::default(), false),
+            (disk(250 << 30, 13 << 30, 100, 90), false),
+            (disk(250 << 30, 4 << 30, 100, 90), true),
+            (disk(3 << 30, 1 << 30, 100, 90), false),
+            (disk(3 << 30, 200 << 20, 100, 90), true),
+            (disk(250 << 30, 100 << 30, 100, 4), true),
+            (disk(250 << 30, 100 << 30, 0, 0), false),
+        ] {
+            assert_eq!(disk.is_low(), low, "{disk:?}");
+        }
+    }
 
     #[test]
     fn what_is_held_back_is_not_allocatable() {

@@ -22,6 +22,7 @@ fn full_disk_refuses_writes_and_harms_nothing() {
     };
     let Some(args) = variants.iter().find(works) else {
         println!("skipped: this user may not mount a tmpfs in a namespace");
+        assert!(std::env::var_os("CI").is_none(), "in CI this test must run");
         return;
     };
     let script =
