@@ -196,7 +196,9 @@ mod tests {
         }
         let config = CgroupConfig { mount: mount.path().into(), root: String::new(), enabled: true };
         Cgroups::remove_root(&config);
-        assert!(!mount.path().join("cpu/kubepods").exists() && !mount.path().join("memory/kubepods").exists());
+        assert!(
+            !mount.path().join("cpu/kubepods").exists() && !mount.path().join("memory/kubepods").exists()
+        );
         assert!(mount.path().join("memory/other").exists());
     }
 
