@@ -78,6 +78,8 @@ pub fn kubelet_config(
     config.client_ca = Some(files.pki("ca.crt"));
     config.cluster_dns = vec![dns_service(network)];
     config.cluster_domain = network.cluster_domain.clone();
+    config.pinned_images =
+        amphipod_demo::IMAGES.iter().map(|(reference, _)| (*reference).to_owned()).collect();
     config
 }
 

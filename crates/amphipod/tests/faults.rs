@@ -1,5 +1,7 @@
 //! Breaking it on purpose: kill -9 in the middle of a rollout, then `up` again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Images from a registry on loopback (open and private), and from archives.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::collections::HashMap;

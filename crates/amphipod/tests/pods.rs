@@ -1,5 +1,7 @@
 //! What a pod spec can ask for, seen from inside the containers.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use support::{Cluster, eventually, require_root};

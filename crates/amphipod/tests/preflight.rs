@@ -1,5 +1,7 @@
 //! What goes wrong before anything is started names its cure and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::process::Command;

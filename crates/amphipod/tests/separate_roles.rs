@@ -1,5 +1,7 @@
 //! Every role as a process of its own, talking HTTPS only.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,8 @@
 //! The tour of the README with the real binary, real containers and (where there is one) the real
 //! kubectl.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::collections::BTreeSet;

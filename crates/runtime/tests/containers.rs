@@ -3,6 +3,8 @@
 //! The test binary is its own shim executable, so it has no harness: it dispatches `runtime-*` subcommands
 //! first. Without root, overlayfs or a static busybox it says so and succeeds.
 
+#![allow(clippy::unwrap_used)] // a test without the harness, which the lint does not recognise as one
+
 mod support;
 
 use std::{path::Path, process::ExitCode, time::Duration};
@@ -12,7 +14,12 @@ use amphipod_cri::v1::{
     ListPodSandboxRequest, NamespaceMode, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
     RemovePodSandboxRequest, ReopenContainerLogRequest, StopContainerRequest, StopPodSandboxRequest,
 };
-use support::{Node, shell};
+use support::{
+    Node,
+    registry::Registry,
+    shell,
+    websocket::{Said, WebSocketClient},
+};
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -45,6 +52,13 @@ fn main() -> ExitCode {
         shared_pid_namespace,
         limits_and_stats,
         log_rotation,
+        streams,
+        terminals,
+        attach_with_input,
+        forwards_ports,
+        pulls_images,
+        builtin_images,
+        host_namespaces,
     );
     ExitCode::SUCCESS
 }
@@ -191,7 +205,8 @@ async fn start_errors() {
         .start_container(cri::StartContainerRequest { container_id: id.clone() })
         .await
         .unwrap_err();
-    assert!(error.message().contains("stat /no/such: no such file or directory"), "{error}");
+    let said = ": exec: \"/no/such\": stat /no/such: no such file or directory";
+    assert!(error.message().ends_with(said), "{error}");
     let status = node.wait_exit(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     let gone = node
@@ -354,6 +369,280 @@ async fn log_rotation() {
     let left = node.runtime().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     assert!(left.containers.is_empty());
     tokio::time::timeout(Duration::from_secs(10), node.stop()).await.unwrap();
+}
+
+async fn streams() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("streams").await;
+    let id = node.container(&sandbox, "main", |config| config.command = shell("sleep 1000")).await;
+    node.start_container(&id).await;
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let url = node.exec_url(&id, "read x; echo got $x; echo oops >&2; exit 4", true, false).await;
+        let mut client = WebSocketClient::connect(&url, protocol).await;
+        client.send(0, b"word\n").await;
+        let said = client.read_to_end().await;
+        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("got word\n", "oops\n"));
+        let status: serde_json::Value = serde_json::from_str(&said.error).unwrap();
+        assert_eq!(status["details"]["causes"][0]["message"], "4", "{status}");
+        // A URL works once.
+        assert!(WebSocketClient::try_connect(&url, protocol).await.is_err());
+    }
+    // Version 5 can end standard input without ending the session.
+    let url = node.exec_url(&id, "cat; echo end", true, false).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(0, b"abc\n").await;
+    client.send(255, &[0]).await;
+    let said = client.read_to_end().await;
+    assert_eq!(said.stdout, "abc\nend\n");
+    assert!(said.error.contains("Success"), "{}", said.error);
+    // A client that leaves takes its process along.
+    let url = node.exec_url(&id, "echo here; exec sleep 4321", false, false).await;
+    let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+    client.read_until("here").await;
+    drop(client);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while String::from_utf8_lossy(&node.exec(&id, &["ps"]).await.unwrap().stdout).contains("sleep 4321") {
+        assert!(std::time::Instant::now() < deadline, "the process outlives its client");
+    }
+    let url = node.exec_url(&id, "", false, false).await;
+    let said = WebSocketClient::connect(&url, "v4.channel.k8s.io").await.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn terminals() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("terminals").await;
+    let id = node.container(&sandbox, "main", |config| config.command = shell("sleep 1000")).await;
+    node.start_container(&id).await;
+    let url = node.exec_url(&id, "tty; while read x; do stty size; done", true, true).await;
+    let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+    client.read_until("/dev/pts/").await;
+    client.send(4, br#"{"Width":123,"Height":45}"#).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    // The size travels beside the input: ask until it has arrived.
+    loop {
+        client.send(0, b"go\r").await;
+        if client.read_some().await.contains("45 123") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the size does not arrive");
+    }
+    client.send(0, &[4]).await;
+    let said = client.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    // The container itself on a terminal, attached.
+    let id = node
+        .container(&sandbox, "tty", |config| {
+            config.command = shell("read x; echo container got $x; stty size; read y");
+            (config.tty, config.stdin) = (true, true);
+        })
+        .await;
+    node.start_container(&id).await;
+    let url = node.attach_url(&id, true).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(4, br#"{"Width":99,"Height":33}"#).await;
+    client.send(0, b"word\r").await;
+    client.read_until("container got word").await;
+    client.send(0, b"\r").await;
+    let said = client.read_to_end().await;
+    assert!(said.error.contains("Success"), "{}", said.error);
+    let status = node.wait_exit(&id).await;
+    assert!(node.log(&status).contains("stdout F container got word"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn attach_with_input() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("attach").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("echo started; cat; echo done >&2; exit 6");
+            (config.stdin, config.stdin_once) = (true, true);
+        })
+        .await;
+    node.start_container(&id).await;
+    let url = node.attach_url(&id, false).await;
+    let mut client = WebSocketClient::connect(&url, "v5.channel.k8s.io").await;
+    client.send(0, b"line one\n").await;
+    client.read_until("line one").await;
+    client.send(255, &[0]).await;
+    let said = client.read_to_end().await;
+    assert_eq!(said.stderr, "done\n");
+    let status = node.wait_exit(&id).await;
+    assert_eq!(status.exit_code, 6);
+    assert!(node.log(&status).contains("stdout F line one"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn forwards_ports() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("ports").await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("while true; do echo served | nc -l -p 8080; done");
+        })
+        .await;
+    node.start_container(&id).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080] };
+        let url = node.runtime().port_forward(request).await.unwrap().into_inner().url;
+        let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
+        client.send(0, b"hello").await;
+        // Channels 0 and 1 are data and errors of the only port, each opened by its number.
+        let done = |said: &Said| said.stdin.contains("served") || said.stdout.contains("forward");
+        let said = client.read_for(done).await;
+        if said.stdin.contains("served") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{said:?}");
+    }
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn pulls_images() {
+    let node = Node::start().await;
+    let registry = Registry::start("user", "secret").await;
+    let name = format!("{}/team/app:v1", registry.address);
+    let pull = |auth: Option<cri::AuthConfig>, name: &str| {
+        let image = cri::ImageSpec { image: name.to_string(), ..Default::default() };
+        let request = cri::PullImageRequest { image: Some(image), auth, sandbox_config: None };
+        let mut images = node.images();
+        async move { images.pull_image(request).await.map(|response| response.into_inner().image_ref) }
+    };
+    let auth = cri::AuthConfig { username: "user".into(), password: "secret".into(), ..Default::default() };
+    let refused = pull(None, &name).await.unwrap_err();
+    assert!(refused.message().contains("failed to pull image"), "{refused}");
+    let id = pull(Some(auth.clone()), &name).await.unwrap();
+    let found = node.image(&name).await.unwrap();
+    assert_eq!((found.id.as_str(), &found.repo_tags), (id.as_str(), &vec![name.clone()]));
+    assert_eq!(found.repo_digests, [format!("{}/team/app@{}", registry.address, registry.manifest_digest)]);
+    // By digest it is the same image; a second pull fetches no layer again.
+    let fetched = registry.blobs_served();
+    let by_digest = found.repo_digests[0].clone();
+    assert_eq!(pull(Some(auth.clone()), &by_digest).await.unwrap(), id);
+    assert_eq!(registry.blobs_served(), fetched + 1, "only the configuration");
+    let missing = pull(Some(auth), &format!("{}/team/app:v9", registry.address)).await.unwrap_err();
+    assert!(missing.message().contains("v9"), "{missing}");
+    let sandbox = node.sandbox("pulled").await;
+    let container = node
+        .container(&sandbox, "main", |config| {
+            config.image.as_mut().unwrap().image = id.clone();
+            config.command = shell("ls /");
+        })
+        .await;
+    node.start_container(&container).await;
+    let status = node.wait_exit(&container).await;
+    assert_eq!(
+        (status.image.as_ref().unwrap().image.as_str(), status.image_ref.as_str()),
+        (name.as_str(), by_digest.as_str())
+    );
+    // The second layer hides a file of the first.
+    let log = node.log(&status);
+    assert!(log.contains("F added") && !log.contains("F hidden"), "{log}");
+    node.images()
+        .remove_image(cri::RemoveImageRequest {
+            image: Some(cri::ImageSpec { image: name.clone(), ..Default::default() }),
+        })
+        .await
+        .unwrap();
+    assert!(node.image(&name).await.is_none());
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn builtin_images() {
+    let node = Node::start_with(|config| {
+        config.builtin_images = vec![amphipod_runtime::BuiltinImage {
+            reference: "amphipod.local/tool:1".into(),
+            files: vec![
+                amphipod_runtime::BuiltinFile {
+                    path: "/tool".into(),
+                    mode: 0o755,
+                    content: amphipod_runtime::FileContent::CopyOf("/bin/busybox".into()),
+                },
+                amphipod_runtime::BuiltinFile {
+                    path: "/bin/echo".into(),
+                    mode: 0o777,
+                    content: amphipod_runtime::FileContent::Link("/tool".into()),
+                },
+            ],
+            entrypoint: vec!["echo".into()],
+            cmd: vec!["built".into(), "in".into()],
+            env: vec!["PATH=/bin".into()],
+            working_dir: "/".into(),
+            user: String::new(),
+        }];
+    })
+    .await;
+    let name = "amphipod.local/tool:1";
+    let image = cri::ImageSpec { image: name.into(), ..Default::default() };
+    let request = cri::PullImageRequest { image: Some(image), ..Default::default() };
+    let id = node.images().pull_image(request).await.unwrap().into_inner().image_ref;
+    assert!(node.image(name).await.unwrap().pinned);
+    let sandbox = node.sandbox("builtin").await;
+    let container =
+        node.container(&sandbox, "main", |config| config.image.as_mut().unwrap().image = id).await;
+    node.start_container(&container).await;
+    let status = node.wait_exit(&container).await;
+    assert!(node.log(&status).contains("stdout F built in"));
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+async fn host_namespaces() {
+    let node = Node::start().await;
+    let all = |options: &mut cri::NamespaceOption| {
+        options.set_network(NamespaceMode::Node);
+        options.set_ipc(NamespaceMode::Node);
+        options.set_pid(NamespaceMode::Node);
+    };
+    let sandbox = node
+        .sandbox_with("host", |config| {
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            all(security.namespace_options.as_mut().unwrap());
+        })
+        .await;
+    let id = node
+        .container(&sandbox, "main", |config| {
+            config.command = shell("ls -l /proc/self/ns; sleep 4000 & sleep 5000");
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            all(security.namespace_options.as_mut().unwrap());
+            security.privileged = true;
+        })
+        .await;
+    node.start_container(&id).await;
+    let path = node.status(&id).await.log_path;
+    support::wait_until("the listing", || {
+        std::fs::read_to_string(&path).is_ok_and(|log| log.contains("uts"))
+    })
+    .await;
+    let log = std::fs::read_to_string(&path).unwrap();
+    for name in ["net", "ipc", "pid", "uts"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert!(log.contains(own.to_str().unwrap()), "{name} in {log}");
+    }
+    // Stopping takes processes along that are in no PID namespace of their own.
+    node.runtime()
+        .stop_container(StopContainerRequest { container_id: id.clone(), timeout: 0 })
+        .await
+        .unwrap();
+    node.wait_exit(&id).await;
+    support::wait_until("the child's end", || !running("sleep\x005000") && !running("sleep\x004000")).await;
+    node.remove_everything().await;
+    node.stop().await;
+}
+
+/// Whether a process with this command line (zero bytes between words) exists.
+fn running(command: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.any(|line| line.contains(command))
 }
 
 fn has_line(path: &str) -> bool {

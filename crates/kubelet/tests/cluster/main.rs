@@ -72,16 +72,22 @@ async fn run() -> ExitCode {
 }
 
 fn runtime_config(dir: PathBuf) -> amphipod_runtime::Config {
-    let mut config = amphipod_runtime::Config::new(&dir.join("runtime"), &dir.join("cri.sock"));
-    config.shim_executable = std::env::current_exe().unwrap();
+    let mut config = amphipod_runtime::Config::new(&dir, std::env::current_exe().unwrap());
+    config.socket = dir.join("cri.sock");
     let file = |path: &str, content| BuiltinFile { path: path.to_owned(), mode: 0o755, content };
-    let mut image = BuiltinImage::new("amphipod.local/demo:1");
+    let mut image = BuiltinImage {
+        reference: "amphipod.local/demo:1".to_owned(),
+        files: Vec::new(),
+        entrypoint: vec![amphipod_demo::PATH.to_owned()],
+        cmd: Vec::new(),
+        env: vec!["PATH=/bin".to_owned()],
+        working_dir: "/".to_owned(),
+        user: String::new(),
+    };
     image.files.push(file(amphipod_demo::PATH, FileContent::Bytes(amphipod_demo::PROGRAM)));
     for command in amphipod_demo::COMMANDS {
         image.files.push(file(&format!("/bin/{command}"), FileContent::Link(amphipod_demo::PATH.to_owned())));
     }
-    image.entrypoint = vec![amphipod_demo::PATH.to_owned()];
-    image.env = vec!["PATH=/bin".to_owned()];
     config.builtin_images = vec![image];
     config
 }

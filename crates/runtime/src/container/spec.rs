@@ -309,10 +309,7 @@ fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<
     let taken = |path: &str| inputs.config.mounts.iter().any(|mount| same_path(&mount.container_path, path));
     all.retain(|mount| !taken(mount["destination"].as_str().unwrap_or_default()));
     if !taken("/dev/shm") {
-        all.push(entry("/dev/shm", "bind", &inputs.shm, &["rbind", "ro", "nosuid", "noexec", "nodev"]));
-        if let Some(shm) = all.last_mut() {
-            shm["options"] = json!(["rbind", "rw", "nosuid", "noexec", "nodev"]);
-        }
+        all.push(entry("/dev/shm", "bind", &inputs.shm, &["rbind", "rw", "nosuid", "noexec", "nodev"]));
     }
     let file_mode = if security.readonly_rootfs { "ro" } else { "rw" };
     for (destination, source) in inputs.sandbox_files.iter().filter(|(destination, _)| !taken(destination)) {
@@ -382,4 +379,127 @@ pub fn wanted_namespaces(
         all.push(("cgroup", None));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amphipod_cri::v1::{Capability, KeyValue, LinuxContainerConfig};
+
+    fn text(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_string()).collect()
+    }
+
+    fn image() -> ProcessDefaults {
+        ProcessDefaults {
+            entrypoint: text(&["/entry"]),
+            cmd: text(&["image-arg"]),
+            env: text(&["PATH=/image/bin", "A=image"]),
+            working_dir: "/work".into(),
+            ..ProcessDefaults::default()
+        }
+    }
+
+    fn build_with(config: &ContainerConfig) -> Value {
+        let identity = Identity { home: Some("/home/me".into()), ..Identity::default() };
+        build(&Inputs {
+            config,
+            image: &image(),
+            identity: &identity,
+            hostname: "pod",
+            cgroup_path: "/pod/c",
+            layout: Layout::PerController,
+            namespaces: vec![("mount", None), ("network", Some("/ns/net".into()))],
+            sandbox_files: vec![("/etc/hosts".into(), "/sandbox/hosts".into())],
+            shm: "/sandbox/shm".into(),
+            devices: Vec::new(),
+            known_capabilities: text(&["CAP_CHOWN", "CAP_KILL", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"]),
+            privileges: Privileges { max_open_files: 1024, min_oom_score_adj: 0 },
+        })
+    }
+
+    #[test]
+    fn command_and_arguments_override_the_image() {
+        for (command, args, want) in [
+            (&[][..], &[][..], &["/entry", "image-arg"][..]),
+            (&[], &["mine"], &["/entry", "mine"]),
+            (&["/other"], &[], &["/other"]),
+            (&["/other"], &["mine"], &["/other", "mine"]),
+        ] {
+            let config =
+                ContainerConfig { command: text(command), args: text(args), ..ContainerConfig::default() };
+            assert_eq!(arguments(&config, &image()), text(want));
+        }
+    }
+
+    #[test]
+    fn the_pod_overrides_the_environment() {
+        let envs = vec![KeyValue { key: "A".into(), value: "pod=1".into() }];
+        let config = ContainerConfig { envs, ..ContainerConfig::default() };
+        let want = ["PATH=/image/bin", "HOSTNAME=pod", "A=pod=1", "HOME=/home/me"];
+        assert_eq!(build_with(&config)["process"]["env"], json!(want));
+    }
+
+    #[test]
+    fn capabilities_start_from_the_default_set() {
+        let known = text(&["CAP_CHOWN", "CAP_KILL", "CAP_NET_ADMIN"]);
+        let of = |add: &[&str], drop: &[&str]| {
+            let changes = Capability {
+                add_capabilities: text(add),
+                drop_capabilities: text(drop),
+                ..Capability::default()
+            };
+            let security =
+                LinuxContainerSecurityContext { capabilities: Some(changes), ..Default::default() };
+            capabilities(&security, &known)
+        };
+        assert_eq!(of(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
+        assert_eq!(of(&["net_admin"], &["ALL"]), ["CAP_NET_ADMIN"]);
+        assert_eq!(of(&["ALL"], &["KILL"]), ["CAP_CHOWN", "CAP_NET_ADMIN"]);
+        assert!(!of(&[], &["CAP_KILL"]).contains(&"CAP_KILL".to_string()));
+        assert!(!of(&["NO_SUCH"], &[]).contains(&"CAP_NO_SUCH".to_string()));
+    }
+
+    #[test]
+    fn mounts_of_the_pod_win_and_come_parents_first() {
+        let mount = |path: &str| Mount {
+            container_path: path.into(),
+            host_path: "/host".into(),
+            readonly: true,
+            ..Mount::default()
+        };
+        let mounts = vec![mount("/data/inner"), mount("/data"), mount("/etc/hosts"), mount("/dev/shm")];
+        let spec = build_with(&ContainerConfig { mounts, ..ContainerConfig::default() });
+        let all: Vec<&str> = spec["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["destination"].as_str().unwrap())
+            .collect();
+        assert_eq!(&all[all.len() - 4..], ["/data", "/data/inner", "/etc/hosts", "/dev/shm"]);
+        assert_eq!(all.iter().filter(|path| **path == "/etc/hosts").count(), 1);
+        let options = json!(["rbind", "rprivate", "ro"]);
+        assert_eq!(spec["mounts"].as_array().unwrap().last().unwrap()["options"], options);
+    }
+
+    #[test]
+    fn privileged_containers_see_everything() {
+        let with = |privileged: bool| {
+            let security = LinuxContainerSecurityContext {
+                privileged,
+                masked_paths: text(&["/proc/kcore"]),
+                ..Default::default()
+            };
+            let linux = LinuxContainerConfig { security_context: Some(security), ..Default::default() };
+            build_with(&ContainerConfig { linux: Some(linux), ..Default::default() })
+        };
+        assert_eq!(with(false)["linux"]["maskedPaths"], json!(["/proc/kcore"]));
+        assert_eq!(with(false)["linux"]["resources"]["devices"][0]["allow"], json!(false));
+        let spec = with(true);
+        assert!(spec["linux"].get("maskedPaths").is_none());
+        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], json!(true));
+        assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 4);
+        // "false" must not be written out.
+        assert!(spec["process"].get("noNewPrivileges").is_none());
+    }
 }

@@ -31,6 +31,7 @@ use super::{
         resize_terminal, set_nonblocking, unblock_signals,
     },
     protocol::{ExecCommand, ExecReport, ExecRequest, MAX_REQUEST_BYTES, OCI_CONTAINER_ID, OCI_STATE_DIR},
+    start_failure,
 };
 
 /// Descriptor on which the runtime passes the control socket.
@@ -102,7 +103,7 @@ fn start(request: &ExecRequest) -> Result<(Pid, Option<OwnedFd>), String> {
     if tty {
         drop(std::fs::remove_file(&console_path));
     }
-    let pid = built.map_err(|error| chain(&error))?;
+    let pid = built.map_err(|error| start_failure(&error))?;
     let terminal = console
         .map(|listener| receive_terminal(&listener))
         .transpose()

@@ -63,6 +63,15 @@ pub(crate) fn timestamp(nanos: i64) -> String {
     format!("{time:.9}")
 }
 
+/// What a failed start tells the user: libcontainer wraps the executor's sentence in its own.
+pub(crate) fn start_failure(error: &dyn std::error::Error) -> String {
+    let text = chain(error);
+    match text.find("exec: \"") {
+        Some(at) => text[at..].to_string(),
+        None => text,
+    }
+}
+
 /// An error and everything that caused it, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

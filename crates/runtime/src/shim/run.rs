@@ -38,7 +38,7 @@ use super::{
         EXIT_FILE, ExitRecord, Frame, FrameKind, OCI_CONTAINER_ID, OCI_STATE_DIR, Reply, Request,
         SHIM_CONFIG_FILE, ShimConfig, StartReport, decode_size,
     },
-    timestamp,
+    start_failure, timestamp,
 };
 use crate::cgroup::Cgroup;
 
@@ -143,7 +143,7 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Shim, String> {
     unblock_signals().map_err(|e| e.to_string())?;
     let own_score = std::fs::read_to_string(OOM_SCORE_FILE).unwrap_or_default();
     let (mut container, outputs, stdin) = create(directory, config)?;
-    let created = container.start().map_err(|error| chain(&error));
+    let created = container.start().map_err(|error| start_failure(&error));
     let pid = container.pid().map(|pid| Pid::from_raw(pid.as_raw()));
     let pid = match (created, pid) {
         (Ok(()), Some(pid)) => pid,
@@ -217,7 +217,7 @@ fn create_with_pipes(
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| start_failure(&error))?;
     for fd in [Some(&plumbing.stdout), Some(&plumbing.stderr), plumbing.stdin.as_ref()].into_iter().flatten()
     {
         set_nonblocking(fd).map_err(|error| error.to_string())?;
@@ -246,7 +246,7 @@ fn create_with_terminal(builder: ContainerBuilder, bundle: &Path) -> Result<Crea
         .with_systemd(false)
         .with_detach(true)
         .build();
-    let container = built.map_err(|error| chain(&error))?;
+    let container = built.map_err(|error| start_failure(&error))?;
     let terminal = receive_terminal(&console).map_err(|error| format!("terminal: {error}"))?;
     drop(std::fs::remove_file(&console_path));
     set_nonblocking(&terminal).map_err(|error| error.to_string())?;

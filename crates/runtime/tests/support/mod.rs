@@ -1,5 +1,8 @@
 //! A runtime in a temporary directory with a CNI plugin that only hands out an address.
 
+pub mod registry;
+pub mod websocket;
+
 use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
@@ -12,7 +15,8 @@ use amphipod_cri::v1::{
     CreateContainerRequest, DnsConfig, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
     NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, runtime_service_client::RuntimeServiceClient,
+    StartContainerRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +65,8 @@ pub async fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 pub struct Node {
+    /// First, so that it is dropped before the directory goes.
+    _leftovers: Leftovers,
     directory: tempfile::TempDir,
     config: amphipod_runtime::Config,
     channel: Channel,
@@ -70,17 +76,23 @@ pub struct Node {
 
 impl Node {
     pub async fn start() -> Node {
+        Node::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut amphipod_runtime::Config)) -> Node {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let mut config = amphipod_runtime::Config::new(root, std::env::current_exe().unwrap());
         config.cni_bin_dir = root.join("cni/net.d");
         write_cni(&config.cni_conf_dir);
+        change(&mut config);
         let (channel, cancel, server) = serve(&config).await;
         let archive = root.join("image.tar");
         write_image(&archive);
         let names = amphipod_runtime::images::import(&config.socket, &archive).await.unwrap();
         assert_eq!(names, [IMAGE]);
-        Node { directory, config, channel, cancel, server }
+        let _leftovers = Leftovers(directory.path().to_path_buf());
+        Node { _leftovers, directory, config, channel, cancel, server }
     }
 
     pub fn dir(&self) -> &Path {
@@ -89,6 +101,16 @@ impl Node {
 
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone())
+    }
+
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
+    }
+
+    pub async fn image(&self, name: &str) -> Option<cri::Image> {
+        let image = ImageSpec { image: name.into(), ..Default::default() };
+        let request = cri::ImageStatusRequest { image: Some(image), verbose: false };
+        self.images().image_status(request).await.unwrap().into_inner().image
     }
 
     /// Stops serving, lets `meanwhile` happen, and serves again from what is on disk.
@@ -107,6 +129,7 @@ impl Node {
         amphipod_runtime::cleanup(&self.config).await.unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let root = self.directory.path().display().to_string();
+        remove_cgroups(&format!("amphipod-test-{}", std::process::id()));
         assert!(!mounts.contains(&root), "mounts are left: {mounts}");
     }
 
@@ -201,6 +224,33 @@ impl Node {
         Ok(self.runtime().exec_sync(request).await?.into_inner())
     }
 
+    /// URL of a shell running `script` (nothing but `true` when empty).
+    pub async fn exec_url(&self, id: &str, script: &str, stdin: bool, tty: bool) -> String {
+        let cmd = if script.is_empty() { vec!["true".to_string()] } else { shell(script) };
+        let request = cri::ExecRequest {
+            container_id: id.into(),
+            cmd,
+            tty,
+            stdin,
+            stdout: true,
+            stderr: !tty,
+            ..Default::default()
+        };
+        self.runtime().exec(request).await.unwrap().into_inner().url
+    }
+
+    pub async fn attach_url(&self, id: &str, tty: bool) -> String {
+        let request = cri::AttachRequest {
+            container_id: id.into(),
+            stdin: true,
+            tty,
+            stdout: true,
+            stderr: !tty,
+            ..Default::default()
+        };
+        self.runtime().attach(request).await.unwrap().into_inner().url
+    }
+
     pub async fn remove_everything(&self) {
         let all = self.runtime().list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap();
         for sandbox in all.into_inner().items {
@@ -217,6 +267,46 @@ async fn serve(config: &amphipod_runtime::Config) -> (Channel, CancellationToken
     let server = tokio::spawn(async move { amphipod_runtime::serve(config, stop).await.unwrap() });
     wait_until("the socket", || socket.exists()).await;
     (amphipod_cri::connect_lazy(&socket.display().to_string()), cancel, server)
+}
+
+/// A failed test must not leave containers and mounts behind either.
+struct Leftovers(PathBuf);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+        let name = format!("amphipod-test-{}", std::process::id());
+        for parent in hierarchies.flatten().map(|hierarchy| hierarchy.path().join(&name)) {
+            kill_below(&parent);
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+            if Path::new(point).starts_with(&self.0) {
+                let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+    }
+}
+
+fn kill_below(cgroup: &Path) {
+    let Ok(entries) = std::fs::read_dir(cgroup) else { return };
+    for child in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        kill_below(&child.path());
+    }
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Pods' cgroups go with them; the test's own parent of them all stays behind.
+fn remove_cgroups(name: &str) {
+    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+    for parent in
+        hierarchies.flatten().map(|hierarchy| hierarchy.path().join(name)).filter(|path| path.is_dir())
+    {
+        std::fs::remove_dir(&parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
+    }
 }
 
 fn write_cni(directory: &Path) {
@@ -254,7 +344,7 @@ fn write_image(path: &Path) {
     archive.into_inner().unwrap().flush().unwrap();
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode: u32) {
+pub fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode: u32) {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(mode);
@@ -265,12 +355,12 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8], mode
     archive.append_data(&mut header, name, bytes).unwrap();
 }
 
-fn layer() -> Vec<u8> {
+pub fn layer() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, "bin/busybox", &std::fs::read(BUSYBOX).unwrap(), 0o755);
     for name in [
         "sh", "sleep", "cat", "echo", "env", "id", "ps", "ls", "hostname", "touch", "printf", "dd",
-        "unshare", "true", "pwd",
+        "unshare", "true", "pwd", "tty", "stty", "nc",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
