@@ -23,6 +23,7 @@ pub fn detach(options: &UpOptions) -> Result<ExitCode, Failure> {
     files.create()?;
     let log = std::fs::File::options().create(true).append(true).open(files.log());
     let log = log.map_err(amphipod_cluster::Error::file(&files.log()))?;
+    let told_before = log.metadata()?.len();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(std::env::args_os().skip(1).filter(|arg| arg != "--detach")).arg("--detached");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -41,7 +42,16 @@ pub fn detach(options: &UpOptions) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let status = child.wait()?;
-    Err(Failure::new(format!("the cluster did not come up ({status}); see {}", files.log().display())))
+    let told = std::fs::read(files.log()).unwrap_or_default();
+    let reason = reason_of(told.get(told_before as usize..).unwrap_or_default());
+    let reason = reason.unwrap_or_else(|| format!("the cluster did not come up ({status})"));
+    Err(Failure::new(format!("{reason} (see {})", files.log().display())))
+}
+
+/// The last error an instance told before it ended.
+fn reason_of(log: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(log);
+    text.lines().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
 }
 
 pub fn down(options: &DownOptions) -> Result<ExitCode, Failure> {
@@ -57,8 +67,12 @@ pub fn down(options: &DownOptions) -> Result<ExitCode, Failure> {
         if stopped { "  ok  control plane and node stopped" } else { "  ok  nothing was running" }
     );
     if record.is_none_or(|r| r.owns_node) && rustix::process::geteuid().is_root() {
-        node::tear_down(&files)?;
-        println!("  ok  pods, mounts and network removed");
+        // The bridge and the rules are this machine's: while another cluster has its node here,
+        // they are that one's.
+        let machine = instance::Lock::acquire_node(&files).ok();
+        node::tear_down(&files, machine.is_some())?;
+        let what = if machine.is_some() { "pods, mounts and network" } else { "pods and mounts" };
+        println!("  ok  {what} removed");
     }
     instance::forget(&files);
     if options.purge {
@@ -92,4 +106,18 @@ fn resident_kib(pid: i32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_last_error_is_the_reason() {
+        for (log, reason) in [
+            ("", None),
+            ("WARN something\n", None),
+            ("error: first\nINFO x\nerror: no space\n", Some("no space")),
+        ] {
+            assert_eq!(super::reason_of(log.as_bytes()).as_deref(), reason);
+        }
+    }
 }

@@ -55,7 +55,7 @@ fn called_as(args: &[OsString]) -> String {
 /// The container shim, its helpers and the CNI plugin: short-lived or tiny processes, executed by
 /// the runtime from this same file.
 fn early_role(args: &[OsString]) -> Option<ExitCode> {
-    if called_as(args) == "amphipod-cni" {
+    if amphipod_network::PLUGIN_NAMES.contains(&called_as(args).as_str()) {
         return Some(amphipod_network::cni_main());
     }
     let word = args.get(1)?.to_str()?;

@@ -101,13 +101,14 @@ pub async fn proxy(
     Ok(())
 }
 
-/// Stops every container and removes mounts, namespaces, rules and the bridge.
-pub fn tear_down(files: &Files) -> Result<(), Failure> {
+/// Stops every container and removes mounts and namespaces; rules, bridge and cgroup roots too
+/// where the machine is this cluster's.
+pub fn tear_down(files: &Files, owns_machine: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if files.runtime().exists() {
         runtime.block_on(amphipod_runtime::cleanup(&runtime_config(files)?))?;
     }
-    if files.cni_conf().exists() {
+    if owns_machine && files.cni_conf().exists() {
         let network = Network {
             pod_cidr: recorded_pod_cidr(files),
             service_cidr: recorded_service_cidr(files),
@@ -116,7 +117,9 @@ pub fn tear_down(files: &Files) -> Result<(), Failure> {
         amphipod_network::teardown_node(&pod_network(files, &network)?)?;
     }
     unmount_below(&files.kubelet());
-    amphipod_kubelet::remove_cgroup_root(&amphipod_kubelet::CgroupConfig::default());
+    if owns_machine {
+        amphipod_kubelet::remove_cgroup_root(&amphipod_kubelet::CgroupConfig::default());
+    }
     Ok(())
 }
 

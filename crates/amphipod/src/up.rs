@@ -203,7 +203,10 @@ async fn start_node(
         let config = node::runtime_config(&files)?;
         let cancel = cancel.clone();
         cluster.spawn("runtime", async move { Ok(amphipod_runtime::serve(config, cancel).await?) });
-        wait("the container runtime", || async { files.cri_socket().exists() }).await?;
+        // The file alone says nothing: a killed instance leaves its own.
+        let socket = files.cri_socket();
+        wait("the container runtime", || async { tokio::net::UnixStream::connect(&socket).await.is_ok() })
+            .await?;
         progress.done("container runtime");
     }
     let endpoint = node::cri_endpoint(&files, external);

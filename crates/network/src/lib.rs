@@ -13,7 +13,7 @@ mod nft;
 mod node;
 mod proxy;
 
-pub use cni::{PLUGIN_NAME, cni_main};
+pub use cni::{PLUGIN_NAME, PLUGIN_NAMES, cni_main};
 pub use error::Error;
 pub use node::{NodeNetwork, setup_node, teardown_node};
 pub use proxy::run::{ProxyConfig, run_proxy};

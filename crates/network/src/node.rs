@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::{debug, info};
 
 use crate::Error;
-use crate::cni::{self, PLUGIN_NAME, ipam};
+use crate::cni::{self, PLUGIN_NAME, PLUGIN_NAMES, ipam};
 use crate::netlink::Socket;
 use crate::netlink::route::mac_of;
 use crate::nft::{Batch, Hook, Rule, Verdict, remove_table};
@@ -88,7 +88,8 @@ pub fn teardown_node(network: &NodeNetwork) -> Result<(), Error> {
     for table in [network.table.clone(), network.node_table(), network.host_port_table()] {
         remove_table(&mut netfilter, &table)?;
     }
-    for file in [network.conf_dir.join(CONFIGURATION_FILE), network.bin_dir.join(PLUGIN_NAME)] {
+    let plugins = PLUGIN_NAMES.iter().map(|name| network.bin_dir.join(name));
+    for file in plugins.chain([network.conf_dir.join(CONFIGURATION_FILE)]) {
         absent_is_fine(&file, fs::remove_file(&file))?;
     }
     absent_is_fine(&network.state_dir, fs::remove_dir_all(&network.state_dir))
@@ -170,12 +171,14 @@ fn write_node_rules(network: &NodeNetwork, socket: &mut Socket) -> Result<(), Er
 }
 
 fn install_plugin(network: &NodeNetwork) -> Result<(), Error> {
-    let plugin = network.bin_dir.join(PLUGIN_NAME);
-    if fs::read_link(&plugin).ok().as_ref() != Some(&network.binary) {
-        let fresh = network.bin_dir.join(format!(".{PLUGIN_NAME}.new"));
-        absent_is_fine(&fresh, fs::remove_file(&fresh))?;
-        std::os::unix::fs::symlink(&network.binary, &fresh).map_err(|e| Error::file(&fresh, e))?;
-        fs::rename(&fresh, &plugin).map_err(|e| Error::file(&plugin, e))?;
+    for name in PLUGIN_NAMES {
+        let plugin = network.bin_dir.join(name);
+        if fs::read_link(&plugin).ok().as_ref() != Some(&network.binary) {
+            let fresh = network.bin_dir.join(format!(".{name}.new"));
+            absent_is_fine(&fresh, fs::remove_file(&fresh))?;
+            std::os::unix::fs::symlink(&network.binary, &fresh).map_err(|e| Error::file(&fresh, e))?;
+            fs::rename(&fresh, &plugin).map_err(|e| Error::file(&plugin, e))?;
+        }
     }
     let configuration = json!({
         "cniVersion": "1.0.0",

@@ -124,8 +124,8 @@ fn bind(socket: &Path) -> Result<UnixListener, Error> {
     UnixListener::bind(short.path()).map_err(Error::io("bind", socket))
 }
 
-/// Stops and removes every container and sandbox, unmounts everything, and removes both directories.
-/// Nothing may be serving from them.
+/// Stops and removes every container and sandbox, and unmounts everything. Images stay: those that
+/// were imported could not be had again. Nothing may be serving from the directories.
 pub async fn cleanup(config: &Config) -> Result<(), Error> {
     let paths = Paths::new(config);
     if config.root_dir.exists() && paths.containers().exists() {
@@ -141,10 +141,10 @@ pub async fn cleanup(config: &Config) -> Result<(), Error> {
             runtime.remove_container(&container.id).await?;
         }
     }
-    for directory in [&config.root_dir, &config.state_dir] {
-        for point in mounts::mounted_below(directory) {
-            mounts::detach(&point);
-        }
+    for point in [&config.root_dir, &config.state_dir].into_iter().flat_map(|d| mounts::mounted_below(d)) {
+        mounts::detach(&point);
+    }
+    for directory in [&paths.containers(), &paths.sandboxes(), &config.state_dir] {
         match std::fs::remove_dir_all(directory) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::Io { what: "remove", path: directory.clone(), source });

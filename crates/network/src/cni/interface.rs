@@ -34,6 +34,18 @@ pub fn host_name(container: &str, interface: &str) -> String {
     format!("veth{:011x}", hash >> 20)
 }
 
+/// Brings the loopback interface of a namespace up.
+pub fn raise_loopback(namespace: &Path) -> Result<(), Error> {
+    raise(&mut socket_in(&open_namespace(namespace)?)?)
+}
+
+fn raise(pod: &mut Socket) -> Result<(), Error> {
+    match pod.link("lo")? {
+        Some(loopback) => pod.set_up(loopback.index),
+        None => Ok(()),
+    }
+}
+
 /// A netlink socket that lives in another network namespace; this thread is there only while it
 /// opens the socket.
 fn socket_in(namespace: &File) -> Result<Socket, Error> {
@@ -81,9 +93,7 @@ pub fn attach(
     host.set_hairpin(port.index)?;
 
     let mut pod = socket_in(&namespace)?;
-    if let Some(loopback) = pod.link("lo")? {
-        pod.set_up(loopback.index)?;
-    }
+    raise(&mut pod)?;
     let inside = pod
         .link(&call.interface)?
         .ok_or_else(|| Error::Invalid(format!("{} vanished while it was set up", call.interface)))?;

@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::netlink::Socket;
 use crate::netlink::route::mac_text;
@@ -26,6 +26,10 @@ use types::{
 
 /// The file name under which the binary is the plugin.
 pub const PLUGIN_NAME: &str = "amphipod-cni";
+/// The name containerd calls, without any configuration file, for every pod's loopback interface.
+pub const LOOPBACK_NAME: &str = "loopback";
+/// Every file name under which the binary is a plugin.
+pub const PLUGIN_NAMES: [&str; 2] = [PLUGIN_NAME, LOOPBACK_NAME];
 /// A configuration is a page of JSON; what is longer is no configuration.
 const MAX_INPUT_BYTES: u64 = 4 << 20;
 const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0);
@@ -64,19 +68,45 @@ pub fn run(environment: &impl Fn(&str) -> Option<String>, input: &[u8]) -> Resul
     if !["ADD", "DEL", "CHECK"].contains(&command.as_str()) {
         return Err(invalid(format!("CNI_COMMAND {command:?} is not known")));
     }
-    let config: Configuration = serde_json::from_slice(input)
-        .map_err(|error| Failure::new(Code::Undecodable, format!("decoding the configuration: {error}")))?;
-    if !VERSIONS.contains(&config.cni_version.as_str()) {
-        let message = format!("cniVersion {:?} is not supported", config.cni_version);
+    let undecodable = |error| Failure::new(Code::Undecodable, format!("decoding the configuration: {error}"));
+    let header: Header = serde_json::from_slice(input).map_err(undecodable)?;
+    if !VERSIONS.contains(&header.cni_version.as_str()) {
+        let message = format!("cniVersion {:?} is not supported", header.cni_version);
         return Err(Failure::new(Code::IncompatibleVersion, message));
     }
     let call = Call::from_environment(environment)?;
+    if header.kind == LOOPBACK_NAME {
+        return loopback(&header, &command, &call);
+    }
+    let config: Configuration = serde_json::from_slice(input).map_err(undecodable)?;
     let outcome = match command.as_str() {
         "ADD" => add(&config, &call).map(|outcome| to_json(&outcome)),
         "DEL" => delete(&config, &call).map(|()| String::new()),
         _ => check(&config, &call).map(|()| String::new()),
     };
     outcome.map_err(|failure| Failure { cni_version: config.cni_version.clone(), ..failure })
+}
+
+/// What every configuration has.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "cniVersion")]
+    cni_version: String,
+    #[serde(rename = "type", default)]
+    kind: String,
+}
+
+/// The loopback interface goes with its namespace: there is only bringing it up.
+fn loopback(header: &Header, command: &str, call: &Call) -> Result<String, Failure> {
+    if command != "ADD" {
+        return Ok(String::new());
+    }
+    interface::raise_loopback(namespace_of(call)?)?;
+    Ok(to_json(&serde_json::json!({
+        "cniVersion": header.cni_version,
+        "interfaces": [{"name": "lo", "mac": mac_text([0; 6]), "sandbox": call.namespace}],
+        "ips": [{"version": "4", "interface": 0, "address": "127.0.0.1/8"}],
+    })))
 }
 
 fn namespace_of(call: &Call) -> Result<&std::path::Path, Failure> {
