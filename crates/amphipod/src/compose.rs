@@ -131,10 +131,18 @@ async fn get(client: &Client, uri: &str) -> Result<Value, Failure> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Whether a node of this name is Ready.
-pub async fn node_is_ready(client: &Client, name: &str) -> bool {
+/// Whether a node of this name is Ready and has said so since then: what an earlier run stored
+/// does not count.
+pub async fn node_is_ready(client: &Client, name: &str, since: jiff::Timestamp) -> bool {
     let Ok(node) = get(client, &format!("/api/v1/nodes/{name}")).await else { return false };
     condition(&node, "Ready") == "True"
+        && heartbeat(&node).is_some_and(|at| at.as_second() >= since.as_second())
+}
+
+fn heartbeat(node: &Value) -> Option<jiff::Timestamp> {
+    let conditions = node.pointer("/status/conditions")?.as_array()?;
+    let ready = conditions.iter().find(|c| c["type"] == "Ready")?;
+    ready["lastHeartbeatTime"].as_str()?.parse().ok()
 }
 
 fn condition<'a>(object: &'a Value, name: &str) -> &'a str {

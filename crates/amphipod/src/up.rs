@@ -179,9 +179,10 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
         let config = hollow::Config::new(options.hollow_nodes, network.pod_cidr);
         let (client, admin, informers) = (local.admin(), local.admin(), informers.clone());
         let last = hollow::node_name(config.count - 1);
+        let since = jiff::Timestamp::now();
         cluster
             .spawn("hollow nodes", async move { Ok(hollow::run(config, client, informers, cancel).await?) });
-        wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last)).await?;
+        wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last, since)).await?;
         progress.done(&format!("{} hollow nodes Ready", options.hollow_nodes));
     } else if options.has_node() {
         start_node(options, cluster, &local, &informers, &at, progress).await?;
@@ -210,6 +211,7 @@ async fn start_node(
         progress.done("container runtime");
     }
     let endpoint = node::cri_endpoint(&files, external);
+    let since = jiff::Timestamp::now();
     let config = node::kubelet_config(&files, &network, &at.node_name, at.node_ip, &endpoint);
     let client = local.client(&format!("system:node:{}", at.node_name), &["system:nodes"]);
     let (kubelet_informers, kubelet_cancel) = (informers.clone(), cancel.clone());
@@ -229,7 +231,7 @@ async fn start_node(
     let (shared, dns_cancel) = (informers.clone(), cancel.clone());
     cluster.spawn("dns", async move { Ok(amphipod_dns::run(dns, client, shared, dns_cancel).await?) });
     let admin = local.admin();
-    wait("the node to be Ready", || compose::node_is_ready(&admin, &at.node_name)).await?;
+    wait("the node to be Ready", || compose::node_is_ready(&admin, &at.node_name, since)).await?;
     progress.done(&format!("node {} Ready", at.node_name));
     wait("DNS", || amphipod_dns::answers(server, &network.cluster_domain)).await?;
     progress.done("cluster DNS answering");
