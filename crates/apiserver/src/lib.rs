@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod config;
 pub mod context;
 pub mod discovery;
+mod drain;
 pub mod error;
 pub mod health;
 pub mod http;

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::body::{self, Body};
 use crate::config::KeyPair;
+use crate::drain::Drained;
 
 /// A peer that has not finished its TLS handshake by then is not going to.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ async fn connection<H, F>(
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = peer.map(|leaf| PeerCertificate(Bytes::copy_from_slice(leaf)));
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(body::boxed);
+        let mut request = request.map(|body| body::boxed(Drained::new(body)));
         let extensions = request.extensions_mut();
         extensions.insert(PeerAddress(address));
         if let Some(peer) = &peer {

@@ -8,7 +8,7 @@ use amphipod_apiserver::{ApiServer, Config};
 use amphipod_store::EmbeddedStore;
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as Key,
@@ -82,9 +82,20 @@ async fn get(
     h2: bool,
     path: &str,
 ) -> Result<u16, String> {
+    send(address, ca, client, h2, Request::builder().uri(format!("https://localhost{path}")), Bytes::new())
+        .await
+}
+
+async fn send(
+    address: std::net::SocketAddr,
+    ca: &str,
+    client: Option<&KeyPair>,
+    h2: bool,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<u16, String> {
     let stream = TokioIo::new(connect(address, ca, client, h2).await?);
-    let request = Request::builder().uri(format!("https://localhost{path}")).header("host", "localhost");
-    let request = request.body(Empty::<Bytes>::new()).expect("request");
+    let request = request.header("host", "localhost").body(Full::new(body)).expect("request");
     let answer = if h2 {
         let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
             .await
@@ -132,6 +143,12 @@ async fn certificates_say_who_asks() {
         assert_eq!(get(address, ca, None, h2, "/api").await, Ok(403));
         assert_eq!(get(address, ca, None, h2, "/readyz").await, Ok(200));
         assert!(get(address, ca, Some(&stranger), h2, "/api").await.is_err());
+        // Refusals reach a client that is still sending.
+        let large = Bytes::from(vec![b' '; 6 << 20]);
+        let post = |path: &str| Request::builder().method("POST").uri(format!("https://localhost{path}"));
+        let maps = "/api/v1/namespaces/default/configmaps";
+        assert_eq!(send(address, ca, Some(&admin), h2, post(maps), large.clone()).await, Ok(413));
+        assert_eq!(send(address, ca, Some(&user), h2, post(maps), large).await, Ok(403));
     }
     stop.cancel();
     serving.await.expect("no panic").expect("served to the end");
