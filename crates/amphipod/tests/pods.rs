@@ -119,7 +119,6 @@ fn environment_volumes_probes_and_limits() {
     });
     cluster.expect(&["get", "events"], "Liveness probe failed", 10);
 
-    // A failing readiness takes the pod out of its service; it is not restarted.
     static_pod(&cluster);
     job(&cluster);
     garbage(&cluster);

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::authz::bootstrap::reconciled;
 use crate::config::Config;
 use crate::error::Error;
 
 /// How often the `kubernetes` endpoints are looked at, as upstream.
 const ENDPOINTS_INTERVAL: Duration = Duration::from_secs(10);
-const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// The server's own API, with all rights.
 #[async_trait]
@@ -73,65 +73,6 @@ async fn ensure(api: &dyn Loopback, object: &Value) -> Result<(), Error> {
             None => Ok(()),
         },
     }
-}
-
-/// A role or binding that lacks something the default has gets it added, unless an administrator
-/// has switched that off. Everything else is left as it is found.
-fn reconciled(existing: &Value, wanted: &Value) -> Option<Value> {
-    let switched_off = object::annotations(existing).and_then(|a| a.get(AUTOUPDATE)) == Some(&json!("false"));
-    if switched_off || !object::api_version(wanted).starts_with("rbac.authorization.k8s.io/") {
-        return None;
-    }
-    let mut merged = existing.clone();
-    for key in ["rules", "subjects"] {
-        for entry in wanted[key].as_array().into_iter().flatten() {
-            let list = &mut merged[key];
-            if !list.is_array() {
-                *list = json!([]);
-            }
-            if let Some(list) = list.as_array_mut()
-                && !list.contains(entry)
-            {
-                list.push(entry.clone());
-            }
-        }
-    }
-    for key in ["labels", "annotations"] {
-        for (name, value) in wanted["metadata"][key].as_object().into_iter().flatten() {
-            let known = existing["metadata"][key].get(name).is_some();
-            if !known {
-                object::child_mut(&mut merged["metadata"], key).insert(name.clone(), value.clone());
-            }
-        }
-    }
-    (merged != *existing).then_some(merged)
-}
-
-fn namespaces() -> Vec<Value> {
-    let namespace =
-        |name: &&str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    ["kube-system", "kube-public", "kube-node-lease", "default"].iter().map(namespace).collect()
-}
-
-fn priority_classes() -> Vec<Value> {
-    let class = |name: &str, value: i64, description: &str| {
-        json!({
-            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
-            "metadata": {"name": name}, "value": value, "description": description,
-        })
-    };
-    vec![
-        class(
-            "system-node-critical",
-            2_000_001_000,
-            "Used for system critical pods that must not be moved from their current node.",
-        ),
-        class(
-            "system-cluster-critical",
-            2_000_000_000,
-            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
-        ),
-    ]
 }
 
 /// What extension API servers need to know to trust this server's front proxy.
@@ -256,12 +197,9 @@ async fn endpoints(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
     ensure_exactly(api, &slice, &["addressType", "endpoints", "ports"]).await
 }
 
-/// Everything, once, at start.
+/// Everything, once, at start. The policy's objects come in the order they need: namespaces first.
 pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
-    for object in namespaces() {
-        ensure(api, &object).await?;
-    }
-    for object in policy_objects.iter().chain(&priority_classes()) {
+    for object in &policy_objects {
         ensure(api, object).await?;
     }
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
@@ -310,19 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_gain_what_they_lack_and_lose_nothing() {
-        let role = |rules: Value| {
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "x"}, "rules": rules})
-        };
-        let rule = |verb: &str| json!({"verbs": [verb]});
-        let existing = role(json!([rule("own"), rule("get")]));
-        let merged = reconciled(&existing, &role(json!([rule("get"), rule("list")]))).unwrap();
-        assert_eq!(merged["rules"], json!([rule("own"), rule("get"), rule("list")]));
-        assert_eq!(reconciled(&merged, &role(json!([rule("list")]))), None);
-        let mut off = existing;
-        off["metadata"]["annotations"] = json!({AUTOUPDATE: "false"});
-        assert_eq!(reconciled(&off, &role(json!([rule("list")]))), None);
+    fn defaults_beside_what_is_wanted_do_not_matter() {
         assert!(covers(&json!({"a": [{"b": 1, "c": 2}]}), &json!({"a": [{"b": 1}]})));
         assert!(!covers(&json!({"a": [1, 2]}), &json!({"a": [1]})));
     }
