@@ -4,6 +4,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,20 +42,29 @@ impl<T> Change<T> {
     }
 }
 
-type Handler<T> = Box<dyn Fn(&Change<T>) + Send + Sync>;
+/// A handler and the token of the run it belongs to; once that is cancelled the handler is dropped.
+struct Handler<T> {
+    run: CancellationToken,
+    call: Box<dyn Fn(&Change<T>) + Send + Sync>,
+}
 type IndexFn<T> = fn(&T) -> Vec<String>;
+
+/// Keys are shared between the cache and its indices.
+type Objects<T> = BTreeMap<Arc<str>, Arc<T>>;
 
 struct Index<T> {
     keys_of: IndexFn<T>,
-    entries: HashMap<String, BTreeMap<String, Arc<T>>>,
+    entries: HashMap<String, Objects<T>>,
 }
 
 struct Cache<T> {
-    objects: BTreeMap<String, Arc<T>>,
+    objects: Objects<T>,
     indices: HashMap<&'static str, Index<T>>,
 }
 
 struct Shared<T> {
+    /// Whole objects are kept (a kubelet's pods), not what is left after [`Resource::slim`].
+    whole: bool,
     cache: RwLock<Cache<T>>,
     /// Also the lock that orders handler registration against event delivery.
     handlers: Mutex<Vec<Handler<T>>>,
@@ -64,19 +74,23 @@ struct Shared<T> {
 /// A handle on one kind's cache; cheap to clone.
 pub struct Informer<T> {
     shared: Arc<Shared<T>>,
+    /// Handlers registered through this handle live as long as this.
+    run: CancellationToken,
 }
 
 impl<T> Clone for Informer<T> {
     fn clone(&self) -> Self {
-        Informer { shared: self.shared.clone() }
+        Informer { shared: self.shared.clone(), run: self.run.clone() }
     }
 }
 
 impl<T: Resource> Informer<T> {
-    fn new() -> Self {
+    fn new(run: CancellationToken, whole: bool) -> Self {
         let cache = Cache { objects: BTreeMap::new(), indices: HashMap::new() };
         Informer {
+            run,
             shared: Arc::new(Shared {
+                whole,
                 cache: RwLock::new(cache),
                 handlers: Mutex::new(Vec::new()),
                 synced: watch::channel(false).0,
@@ -95,7 +109,8 @@ impl<T: Resource> Informer<T> {
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
         let from = format!("{namespace}/");
         let to = format!("{namespace}0"); // '0' follows '/'
-        self.shared.cache.read().objects.range(from..to).map(|(_, o)| o.clone()).collect()
+        let range = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+        self.shared.cache.read().objects.range::<str, _>(range).map(|(_, o)| o.clone()).collect()
     }
     /// Keeps objects findable by the strings `keys_of` gives; naming an existing index is a no-op.
     pub fn add_index(&self, name: &'static str, keys_of: IndexFn<T>) {
@@ -114,13 +129,14 @@ impl<T: Resource> Informer<T> {
         let found = cache.indices.get(name).and_then(|index| index.entries.get(value));
         found.map(|objects| objects.values().cloned().collect()).unwrap_or_default()
     }
-    /// Calls `handler` for every object known now (as Added) and then for every change, in order.
+    /// Calls `handler` for every object known now (as Added) and then for every change, in order,
+    /// until the run this handle was made for ends (see [`SharedInformers::for_run`]).
     pub fn on_change(&self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
         for object in self.list() {
             handler(&Change::Added(object));
         }
-        handlers.push(Box::new(handler));
+        handlers.push(Handler { run: self.run.clone(), call: Box::new(handler) });
     }
     pub fn has_synced(&self) -> bool {
         *self.shared.synced.borrow()
@@ -132,29 +148,31 @@ impl<T: Resource> Informer<T> {
         let _ = receiver.wait_for(|synced| *synced).await;
     }
 
-    fn deliver(&self, handlers: &[Handler<T>], change: Change<T>) {
-        for handler in handlers {
-            handler(&change);
+    /// Field ownership is of no use to a component and is often half of an object.
+    fn cut(&self, object: &mut T) {
+        object.metadata_mut().managed_fields = None;
+        if !self.shared.whole {
+            object.slim();
         }
     }
     fn apply(&self, object: T) {
-        let handlers = self.shared.handlers.lock();
+        let mut handlers = self.shared.handlers.lock();
         let change = self.shared.cache.write().insert(Arc::new(object));
-        self.deliver(&handlers, change);
+        deliver(&mut handlers, &change);
     }
     fn remove(&self, key: &str, last: Option<T>) {
-        let handlers = self.shared.handlers.lock();
+        let mut handlers = self.shared.handlers.lock();
         let Some(old) = self.shared.cache.write().remove(key) else { return };
-        self.deliver(&handlers, Change::Deleted(last.map_or(old, Arc::new)));
+        deliver(&mut handlers, &Change::Deleted(last.map_or(old, Arc::new)));
     }
     fn replace(&self, objects: Vec<T>) {
-        let mut gone: Vec<String> = {
+        let mut gone: Vec<Arc<str>> = {
             let cache = self.shared.cache.read();
             cache.objects.keys().cloned().collect()
         };
         for object in objects {
             let key = object.key();
-            if let Ok(position) = gone.binary_search(&key) {
+            if let Ok(position) = gone.binary_search_by(|known| (**known).cmp(key.as_str())) {
                 gone.remove(position);
             }
             let unchanged =
@@ -170,10 +188,17 @@ impl<T: Resource> Informer<T> {
     }
 }
 
+fn deliver<T>(handlers: &mut Vec<Handler<T>>, change: &Change<T>) {
+    handlers.retain(|handler| !handler.run.is_cancelled());
+    for handler in handlers {
+        (handler.call)(change);
+    }
+}
+
 impl<T> Index<T> {
-    fn insert(&mut self, key: &str, object: &Arc<T>) {
+    fn insert(&mut self, key: &Arc<str>, object: &Arc<T>) {
         for value in (self.keys_of)(object) {
-            self.entries.entry(value).or_default().insert(key.to_owned(), object.clone());
+            self.entries.entry(value).or_default().insert(key.clone(), object.clone());
         }
     }
     fn remove(&mut self, key: &str, object: &Arc<T>) {
@@ -191,6 +216,10 @@ impl<T> Index<T> {
 impl<T: Resource> Cache<T> {
     fn insert(&mut self, object: Arc<T>) -> Change<T> {
         let key = object.key();
+        let key = match self.objects.get_key_value(key.as_str()) {
+            Some((known, _)) => known.clone(),
+            None => key.into(),
+        };
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indices.values_mut() {
             if let Some(old) = &old {
@@ -220,24 +249,36 @@ type Registry = Mutex<HashMap<(TypeId, String), Box<dyn Any + Send>>>;
 pub struct SharedInformers {
     client: Client,
     cancel: CancellationToken,
+    /// What handlers registered through this handle live as long as.
+    run: CancellationToken,
     registry: Arc<Registry>,
 }
 
 impl SharedInformers {
     pub fn new(client: Client, cancel: CancellationToken) -> Self {
-        SharedInformers { client, cancel, registry: Arc::default() }
+        SharedInformers { client, run: cancel.clone(), cancel, registry: Arc::default() }
     }
+    /// The same caches, for one run of a component: its handlers are dropped when `run` is
+    /// cancelled, so that leadership lost and won again leaves none behind.
+    pub fn for_run(&self, run: &CancellationToken) -> Self {
+        SharedInformers { run: run.clone(), ..self.clone() }
+    }
+    /// All objects of a kind, without the parts no component reads (see [`Resource::slim`]).
     pub fn get<T: Resource>(&self) -> Informer<T> {
-        self.get_selected(ListParams::default())
+        self.informer(ListParams::default(), false)
     }
-    /// Only objects that match; a selection has a cache of its own.
+    /// Only objects that match, whole; a selection has a cache of its own.
     pub fn get_selected<T: Resource>(&self, params: ListParams) -> Informer<T> {
-        let key = (TypeId::of::<T>(), format!("{:?}/{:?}", params.label_selector, params.field_selector));
+        self.informer(params, true)
+    }
+    fn informer<T: Resource>(&self, params: ListParams, whole: bool) -> Informer<T> {
+        let key =
+            (TypeId::of::<T>(), format!("{whole}/{:?}/{:?}", params.label_selector, params.field_selector));
         let mut registry = self.registry.lock();
         if let Some(found) = registry.get(&key).and_then(|any| any.downcast_ref::<Informer<T>>()) {
-            return found.clone();
+            return Informer { shared: found.shared.clone(), run: self.run.clone() };
         }
-        let informer = Informer::<T>::new();
+        let informer = Informer::<T>::new(self.run.clone(), whole);
         registry.insert(key, Box::new(informer.clone()));
         let api = Api::<T>::all(self.client.clone());
         tokio::spawn(reflect(api, params, informer.clone(), self.cancel.clone()));
@@ -281,7 +322,7 @@ async fn list_and_watch<T: Resource>(
     informer: &Informer<T>,
     retry: &mut Duration,
 ) -> Result<(), Error> {
-    let (mut version, objects) = list_all(api, params).await?;
+    let (mut version, objects) = list_all(api, params, informer).await?;
     informer.replace(objects);
     *retry = FIRST_RETRY;
     loop {
@@ -297,24 +338,23 @@ async fn list_and_watch<T: Resource>(
     }
 }
 
-async fn list_all<T: Resource>(api: &Api<T>, params: &ListParams) -> Result<(String, Vec<T>), Error> {
+/// Each page is cut down as it arrives: the whole list never stands in memory uncut.
+async fn list_all<T: Resource>(
+    api: &Api<T>,
+    params: &ListParams,
+    informer: &Informer<T>,
+) -> Result<(String, Vec<T>), Error> {
     let mut params = ListParams { limit: Some(PAGE_SIZE), ..params.clone() };
     let mut objects = Vec::new();
     loop {
         let (meta, mut page) = api.list(&params).await?;
-        page.iter_mut().for_each(slim);
+        page.iter_mut().for_each(|object| informer.cut(object));
         objects.append(&mut page);
         match meta.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => return Ok((meta.resource_version.unwrap_or_default(), objects)),
         }
     }
-}
-
-/// Field ownership is of no use to a component and is often half of an object.
-fn slim<T: Resource>(object: &mut T) {
-    let meta: &mut ObjectMeta = object.metadata_mut();
-    meta.managed_fields = None;
 }
 
 #[derive(serde::Deserialize)]
@@ -338,7 +378,7 @@ fn handle_event<T: Resource>(line: &[u8], informer: &Informer<T>, version: &mut 
         "BOOKMARK" => *version = metadata_version(json)?,
         kind => {
             let mut object = T::decode(json)?;
-            slim(&mut object);
+            informer.cut(&mut object);
             *version = object.resource_version().to_owned();
             if kind == "DELETED" {
                 informer.remove(&object.key(), Some(object))
@@ -404,7 +444,7 @@ mod tests {
 
     #[test]
     fn replace_reports_only_differences() {
-        let informer = Informer::<ConfigMap>::new();
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
         let log = Arc::new(Mutex::new(Vec::new()));
         let seen = log.clone();
         informer.on_change(move |change| {
@@ -424,8 +464,25 @@ mod tests {
     }
 
     #[test]
+    fn handlers_end_with_their_run() {
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
+        let run = CancellationToken::new();
+        let calls = Arc::new(());
+        for run in [run.clone(), CancellationToken::new()] {
+            let calls = calls.clone();
+            let handle = Informer { shared: informer.shared.clone(), run };
+            handle.on_change(move |_| drop(calls.clone()));
+        }
+        informer.apply(object("a", "1"));
+        assert_eq!(Arc::strong_count(&calls), 3);
+        run.cancel();
+        informer.apply(object("a", "2"));
+        assert_eq!(Arc::strong_count(&calls), 2, "only the handler of the ended run is dropped");
+    }
+
+    #[test]
     fn indices_follow_changes() {
-        let informer = Informer::<ConfigMap>::new();
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
         informer.apply(object("a", "1"));
         informer.add_index("version", |map| vec![map.resource_version().to_owned()]);
         assert_eq!(informer.by_index("version", "1").len(), 1);
@@ -438,7 +495,7 @@ mod tests {
 
     #[test]
     fn an_error_event_ends_the_watch_as_expired() {
-        let informer = Informer::<ConfigMap>::new();
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
         let line = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
         let error = handle_event(line, &informer, &mut String::new()).unwrap_err();
         assert!(error.is_expired());

@@ -8,6 +8,7 @@ pub mod events;
 pub mod informer;
 pub mod leader;
 pub mod resource;
+mod slim;
 pub mod transport;
 pub mod workqueue;
 

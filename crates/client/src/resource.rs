@@ -16,6 +16,8 @@ pub trait Resource:
     fn decode_list(json: &[u8]) -> Result<(ListMeta, Vec<Self>), Error>;
     /// The object as JSON with `apiVersion` and `kind`.
     fn encode(&self) -> Vec<u8>;
+    /// Drops what no user of a shared cache of this kind reads.
+    fn slim(&mut self) {}
 
     fn name(&self) -> &str {
         self.metadata().name.as_deref().unwrap_or("")
@@ -50,7 +52,7 @@ struct List<T> {
 }
 
 macro_rules! kinds {
-    ($($scope:ident $($path:ident)::+;)+) => {$(
+    ($($scope:ident $($path:ident)::+ $(=> $slim:path)?;)+) => {$(
         impl Resource for k8s_openapi::api::$($path)::+ {
             const NAMESPACED: bool = kinds!(@ $scope);
             fn decode(json: &[u8]) -> Result<Self, Error> {
@@ -66,6 +68,9 @@ macro_rules! kinds {
                 // API structs hold only strings, numbers, maps with string keys: always encodable.
                 serde_json::to_vec(self).unwrap_or_default()
             }
+            $(fn slim(&mut self) {
+                $slim(self);
+            })?
         }
     )+};
     (@ namespaced) => { true };
@@ -73,7 +78,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    namespaced core::v1::Pod;
+    namespaced core::v1::Pod => crate::slim::pod;
     namespaced core::v1::Service;
     namespaced core::v1::Endpoints;
     namespaced core::v1::ConfigMap;

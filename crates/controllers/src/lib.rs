@@ -133,7 +133,7 @@ pub async fn run(context: Context, cancel: CancellationToken) {
         let scope = Scope {
             name,
             client: (context.client_for)(name),
-            informers: context.informers.clone(),
+            informers: context.informers.for_run(&cancel),
             config: config.clone(),
             cancel: cancel.clone(),
         };

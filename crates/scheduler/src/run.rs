@@ -64,6 +64,7 @@ pub async fn run(
         work: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
     });
+    let informers = informers.for_run(&cancel);
     let (nodes, pods, namespaces) =
         (informers.get::<Node>(), informers.get::<Pod>(), informers.get::<Namespace>());
     // Pods are only decided once all three are known: half a view places badly.
