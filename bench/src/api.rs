@@ -1,4 +1,5 @@
-//! Load on an API server: creates that are durable when answered, reads, and whole lists.
+//! Load on an API server: creates that are durable when answered, reads, whole lists, server-side
+//! apply, and many watchers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,15 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use http::Request;
-use http_body_util::BodyExt;
-use kube::client::Body;
 use serde_json::{Value, json};
 
 use crate::report::{Report, percentile};
-use crate::{Outcome, connect};
+use crate::wire::{Call, JSON, PROTOBUF, Wire};
+use crate::{Outcome, process, watch};
 
-const NAMESPACE: &str = "amphipod-bench";
+pub const NAMESPACE: &str = "amphipod-bench";
+const APPLY: &str = "application/apply-patch+yaml";
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
@@ -27,59 +27,48 @@ pub struct Options {
     /// Pods listed.
     #[arg(long, default_value_t = 10_000)]
     pub pods: usize,
+    /// Watchers on one resource.
+    #[arg(long, default_value_t = 1_000)]
+    pub watchers: usize,
+    /// The server's process, for figures of its memory; on this machine only.
+    #[arg(long)]
+    pub pid: Option<u32>,
 }
 
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
-    let client = connect(&options.kubeconfig).await?;
+    let wire = Wire::connect(&options.kubeconfig).await?;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    let _ = call(&client, "POST", "/api/v1/namespaces", Some(&namespace)).await;
-    wait_for_service_account(&client).await?;
-    let outcome = figures(&client, options, report).await;
-    let _ = call(&client, "DELETE", &format!("/api/v1/namespaces/{NAMESPACE}"), None).await;
+    let _ = wire.call(Call::post("/api/v1/namespaces", &namespace)).await;
+    wait_for_service_account(&wire).await?;
+    let outcome = figures(&wire, options, report).await;
+    let _ = wire.call(Call::delete(&format!("/api/v1/namespaces/{NAMESPACE}"))).await;
     outcome
 }
 
-async fn figures(client: &kube::Client, options: &Options, report: &mut Report) -> Outcome<()> {
+async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Outcome<()> {
     let period = Duration::from_secs(options.seconds);
     for clients in [1, 64] {
         let object = move |index: usize| config_map(&format!("c{clients}-{index}"));
-        let (rate, p50, p99) = creates(client, "configmaps", clients, period, object).await?;
-        report.add(&format!("create ConfigMap 1 KB, {clients} clients"), rate, "/s");
-        report.add(&format!("create ConfigMap 1 KB, {clients} clients, p50"), p50, "ms");
-        report.add(&format!("create ConfigMap 1 KB, {clients} clients, p99"), p99, "ms");
+        let rate = creates(wire, "configmaps", clients, period, object).await?;
+        rate.report(report, &format!("create ConfigMap 1 KB, {clients} clients"));
     }
-    let (rate, _, p99) = reads(client, 64, period).await?;
-    report.add("get ConfigMap, 64 clients", rate, "/s");
-    report.add("get ConfigMap, 64 clients, p99", p99, "ms");
+    reads(wire, 64, period).await?.report(report, "get ConfigMap, 64 clients");
+    applies(wire, 64, period).await?.report(report, "server-side apply of a Deployment, 64 clients");
+    watch::figures(wire, options, report).await?;
+    let one = creates(wire, "pods", 1, period, |index| pod(&format!("one-{index}"))).await?;
+    one.report(report, "create pod, 1 client");
     let start = Instant::now();
-    create_pods(client, options.pods).await?;
+    create_pods(wire, options.pods).await?;
     report.add("create pod, 64 clients", options.pods as f64 / start.elapsed().as_secs_f64(), "/s");
-    lists(client, options.pods, report).await
-}
-
-pub async fn call(client: &kube::Client, method: &str, path: &str, body: Option<&Value>) -> Outcome<Vec<u8>> {
-    let bytes = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", "application/json")
-        .header("accept", "application/json")
-        .body(Body::from(bytes))?;
-    let response = client.send(request).await?;
-    let code = response.status();
-    let answer = response.into_body().collect().await?.to_bytes();
-    if code.is_success() {
-        return Ok(answer.to_vec());
-    }
-    Err(format!("{method} {path}: {code}: {}", String::from_utf8_lossy(&answer)).into())
+    lists(wire, options, report).await
 }
 
 /// Pods need the namespace's account; it comes a moment after the namespace.
-async fn wait_for_service_account(client: &kube::Client) -> Outcome<()> {
+async fn wait_for_service_account(wire: &Wire) -> Outcome<()> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        match call(client, "GET", &path, None).await {
+        match wire.call(Call::get(&path)).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -87,86 +76,112 @@ async fn wait_for_service_account(client: &kube::Client) -> Outcome<()> {
     }
 }
 
-fn config_map(name: &str) -> Value {
+pub fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"payload": "x".repeat(850)}})
 }
 
-fn pod(index: usize) -> Value {
+fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": format!("pod-{index}"), "labels": {"app": "bench", "shard": (index % 10).to_string()}},
+        "metadata": {"name": name, "labels": {"app": "bench", "shard": (name.len() % 10).to_string()}},
         "spec": {
             // Nobody schedules these: the figure is the server's.
             "schedulerName": "nobody",
-            "containers": [{
-                "name": "main",
-                "image": "registry.example/app:1",
-                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
-                "ports": [{"containerPort": 8080, "name": "http"}],
-                "env": (0..8).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "some value of common length"})).collect::<Vec<_>>(),
-                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}},
-            }],
+            "containers": [container()],
         },
     })
 }
 
-/// (per second, p50 ms, p99 ms) of closed-loop clients over a period.
+pub fn container() -> Value {
+    json!({
+        "name": "main",
+        "image": "registry.example/app:1",
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "ports": [{"containerPort": 8080, "name": "http"}],
+        "env": (0..8).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "some value of common length"})).collect::<Vec<_>>(),
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}},
+    })
+}
+
+/// What a closed loop did.
+pub struct Rate {
+    per_second: f64,
+    samples_ms: Vec<f64>,
+}
+
+impl Rate {
+    fn report(mut self, report: &mut Report, name: &str) {
+        report.add(name, self.per_second, "/s");
+        report.add(&format!("{name}, p50"), percentile(&mut self.samples_ms, 0.5), "ms");
+        report.add(&format!("{name}, p99"), percentile(&mut self.samples_ms, 0.99), "ms");
+    }
+}
+
 async fn creates(
-    client: &kube::Client,
+    wire: &Wire,
     plural: &str,
     clients: usize,
     period: Duration,
     object: impl Fn(usize) -> Value + Send + Sync + 'static,
-) -> Outcome<(f64, f64, f64)> {
+) -> Outcome<Rate> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/{plural}");
     let object = Arc::new(object);
-    closed_loop(
-        clients,
-        period,
-        move |client, index| {
-            let (path, object) = (path.clone(), object.clone());
-            async move { call(&client, "POST", &path, Some(&object(index))).await.map(|_| ()) }
-        },
-        client,
-    )
+    closed_loop(wire, clients, period, move |wire, index| {
+        let (path, object) = (path.clone(), object.clone());
+        async move { wire.drain(Call::post(&path, &object(index))).await.map(|_| ()) }
+    })
     .await
 }
 
-async fn reads(client: &kube::Client, clients: usize, period: Duration) -> Outcome<(f64, f64, f64)> {
+async fn reads(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/c1-0");
-    closed_loop(
-        clients,
-        period,
-        move |client, _| {
-            let path = path.clone();
-            async move { call(&client, "GET", &path, None).await.map(|_| ()) }
-        },
-        client,
-    )
+    closed_loop(wire, clients, period, move |wire, _| {
+        let path = path.clone();
+        async move { wire.drain(Call::get(&path)).await.map(|_| ()) }
+    })
     .await
 }
 
-async fn closed_loop<F, Fut>(
-    clients: usize,
-    period: Duration,
-    work: F,
-    client: &kube::Client,
-) -> Outcome<(f64, f64, f64)>
+/// Each client applies a Deployment of its own again and again, with another image each time.
+async fn applies(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
+    closed_loop(wire, clients, period, move |wire, index| async move {
+        let name = format!("applied-{}", index % clients);
+        let path = format!(
+            "/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}?fieldManager=amphipod-bench&force=true"
+        );
+        let mut container = container();
+        container["image"] = format!("registry.example/app:{index}").into();
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}},
+        });
+        let call = Call {
+            method: http::Method::PATCH,
+            content_type: APPLY,
+            ..Call::post(&path, &object)
+        };
+        wire.drain(call).await.map(|_| ())
+    })
+    .await
+}
+
+async fn closed_loop<F, Fut>(wire: &Wire, clients: usize, period: Duration, work: F) -> Outcome<Rate>
 where
-    F: Fn(kube::Client, usize) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Wire, usize) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Outcome<()>> + Send,
 {
     let counter = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..clients {
-        let (client, work, counter) = (client.clone(), work.clone(), counter.clone());
+        let (wire, work, counter) = (wire.clone(), work.clone(), counter.clone());
         tasks.push(tokio::spawn(async move {
             let mut samples = Vec::new();
             while start.elapsed() < period {
                 let begin = Instant::now();
-                work(client.clone(), counter.fetch_add(1, Ordering::Relaxed)).await?;
+                work(wire.clone(), counter.fetch_add(1, Ordering::Relaxed)).await?;
                 samples.push(begin.elapsed().as_secs_f64() * 1000.0);
             }
             Outcome::Ok(samples)
@@ -176,15 +191,15 @@ where
     for task in tasks {
         samples.extend(task.await??);
     }
-    let rate = samples.len() as f64 / start.elapsed().as_secs_f64();
-    Ok((rate, percentile(&mut samples, 0.5), percentile(&mut samples, 0.99)))
+    let per_second = samples.len() as f64 / start.elapsed().as_secs_f64();
+    Ok(Rate { per_second, samples_ms: samples })
 }
 
-async fn create_pods(client: &kube::Client, count: usize) -> Outcome<()> {
+async fn create_pods(wire: &Wire, count: usize) -> Outcome<()> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = Vec::new();
     for _ in 0..64 {
-        let (client, next) = (client.clone(), next.clone());
+        let (wire, next) = (wire.clone(), next.clone());
         tasks.push(tokio::spawn(async move {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -192,7 +207,7 @@ async fn create_pods(client: &kube::Client, count: usize) -> Outcome<()> {
                     return Outcome::Ok(());
                 }
                 let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
-                call(&client, "POST", &path, Some(&pod(index))).await?;
+                wire.drain(Call::post(&path, &pod(&format!("pod-{index}")))).await?;
             }
         }));
     }
@@ -202,20 +217,28 @@ async fn create_pods(client: &kube::Client, count: usize) -> Outcome<()> {
     Ok(())
 }
 
-async fn lists(client: &kube::Client, pods: usize, report: &mut Report) -> Outcome<()> {
-    for (what, query) in
-        [("from cache", "?resourceVersion=0"), ("consistent", ""), ("limit=500 page", "?limit=500")]
-    {
-        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods{query}");
-        let mut samples = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..5 {
-            let begin = Instant::now();
-            bytes = call(client, "GET", &path, None).await?.len();
-            samples.push(begin.elapsed().as_secs_f64() * 1000.0);
+async fn lists(wire: &Wire, options: &Options, report: &mut Report) -> Outcome<()> {
+    let pods = options.pods;
+    for (form, accept) in [("JSON", JSON), ("protobuf", PROTOBUF)] {
+        for (what, query) in
+            [("from cache", "?resourceVersion=0"), ("consistent", ""), ("limit=500 page", "?limit=500")]
+        {
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/pods{query}");
+            let mut samples = Vec::new();
+            let mut bytes = 0;
+            let peak = process::Peak::start(options.pid)?;
+            for _ in 0..7 {
+                let begin = Instant::now();
+                bytes = wire.drain(Call { accept, ..Call::get(&path) }).await?;
+                samples.push(begin.elapsed().as_secs_f64() * 1000.0);
+            }
+            let name = format!("list {pods} pods, {form}, {what}");
+            report.add(&format!("{name}, p50"), percentile(&mut samples, 0.5), "ms");
+            report.add(&format!("{name}, size"), bytes as f64 / 1e6, "MB");
+            if let Some(grown) = peak.grown_mb()? {
+                report.add(&format!("{name}, memory while it streams"), grown, "MB");
+            }
         }
-        report.add(&format!("list {pods} pods, {what}, p50"), percentile(&mut samples, 0.5), "ms");
-        report.add(&format!("list {pods} pods, {what}, size"), bytes as f64 / 1e6, "MB");
     }
     Ok(())
 }

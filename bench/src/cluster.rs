@@ -1,16 +1,16 @@
 //! A whole local cluster, driven through the binary as a person would: how fast it comes up, what
 //! it costs when nothing happens, how fast a pod runs.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
+use crate::local::Local;
 use crate::report::{Report, percentile};
-use crate::{Outcome, api, connect};
+use crate::wire::{Call, Wire};
+use crate::{Outcome, api, process};
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
@@ -34,62 +34,50 @@ pub async fn run(options: &Options, report: &mut Report, with_api: bool) -> Outc
     let size =
         std::fs::metadata(&options.binary).map_err(|e| format!("{}: {e}", options.binary.display()))?.len();
     report.add("binary size", size as f64 / 1e6, "MB");
-    up(options).await?;
-    amphipod(options, "down", &[]).await?;
+    let binary = options.local();
+    binary.up(&[]).await?;
+    binary.run("down", &[]).await?;
     let start = Instant::now();
-    up(options).await?;
+    binary.up(&[]).await?;
     report.add("warm up to node Ready and DNS answering", start.elapsed().as_secs_f64() * 1000.0, "ms");
     let outcome = figures(options, report, with_api).await;
-    amphipod(options, "down", &["--purge"]).await?;
+    binary.run("down", &["--purge"]).await?;
     outcome
 }
 
-async fn up(options: &Options) -> Outcome<()> {
-    amphipod(options, "up", &["--detach", "--listen", &options.listen]).await
-}
-
-async fn amphipod(options: &Options, command: &str, flags: &[&str]) -> Outcome<()> {
-    let output = Command::new(&options.binary)
-        .args([command, "--data-dir"])
-        .arg(&options.data_dir)
-        .args(flags)
-        .stdin(Stdio::null())
-        .output()
-        .await?;
-    if output.status.success() {
-        return Ok(());
+impl Options {
+    fn local(&self) -> Local<'_> {
+        Local { binary: &self.binary, data_dir: &self.data_dir, listen: &self.listen }
     }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("amphipod {command} failed ({}): {text}", output.status).into())
 }
 
 async fn figures(options: &Options, report: &mut Report, with_api: bool) -> Outcome<()> {
-    let kubeconfig = options.data_dir.join("admin.kubeconfig");
-    let client = connect(&kubeconfig).await?;
+    let kubeconfig = options.local().kubeconfig();
+    let wire = Wire::connect(&kubeconfig).await?;
     let mut samples = Vec::new();
     for index in 0..options.pods {
-        samples.push(pod_start(&client, index).await?);
+        samples.push(pod_start(&wire, index).await?);
     }
     report.add("pod create to Running, p50", percentile(&mut samples, 0.5), "ms");
     report.add("pod create to Running, p99", percentile(&mut samples, 0.99), "ms");
-    let pid = pid(&options.data_dir)?;
+    let pid = options.local().pid()?;
     tokio::time::sleep(Duration::from_secs(options.idle_seconds)).await;
-    let (before, start) = (cpu_ticks(pid)?, Instant::now());
+    let (before, start) = (process::cpu_ticks(pid)?, Instant::now());
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let ticks = cpu_ticks(pid)? - before;
+    let ticks = process::cpu_ticks(pid)? - before;
     // The kernel counts in hundredths of a second on every common configuration.
     report.add("idle CPU", ticks as f64 / start.elapsed().as_secs_f64(), "% of a core");
-    report.add("idle resident memory", resident_kib(pid)? as f64 / 1024.0, "MB");
+    report.add("idle resident memory", process::resident_mb(pid)?, "MB");
     if with_api {
-        let options = api::Options { kubeconfig, seconds: 5, pods: 10_000 };
+        let options = api::Options { kubeconfig, seconds: 5, pods: 10_000, watchers: 1_000, pid: Some(pid) };
         api::run(&options, report).await?;
-        report.add("resident memory after the load", resident_kib(pid)? as f64 / 1024.0, "MB");
+        report.add("resident memory after the load", process::resident_mb(pid)?, "MB");
     }
     Ok(())
 }
 
 /// Milliseconds from the create call to the first Running seen.
-async fn pod_start(client: &kube::Client, index: usize) -> Outcome<f64> {
+async fn pod_start(wire: &Wire, index: usize) -> Outcome<f64> {
     let name = format!("bench-{index}");
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -97,10 +85,10 @@ async fn pod_start(client: &kube::Client, index: usize) -> Outcome<f64> {
     });
     let path = format!("/api/v1/namespaces/default/pods/{name}");
     let begin = Instant::now();
-    api::call(client, "POST", "/api/v1/namespaces/default/pods", Some(&pod)).await?;
+    wire.drain(Call::post("/api/v1/namespaces/default/pods", &pod)).await?;
     let deadline = begin + Duration::from_secs(60);
     let took = loop {
-        let seen: Value = serde_json::from_slice(&api::call(client, "GET", &path, None).await?)?;
+        let seen: Value = serde_json::from_slice(&wire.call(Call::get(&path)).await?)?;
         if seen.pointer("/status/phase").and_then(Value::as_str) == Some("Running") {
             break begin.elapsed();
         }
@@ -109,27 +97,6 @@ async fn pod_start(client: &kube::Client, index: usize) -> Outcome<f64> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    api::call(client, "DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await?;
+    wire.drain(Call::delete(&format!("{path}?gracePeriodSeconds=0"))).await?;
     Ok(took.as_secs_f64() * 1000.0)
-}
-
-fn pid(data_dir: &Path) -> Outcome<u32> {
-    let text = std::fs::read_to_string(data_dir.join("run/instance.json"))?;
-    let record: Value = serde_json::from_str(&text)?;
-    Ok(record["pid"].as_u64().and_then(|p| u32::try_from(p).ok()).ok_or("the instance record has no pid")?)
-}
-
-/// User and system time of the process in clock ticks.
-fn cpu_ticks(pid: u32) -> Outcome<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let rest = stat.rsplit(')').next().unwrap_or("");
-    let field =
-        |index: usize| rest.split_whitespace().nth(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Ok(field(11) + field(12))
-}
-
-fn resident_kib(pid: u32) -> Outcome<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.split_whitespace().next().ok_or("no VmRSS")?.parse()?)
 }

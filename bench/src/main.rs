@@ -3,9 +3,13 @@
 
 mod api;
 mod cluster;
+mod local;
+mod process;
 mod report;
+mod scale;
+mod watch;
+mod wire;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -28,7 +32,9 @@ enum Command {
     Api(api::Options),
     /// A whole local cluster: start, idle memory and CPU, pod start; needs root
     Cluster(cluster::Options),
-    /// Both, on a cluster started for the purpose
+    /// Hollow nodes filled with pods: how fast, and what it costs in memory; needs no root
+    Scale(scale::Options),
+    /// The first two, on a cluster started for the purpose
     All(cluster::Options),
 }
 
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Api(options) => api::run(&options, &mut report).await,
             Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
+            Command::Scale(options) => scale::run(&options, &mut report).await,
             Command::All(options) => cluster::run(&options, &mut report, true).await,
         }
     });
@@ -64,12 +71,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// A client for a kubeconfig file.
-pub async fn connect(path: &PathBuf) -> Outcome<kube::Client> {
-    let file = kube::config::Kubeconfig::read_from(path)?;
-    let mut config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
-    config.read_timeout = None;
-    Ok(kube::Client::try_from(config)?)
 }
