@@ -5,21 +5,31 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::wire::{put_bytes, put_double, put_number};
+use super::wire::{put_bytes, put_bytes_head, put_double, put_number};
 use super::{Error, MAGIC, MAX_DEPTH};
 use crate::codec::parse_go_duration;
 use crate::schema::{Field, Message, Scalar, Shape, Special};
 
-pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+/// What follows the document in an envelope: no content encoding, no content type.
+pub(super) const ENVELOPE_TAIL: &[u8] = b"\x1a\0\"\0";
+
+/// An envelope up to where its document of that many bytes begins.
+pub(super) fn envelope_head(api_version: &str, kind: &str, raw_bytes: usize) -> Vec<u8> {
     let mut type_meta = Vec::with_capacity(64);
     put_bytes(&mut type_meta, 1, api_version.as_bytes());
     put_bytes(&mut type_meta, 2, kind.as_bytes());
-    let mut out = Vec::with_capacity(raw.len() + type_meta.len() + 24);
+    let mut out = Vec::with_capacity(type_meta.len() + 24);
     out.extend(MAGIC);
     put_bytes(&mut out, 1, &type_meta);
-    put_bytes(&mut out, 2, raw);
-    put_bytes(&mut out, 3, b"");
-    put_bytes(&mut out, 4, b"");
+    put_bytes_head(&mut out, 2, raw_bytes);
+    out
+}
+
+pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = envelope_head(api_version, kind, raw.len());
+    out.reserve_exact(raw.len() + ENVELOPE_TAIL.len());
+    out.extend(raw);
+    out.extend(ENVELOPE_TAIL);
     out
 }
 

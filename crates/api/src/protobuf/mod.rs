@@ -4,6 +4,7 @@
 
 mod decode;
 mod encode;
+mod stream;
 pub mod wire;
 
 use serde_json::Value;
@@ -79,17 +80,78 @@ pub fn supports(api_version: &str, kind: &str) -> bool {
 
 /// One frame of a watch: the length, then a `WatchEvent` whose object is enveloped.
 pub fn encode_watch_event(event_type: &str, object: &Value) -> Result<Vec<u8>, Error> {
-    let enveloped = encode(object)?;
-    let mut raw_extension = Vec::with_capacity(enveloped.len() + 8);
-    wire::put_bytes(&mut raw_extension, 1, &enveloped);
-    let mut event = Vec::with_capacity(raw_extension.len() + 24);
-    wire::put_bytes(&mut event, 1, event_type.as_bytes());
-    wire::put_bytes(&mut event, 2, &raw_extension);
+    watch_frame(event_type, &encode(object)?)
+}
+
+fn watch_frame(event_type: &str, enveloped: &[u8]) -> Result<Vec<u8>, Error> {
+    let extension = wire::field_len(1, enveloped.len());
+    let length = wire::field_len(1, event_type.len()) + wire::field_len(2, extension);
+    let mut frame = Vec::with_capacity(length + 4);
     // Frames are led by their length as four bytes, big end first.
-    let length = u32::try_from(event.len()).map_err(|_| Error::Truncated)?;
-    let mut frame = length.to_be_bytes().to_vec();
-    frame.append(&mut event);
+    frame.extend(u32::try_from(length).map_err(|_| Error::Truncated)?.to_be_bytes());
+    wire::put_bytes(&mut frame, 1, event_type.as_bytes());
+    wire::put_bytes_head(&mut frame, 2, extension);
+    wire::put_bytes(&mut frame, 1, enveloped);
     Ok(frame)
+}
+
+/// How the stored objects of one kind are written: their text goes to protobuf in one pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    message: &'static schema::Message,
+}
+
+impl<'a> Writer<'a> {
+    /// `None` where the kind has no protobuf form.
+    pub fn new(api_version: &'a str, kind: &'a str) -> Option<Self> {
+        Some(Writer { api_version, kind, message: schema::of(api_version, kind)? })
+    }
+    /// A stored object's message, without envelope: what lists hold and envelopes wrap.
+    pub fn message(&self, json: &[u8]) -> Result<Vec<u8>, Error> {
+        stream::message(json, self.message)
+    }
+    pub fn enveloped(&self, message: &[u8]) -> Vec<u8> {
+        encode::envelope(self.api_version, self.kind, message)
+    }
+    pub fn watch_frame(&self, event_type: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
+        watch_frame(event_type, &self.enveloped(message))
+    }
+}
+
+/// What stands around the items of a streamed list. Protobuf says lengths first, so those of all
+/// items must be known before the first is written.
+#[derive(Debug)]
+pub struct ListFrame {
+    pub head: Vec<u8>,
+    item_tag: u32,
+}
+
+impl ListFrame {
+    pub const TAIL: &'static [u8] = encode::ENVELOPE_TAIL;
+
+    /// `kind` is the list's; `sizes` those of its items' messages.
+    pub fn new(
+        api_version: &str,
+        kind: &str,
+        metadata: &Value,
+        sizes: impl Iterator<Item = usize>,
+    ) -> Result<Self, Error> {
+        let unknown = || Error::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
+        let message = schema::of(api_version, kind).ok_or_else(unknown)?;
+        let tag_of = |name: &str| message.fields.iter().find(|f| f.name == name).map(|f| f.tag);
+        let item_tag = tag_of("items").ok_or_else(unknown)?;
+        let start = encode::message(&serde_json::json!({"metadata": metadata}), message)?;
+        let items: usize = sizes.map(|size| wire::field_len(item_tag, size)).sum();
+        let mut head = encode::envelope_head(api_version, kind, start.len() + items);
+        head.extend(start);
+        Ok(ListFrame { head, item_tag })
+    }
+    /// What stands before an item of that size.
+    pub fn before_item(&self, size: usize, out: &mut Vec<u8>) {
+        wire::put_bytes_head(out, self.item_tag, size);
+    }
 }
 
 #[cfg(test)]

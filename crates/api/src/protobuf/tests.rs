@@ -6,6 +6,30 @@ fn round_trip(value: &Value) {
     let bytes = encode(value).expect("encodes");
     assert!(is_enveloped(&bytes));
     assert_eq!(&decode(&bytes).expect("decodes"), value);
+    let writer = Writer::new(crate::object::api_version(value), crate::object::kind(value)).expect("known");
+    let message = writer.message(value.to_string().as_bytes()).expect("streams");
+    assert_eq!(&decode(&writer.enveloped(&message)).expect("decodes"), value);
+    assert_eq!(writer.enveloped(&message).len(), bytes.len(), "both write the same fields");
+}
+
+#[test]
+fn streamed_lists() {
+    let pods: Vec<Value> = (0..3)
+        .map(|i| json!({"metadata": {"name": format!("p{i}"), "annotations": {"a": "x".repeat(100 * i)}}}))
+        .collect();
+    let writer = Writer::new("v1", "Pod").expect("known");
+    let messages: Vec<Vec<u8>> =
+        pods.iter().map(|pod| writer.message(pod.to_string().as_bytes()).expect("streams")).collect();
+    let metadata = json!({"resourceVersion": "7", "remainingItemCount": 2});
+    let frame = ListFrame::new("v1", "PodList", &metadata, messages.iter().map(Vec::len)).expect("frames");
+    let mut bytes = frame.head.clone();
+    for message in &messages {
+        frame.before_item(message.len(), &mut bytes);
+        bytes.extend(message);
+    }
+    bytes.extend(ListFrame::TAIL);
+    let expected = json!({"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": pods});
+    assert_eq!(decode(&bytes).expect("decodes"), expected);
 }
 
 #[test]

@@ -96,7 +96,45 @@ pub fn put_double(out: &mut Vec<u8>, tag: u32, value: f64) {
 }
 
 pub fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
-    put_varint(out, u64::from(tag) << 3 | BYTES);
-    put_varint(out, bytes.len() as u64);
+    put_bytes_head(out, tag, bytes.len());
     out.extend(bytes);
+}
+
+/// Tag and length of a field whose content follows.
+pub fn put_bytes_head(out: &mut Vec<u8>, tag: u32, length: usize) {
+    put_varint(out, u64::from(tag) << 3 | BYTES);
+    put_varint(out, length as u64);
+}
+
+/// Opens a field whose length is not known yet; what follows is its content until [`finish`].
+pub(super) fn begin(out: &mut Vec<u8>, tag: u32) -> usize {
+    put_varint(out, u64::from(tag) << 3 | BYTES);
+    // Most lengths fit one byte; `finish` makes room for more.
+    out.push(0);
+    out.len()
+}
+
+/// Closes the field that [`begin`] opened, writing its length in front of its content.
+pub(super) fn finish(out: &mut Vec<u8>, start: usize) {
+    let length = out.len() - start;
+    let mut digits = Vec::with_capacity(varint_len(length));
+    put_varint(&mut digits, length as u64);
+    let more = digits.len() - 1;
+    if more > 0 {
+        let end = out.len();
+        out.resize(end + more, 0);
+        out.copy_within(start..end, start + more);
+    }
+    out[start - 1..start + more].copy_from_slice(&digits);
+}
+
+/// Bytes a number takes as a varint.
+pub(super) fn varint_len(value: usize) -> usize {
+    let bits = usize::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
+/// Bytes a length-delimited field takes.
+pub(super) fn field_len(tag: u32, length: usize) -> usize {
+    varint_len((tag as usize) << 3) + varint_len(length) + length
 }
