@@ -97,23 +97,22 @@ fn watch_frame(event_type: &str, enveloped: &[u8]) -> Result<Vec<u8>, Error> {
 
 /// How the stored objects of one kind are written: their text goes to protobuf in one pass.
 #[derive(Clone, Copy, Debug)]
-pub struct Writer<'a> {
-    api_version: &'a str,
-    kind: &'a str,
+pub struct Writer {
     message: &'static schema::Message,
 }
 
-impl<'a> Writer<'a> {
-    /// `None` where the kind has no protobuf form.
-    pub fn new(api_version: &'a str, kind: &'a str) -> Option<Self> {
-        Some(Writer { api_version, kind, message: schema::of(api_version, kind)? })
+impl Writer {
+    /// `None` where the kind has no protobuf form of its own in that version.
+    pub fn new(api_version: &str, kind: &str) -> Option<Self> {
+        let message = schema::of(api_version, kind)?;
+        (message.api_version() == api_version).then_some(Writer { message })
     }
     /// A stored object's message, without envelope: what lists hold and envelopes wrap.
     pub fn message(&self, json: &[u8]) -> Result<Vec<u8>, Error> {
         stream::message(json, self.message)
     }
     pub fn enveloped(&self, message: &[u8]) -> Vec<u8> {
-        encode::envelope(self.api_version, self.kind, message)
+        encode::envelope(&self.message.api_version(), self.message.kind, message)
     }
     pub fn watch_frame(&self, event_type: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
         watch_frame(event_type, &self.enveloped(message))

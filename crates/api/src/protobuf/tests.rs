@@ -6,7 +6,11 @@ fn round_trip(value: &Value) {
     let bytes = encode(value).expect("encodes");
     assert!(is_enveloped(&bytes));
     assert_eq!(&decode(&bytes).expect("decodes"), value);
-    let writer = Writer::new(crate::object::api_version(value), crate::object::kind(value)).expect("known");
+    let kind = crate::object::kind(value);
+    let Some(writer) = Writer::new(crate::object::api_version(value), kind) else {
+        assert_eq!(kind, "Status", "only kinds that belong to no version cannot be written so");
+        return;
+    };
     let message = writer.message(value.to_string().as_bytes()).expect("streams");
     assert_eq!(&decode(&writer.enveloped(&message)).expect("decodes"), value);
     assert_eq!(writer.enveloped(&message).len(), bytes.len(), "both write the same fields");

@@ -67,6 +67,14 @@ impl Message {
         self.name.rsplit('.').next().unwrap_or(self.name)
     }
 
+    /// `apps/v1`, or `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        match self.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
     /// The type as Go prints it: `v1.PodSpec`.
     pub fn go_name(&self) -> String {
         let mut parts = self.name.rsplit('.');

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use amphipod_api::protobuf::{self, Writer};
 use amphipod_api::resource::Resource;
 use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
@@ -9,6 +10,7 @@ use amphipod_store::{Key, KeyValue, Revision};
 use bytes::Bytes;
 
 use super::extract::Wanted;
+use super::message::Message;
 
 /// Separates the parts of a packed extract; cannot occur in labels, and a field that holds it is
 /// cut there (selecting by such a value finds nothing).
@@ -26,6 +28,7 @@ pub struct Entry {
     stamp: (u32, u32),
     /// Selectable fields in the collection's order, then label keys and values in turn.
     packed: Box<str>,
+    message: Message,
 }
 
 impl Entry {
@@ -52,7 +55,13 @@ impl Entry {
             revision: item.mod_revision,
             stamp,
             packed: packed.into(),
+            message: Message::default(),
         })
+    }
+
+    /// The object as a protobuf message in its storage version.
+    pub fn message(&self, writer: Writer) -> Result<Bytes, protobuf::Error> {
+        self.message.get(writer, &self.bytes)
     }
 
     /// `[<namespace>/]<name>`: the key below the collection's prefix.

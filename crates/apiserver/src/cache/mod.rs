@@ -5,6 +5,7 @@
 mod collection;
 mod entry;
 mod extract;
+mod message;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -138,7 +138,7 @@ pub async fn delete_collection(
     while !running.is_empty() {
         finished(running.join_next().await)?;
     }
-    list::respond(cx, page)
+    list::respond(cx, page).await
 }
 
 fn finished(outcome: Option<Result<Result<(), Status>, JoinError>>) -> Result<(), Status> {

@@ -29,7 +29,7 @@ pub struct Page {
 }
 
 impl Page {
-    fn metadata(&self) -> Value {
+    pub fn metadata(&self) -> Value {
         let mut metadata = json!({"resourceVersion": self.revision.to_string()});
         if let Some(next) = &self.next {
             metadata["continue"] = next.as_str().into();
@@ -51,7 +51,7 @@ pub async fn list(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>
     let options = ListOptions::parse(&cx)?;
     let selector = options::selector(&cx, &collection)?;
     let page = page(server, &collection, cx.namespace(), &selector, &options).await?;
-    respond(cx, page)
+    respond(cx, page).await
 }
 
 /// Reads one page.
@@ -127,7 +127,10 @@ fn select(
 }
 
 /// Writes a page in the form asked for.
-pub fn respond(cx: Arc<Context>, page: Page) -> Result<Response<Body>, Status> {
+pub async fn respond(cx: Arc<Context>, page: Page) -> Result<Response<Body>, Status> {
+    if let Some(writer) = view::stored_writer(&cx) {
+        return super::message_list::respond(&cx.resource, writer, page).await;
+    }
     if cx.accepted.encoding != Encoding::Json || cx.accepted.pretty {
         return whole(&cx, &page);
     }
@@ -252,7 +255,7 @@ fn stream(renderer: Renderer, entries: Vec<Arc<Entry>>, head: Bytes, tail: &'sta
     }))
 }
 
-/// YAML and protobuf need the list as one value.
+/// YAML, and protobuf of what is not stored as it is served, need the list as one value.
 fn whole(cx: &Context, page: &Page) -> Result<Response<Body>, Status> {
     let items = page.entries.iter().map(|e| view::served(&cx.resource, &e.bytes));
     let items = items.collect::<Result<Vec<Value>, Status>>()?;

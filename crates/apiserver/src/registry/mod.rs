@@ -6,6 +6,7 @@ pub mod delete;
 pub mod delete_options;
 pub mod encode;
 pub mod list;
+mod message_list;
 pub mod options;
 pub mod patch;
 pub mod update;

@@ -21,6 +21,15 @@ pub fn is_stored_form(resource: &Resource) -> bool {
     resource.storage.as_ref().is_none_or(|s| s.api_version == resource.api_version())
 }
 
+/// How stored objects go out as protobuf without being parsed, where this request asks for that.
+pub fn stored_writer(cx: &Context) -> Option<protobuf::Writer> {
+    let plain = cx.accepted.encoding == Encoding::Protobuf && cx.accepted.form == Form::Object;
+    if !plain || !is_stored_form(&cx.resource) {
+        return None;
+    }
+    protobuf::Writer::new(&cx.resource.api_version(), &cx.resource.kind)
+}
+
 /// A stored object as a value of the request's version.
 pub fn served(resource: &Resource, stored: &[u8]) -> Result<Value, Status> {
     let mut value = encode::decode(stored)?;
@@ -122,12 +131,18 @@ pub fn value_response(cx: &Context, code: StatusCode, value: &Value) -> Result<R
     Ok(response(code, cx.accepted.encoding.media_type(), body::full(bytes)))
 }
 
-/// Answers with a stored object; plain JSON goes out as it is stored.
+/// Answers with a stored object; plain JSON goes out as it is stored, protobuf without a value
+/// in between.
 pub fn stored_response(cx: &Context, code: StatusCode, stored: &Bytes) -> Result<Response<Body>, Status> {
     let accepted = cx.accepted;
     let as_is = accepted.encoding == Encoding::Json && accepted.form == Form::Object && !accepted.pretty;
     if as_is && is_stored_form(&cx.resource) {
         return Ok(response(code, Encoding::Json.media_type(), body::full(stored.clone())));
+    }
+    if let Some(writer) = stored_writer(cx) {
+        let message = writer.message(stored).map_err(Status::internal)?;
+        let bytes = writer.enveloped(&message);
+        return Ok(response(code, accepted.encoding.media_type(), body::full(bytes)));
     }
     let value = served(&cx.resource, stored)?;
     object_response(cx, code, value)

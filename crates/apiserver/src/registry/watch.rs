@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::field::{Error as FieldError, Path};
-use amphipod_api::protobuf;
+use amphipod_api::protobuf::{self, Writer};
 use amphipod_api::status::Status;
 use amphipod_store::Revision;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -32,6 +32,10 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Watches of one resource at once: ten for each of the 5,000 nodes a cluster is built for.
 const MAX_WATCHERS: usize = 50_000;
+/// Frames gathered into one chunk of the answer.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Larger pieces are not copied into such a chunk.
+const GATHERED_BYTES: usize = 16 << 10;
 /// Marks the bookmark that ends the initial events of a WatchList.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -146,7 +150,10 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         scope: scope(&cx, &collection),
         shaper: Shaper {
             cx: cx.clone(),
-            stored_form: view::is_stored_form(&cx.resource),
+            as_stored: view::is_stored_form(&cx.resource)
+                && cx.accepted.encoding == Encoding::Json
+                && cx.accepted.form == Form::Object,
+            writer: view::stored_writer(&cx),
             columns_sent: false,
         },
         cache: server.cache.clone(),
@@ -161,7 +168,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         delivered,
         floor: if let Start::After(revision) = options.start { revision } else { 0 },
         over: false,
-        pending: VecDeque::new(),
+        frames: Frames::default(),
         _count: server.metrics.watch_started(&cx.resource),
     };
     Ok(view::response(StatusCode::OK, content_type(&cx), feed.into_body()))
@@ -198,7 +205,7 @@ fn interest(selector: &Selector, collection: &Collection) -> Interest {
 fn refused(cx: Arc<Context>, status: &Status) -> Response<Body> {
     let value = serde_json::to_value(status).unwrap_or_default();
     let media_type = content_type(&cx);
-    let shaper = Shaper { cx, stored_form: true, columns_sent: true };
+    let shaper = Shaper { cx, as_stored: false, writer: None, columns_sent: true };
     let frame = shaper.frame("ERROR", &value).unwrap_or_default();
     view::response(StatusCode::OK, media_type, body::full(frame))
 }
@@ -206,7 +213,10 @@ fn refused(cx: Arc<Context>, status: &Status) -> Response<Body> {
 /// Turns objects into frames of the form and encoding asked for.
 struct Shaper {
     cx: Arc<Context>,
-    stored_form: bool,
+    /// Frames are cut from the stored bytes as they are.
+    as_stored: bool,
+    /// Frames are made of the entries' protobuf messages.
+    writer: Option<Writer>,
     columns_sent: bool,
 }
 
@@ -217,23 +227,31 @@ impl Shaper {
         kind: &str,
         entry: &Entry,
         restamp: Option<Revision>,
-        out: &mut VecDeque<Bytes>,
+        out: &mut Frames,
     ) -> Result<(), Status> {
-        let accepted = self.cx.accepted;
         let chunks = match restamp {
             Some(revision) => entry.restamped(revision),
             None => [entry.bytes.clone(), Bytes::new(), Bytes::new()],
         };
-        if self.stored_form && accepted.encoding == Encoding::Json && accepted.form == Form::Object {
-            out.push_back(head(kind));
-            out.extend(chunks.into_iter().filter(|c| !c.is_empty()));
-            out.push_back(Bytes::from_static(b"}\n"));
+        if let Some(writer) = self.writer {
+            let message = match restamp {
+                Some(_) => writer.message(&chunks.concat()).map(Bytes::from),
+                None => entry.message(writer),
+            };
+            let frame = message.and_then(|message| writer.watch_frame(kind, &message));
+            out.push(frame.map_err(Status::internal)?.into());
+            return Ok(());
+        }
+        if self.as_stored {
+            out.push(head(kind));
+            chunks.into_iter().for_each(|chunk| out.push(chunk));
+            out.push(Bytes::from_static(b"}\n"));
             return Ok(());
         }
         let value = view::served(&self.cx.resource, &chunks.concat())?;
         let value = view::formed(&self.cx, value, !self.columns_sent);
         self.columns_sent = true;
-        out.push_back(self.frame(kind, &value)?);
+        out.push(self.frame(kind, &value)?);
         Ok(())
     }
 
@@ -283,6 +301,43 @@ fn head(kind: &str) -> Bytes {
     })
 }
 
+/// Frames on their way out. Small ones are gathered, so that a burst costs one write instead of
+/// three each; large ones stay shared with the cache, so that many slow watchers of a large object
+/// do not hold a copy each.
+#[derive(Default)]
+struct Frames {
+    ready: VecDeque<Bytes>,
+    gathered: BytesMut,
+}
+
+impl Frames {
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() <= GATHERED_BYTES {
+            self.gathered.extend_from_slice(&bytes);
+        } else {
+            self.close();
+            self.ready.push_back(bytes);
+        }
+    }
+    fn close(&mut self) {
+        if !self.gathered.is_empty() {
+            self.ready.push_back(self.gathered.split().freeze());
+        }
+    }
+    fn is_full(&self) -> bool {
+        !self.ready.is_empty() || self.gathered.len() >= CHUNK_BYTES
+    }
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.gathered.is_empty()
+    }
+    fn take(&mut self) -> Option<Bytes> {
+        if self.ready.is_empty() {
+            self.close();
+        }
+        self.ready.pop_front()
+    }
+}
+
 /// One watcher's state between two pulls of its connection.
 struct Feed {
     scope: String,
@@ -301,7 +356,7 @@ struct Feed {
     /// The client asked for what comes after this.
     floor: Revision,
     over: bool,
-    pending: VecDeque<Bytes>,
+    frames: Frames,
     _count: crate::metrics::WatchGuard,
 }
 
@@ -312,36 +367,51 @@ impl Feed {
         }))
     }
 
+    /// The next chunk: all frames that are ready, up to a chunk's size, else the first that comes.
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
-            if let Some(chunk) = self.pending.pop_front() {
-                return Some(Ok(chunk));
-            }
-            if self.over {
-                return None;
-            }
-            if let Err(status) = self.advance().await {
+            let step = match self.ready() {
+                Ok(true) if !self.frames.is_full() => continue,
+                Ok(_) if !self.frames.is_empty() => Ok(()),
+                Ok(_) if self.over => return None,
+                Ok(_) => self.wait().await,
+                Err(status) => Err(status),
+            };
+            if let Err(status) = step {
                 self.over = true;
                 return Some(Err(status.into()));
+            }
+            if let Some(chunk) = self.frames.take() {
+                return Some(Ok(chunk));
             }
         }
     }
 
-    async fn advance(&mut self) -> Result<(), Status> {
+    /// Takes one step that need not wait; false when there is none.
+    fn ready(&mut self) -> Result<bool, Status> {
+        if self.over || self.frames.is_full() {
+            return Ok(false);
+        }
         if let Some(entry) = self.initial.pop_front() {
-            return self.shaper.object("ADDED", &entry, None, &mut self.pending);
+            self.shaper.object("ADDED", &entry, None, &mut self.frames)?;
+            return Ok(true);
         }
         if self.mark_initial_end {
             self.mark_initial_end = false;
             let bookmark = self.shaper.bookmark(self.delivered, true)?;
-            self.pending.push_back(bookmark);
-            return Ok(());
+            self.frames.push(bookmark);
+            return Ok(true);
         }
         let applied = self.cache.applied();
         if let Some(change) = self.watcher.try_next() {
-            return self.change(&change);
+            self.change(&change)?;
+            return Ok(true);
         }
         self.caught_up_to(applied);
+        Ok(false)
+    }
+
+    async fn wait(&mut self) -> Result<(), Status> {
         tokio::select! {
             change = self.watcher.next() => match change {
                 Some(change) => self.change(&change),
@@ -371,7 +441,7 @@ impl Feed {
         }
         self.caught_up_to(applied);
         let bookmark = self.shaper.bookmark(self.delivered, false)?;
-        self.pending.push_back(bookmark);
+        self.frames.push(bookmark);
         Ok(())
     }
 
@@ -388,7 +458,7 @@ impl Feed {
         let status = Status::expired("the watch fell too far behind; list again and watch from there");
         let value = serde_json::to_value(&status).unwrap_or_default();
         let frame = self.shaper.frame("ERROR", &value)?;
-        self.pending.push_back(frame);
+        self.frames.push(frame);
         Ok(())
     }
 
@@ -401,10 +471,10 @@ impl Feed {
         let matching = |entry: &Option<Arc<Entry>>| entry.clone().filter(|e| self.selector.matches(e));
         match (matching(&change.previous), matching(&change.current)) {
             (None, None) => Ok(()),
-            (None, Some(now)) => self.shaper.object("ADDED", &now, None, &mut self.pending),
-            (Some(_), Some(now)) => self.shaper.object("MODIFIED", &now, None, &mut self.pending),
+            (None, Some(now)) => self.shaper.object("ADDED", &now, None, &mut self.frames),
+            (Some(_), Some(now)) => self.shaper.object("MODIFIED", &now, None, &mut self.frames),
             (Some(before), None) => {
-                self.shaper.object("DELETED", &before, Some(change.revision), &mut self.pending)
+                self.shaper.object("DELETED", &before, Some(change.revision), &mut self.frames)
             }
         }
     }
