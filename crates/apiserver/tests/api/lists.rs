@@ -119,3 +119,59 @@ async fn protobuf_clients_write_and_watch() {
     let length = u32::from_be_bytes(watch.bytes[..4].try_into().unwrap()) as usize;
     assert!(length > 0 && watch.bytes.len() >= length + 4);
 }
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+#[tokio::test]
+async fn protobuf_says_what_json_says() {
+    let server = server().await;
+    for n in 0..5 {
+        server.post(PODS, &pod(&format!("p{n}"))).await.expect(201);
+    }
+    for path in [
+        format!("{PODS}/p1"),
+        PODS.to_owned(),
+        format!("{PODS}?limit=2"),
+        format!("{PODS}?labelSelector=app%3Dp3"),
+    ] {
+        let mut expected = server.get(&path).await.expect(200);
+        let answer = server.get_as(&path, PROTOBUF).await;
+        assert_eq!((answer.code, answer.headers["content-type"].to_str().unwrap()), (200, PROTOBUF));
+        let found = amphipod_api::protobuf::decode(&answer.bytes).expect("a document");
+        // Tokens name the moment they were made.
+        if expected["metadata"]["continue"].is_string() {
+            expected["metadata"]["continue"] = found["metadata"]["continue"].clone();
+        }
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn protobuf_watches_frame_each_event() {
+    use http_body_util::BodyExt;
+    let server = server().await;
+    let watched = format!("{PODS}?watch=1&timeoutSeconds=1");
+    server.post(PODS, &pod("a")).await.expect(201);
+    let request = http::Request::builder().uri(&watched).header("accept", format!("{PROTOBUF};stream=watch"));
+    let answer = server.raw(request.body(Vec::new()).unwrap()).await;
+    assert_eq!(answer.headers()["content-type"], format!("{PROTOBUF};stream=watch").as_str());
+    server.merge(&format!("{PODS}/a"), &json!({"metadata": {"labels": {"x": "y"}}})).await.expect(200);
+    server.delete(&format!("{PODS}/a?gracePeriodSeconds=0")).await.expect(200);
+    let bytes = answer.into_body().collect().await.expect("an end").to_bytes();
+    let (mut rest, mut seen) = (&bytes[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, next) = after.split_at(u32::from_be_bytes(*length) as usize);
+        // WatchEvent{type = 1, object = 2}: the type is short, the envelope begins with its magic.
+        let kind = &frame[2..2 + usize::from(frame[1])];
+        let magic = frame.windows(4).position(|w| w == amphipod_api::protobuf::MAGIC).expect("an envelope");
+        let object = amphipod_api::protobuf::decode(&frame[magic..]).expect("a document");
+        assert_eq!((&object["kind"], &object["apiVersion"]), (&json!("Pod"), &json!("v1")));
+        seen.push((String::from_utf8_lossy(kind).into_owned(), object["metadata"]["labels"]["x"].clone()));
+        rest = next;
+    }
+    let event = |kind: &str, label: serde_json::Value| (kind.to_owned(), label);
+    assert_eq!(
+        seen,
+        [event("ADDED", json!(null)), event("MODIFIED", json!("y")), event("DELETED", json!("y"))]
+    );
+}
