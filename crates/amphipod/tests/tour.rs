@@ -96,6 +96,32 @@ fn own_commands(cluster: &Cluster) {
     assert!(cluster.own(&["kubectl", "exec", "own", "--", "hostname"]).contains("own"));
     assert!(cluster.own(&["logs", "own"]).contains("demo version 1"));
     assert!(cluster.own(&["delete", "pod", "own", "--grace-period=0"]).contains("pod \"own\" deleted"));
+    attached_run(cluster);
+}
+
+/// A pod for one conversation: what is typed reaches its shell, its exit code is the command's,
+/// and nothing stays behind.
+fn attached_run(cluster: &Cluster) {
+    let image = format!("--image={DEMO_1}");
+    let words = ["run", "once", "-i", "--rm", "--restart=Never", &image, "--command", "--", "/bin/sh"];
+    let mut once = std::process::Command::new(support::AMPHIPOD)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    once.stdin.take().unwrap().write_all(b"echo heard in $HOSTNAME\nexit 3\n").unwrap();
+    let output = once.wait_with_output().unwrap();
+    let said = support::text(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for expected in
+        ["heard in once", "pod default/once terminated (Error)", "pod \"once\" deleted from default"]
+    {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert!(cluster.attempt(&["get", "pod", "once"]).unwrap_err().contains("not found"));
 }
 
 fn deployment_and_service(cluster: &Cluster) {

@@ -57,6 +57,11 @@ impl Session {
         self.discovery.get_or_try_init(|| Discovery::fetch(&self.client)).await
     }
     /// The kind a word on the command line means.
+    /// The namespace's pods, for streams to and from their processes.
+    pub fn pods(&self) -> kube::Api<k8s_openapi::api::core::v1::Pod> {
+        kube::Api::namespaced(self.client.kube().clone(), &self.namespace)
+    }
+
     pub async fn kind(&self, word: &str) -> Result<Kind, Error> {
         let found = self.discovery().await?.find(word).cloned();
         found.ok_or_else(|| usage(format!("the server doesn't have a resource type {word:?}")))

@@ -44,10 +44,26 @@ pub struct Args {
     ignore_not_found: bool,
 }
 
-struct Target {
-    kind: Kind,
-    namespace: String,
-    name: String,
+/// One object to delete.
+pub struct Target {
+    pub kind: Kind,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Target {
+    fn path(&self) -> String {
+        self.kind.path(Some(&self.namespace), &self.name)
+    }
+    /// Deletes it and says so; its uid, for waiting until it is gone.
+    pub async fn delete(&self, session: &Session, options: &Value, how: &str) -> Result<String, Error> {
+        let answer = session.send("DELETE", &self.path(), options).await?;
+        let place =
+            if self.kind.namespaced { format!(" from {} namespace", self.namespace) } else { String::new() };
+        println!("{} {:?} {how}{place}", self.kind.display(), self.name);
+        let uid = answer.pointer("/metadata/uid").or(answer.pointer("/details/uid"));
+        Ok(uid.and_then(Value::as_str).unwrap_or("").to_owned())
+    }
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
@@ -57,20 +73,10 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
         println!("No resources found");
     }
     let mut waiting = Vec::new();
+    let how = if args.force && args.grace_period <= 0 { "force deleted" } else { "deleted" };
     for target in targets {
-        let path = target.kind.path(Some(&target.namespace), &target.name);
-        match session.send("DELETE", &path, &options).await {
-            Ok(answer) => {
-                let place = if target.kind.namespaced {
-                    format!(" from {} namespace", target.namespace)
-                } else {
-                    String::new()
-                };
-                let how = if args.force && args.grace_period <= 0 { "force deleted" } else { "deleted" };
-                println!("{} {:?} {how}{place}", target.kind.display(), target.name);
-                let uid = answer.pointer("/metadata/uid").or(answer.pointer("/details/uid"));
-                waiting.push((target, uid.and_then(Value::as_str).unwrap_or("").to_owned()));
-            }
+        match target.delete(session, &options, how).await {
+            Ok(uid) => waiting.push((target, uid)),
             Err(Error::Client(e)) if e.is_not_found() && args.ignore_not_found => {}
             Err(error) => return Err(error),
         }
@@ -149,7 +155,7 @@ async fn targets(session: &Session, args: &Args) -> Result<Vec<Target>, Error> {
 /// Waits until the object is gone, or another one has taken its name.
 async fn gone(session: &Session, target: &Target, uid: &str) -> Result<(), Error> {
     loop {
-        let object = match session.get(&target.kind.path(Some(&target.namespace), &target.name)).await {
+        let object = match session.get(&target.path()).await {
             Ok(object) => object,
             Err(Error::Client(e)) if e.is_not_found() => return Ok(()),
             Err(error) => return Err(error),

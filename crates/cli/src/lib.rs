@@ -20,6 +20,7 @@ mod run;
 mod scale;
 mod select;
 mod set;
+mod streams;
 mod table;
 mod watch;
 
@@ -125,7 +126,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Describe(args) => describe::run(&session, args).await?,
         Command::Apply(args) => apply::run(&session, args).await?,
         Command::Create(args) => create::run(&session, args).await?,
-        Command::Run(args) => run::run(&session, args).await?,
+        Command::Run(args) => return run::run(&session, args).await,
         Command::Expose(args) => expose::run(&session, args).await?,
         Command::Scale(args) => scale::run(&session, args).await?,
         Command::Set(args) => set::run(&session, args).await?,

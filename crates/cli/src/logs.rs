@@ -147,7 +147,8 @@ pub fn seconds(text: &str) -> Result<u64, Error> {
     if number.is_empty() && !text.is_empty() { Ok(total) } else { Err(fail()) }
 }
 
-async fn copy(session: &Session, path: String, prefix: String) -> Result<(), Error> {
+/// Copies a log to standard output.
+pub async fn copy(session: &Session, path: String, prefix: String) -> Result<(), Error> {
     let request = Request::builder().uri(path).header("accept", "*/*").body(Vec::new())?;
     let mut stream = session.client.stream(request).await?;
     let mut line_start = true;

@@ -1,11 +1,23 @@
-//! `run`: one pod from an image.
+//! `run`: one pod from an image, with this terminal attached to it when asked.
 
-use serde_json::json;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use amphipod_api::object;
+use amphipod_client::Query;
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::context::Session;
+use crate::delete::Target;
+use crate::discovery::Kind;
 use crate::error::usage;
-use crate::output;
+use crate::streams::Streams;
+use crate::watch::Lines;
+use crate::{logs, output};
+
+/// How long an attached pod may take to start, as kubectl waits.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,6 +40,21 @@ pub struct Args {
     /// Comma separated labels to apply to the pod.
     #[arg(short, long, value_delimiter = ',')]
     labels: Vec<String>,
+    /// Keep stdin open on the container, even if nothing is attached; attaches.
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Allocate a TTY for the container.
+    #[arg(short, long)]
+    tty: bool,
+    /// Wait for the pod to start running, then attach to it; implied by -i.
+    #[arg(long)]
+    attach: bool,
+    /// Delete the pod after it exits; only for attached containers.
+    #[arg(long)]
+    rm: bool,
+    /// Do not print prompt messages.
+    #[arg(short, long)]
+    quiet: bool,
     /// Use the arguments after -- as the command, not as its arguments.
     #[arg(long)]
     command: bool,
@@ -44,7 +71,36 @@ fn pairs(words: &[String], what: &str) -> Result<Vec<(String, String)>, Error> {
     words.iter().map(split).collect()
 }
 
-pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+pub async fn run(session: &Session, args: Args) -> Result<ExitCode, Error> {
+    let attach = args.attach || args.stdin;
+    if args.tty && !args.stdin {
+        return Err(usage("stdin is required for containers with -t/--tty"));
+    }
+    if args.rm && !attach {
+        return Err(usage("--rm should only be used for attached containers"));
+    }
+    if !["Always", "OnFailure", "Never"].contains(&args.restart.as_str()) {
+        return Err(usage(format!("invalid restart policy: {}", args.restart)));
+    }
+    let kind = session.kind("pods").await?;
+    session.create(&kind, "kubectl-run", &pod(&args)?).await?;
+    if !attach {
+        output::confirm(&kind, &args.name, "created");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = attached(session, &kind, &args).await;
+    if args.rm {
+        let target = Target { kind, namespace: session.namespace.clone(), name: args.name.clone() };
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        match target.delete(session, &options, "deleted").await {
+            Err(Error::Client(error)) if error.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    outcome
+}
+
+fn pod(args: &Args) -> Result<Value, Error> {
     let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
     if let Some(policy) = &args.image_pull_policy {
         container["imagePullPolicy"] = policy.clone().into();
@@ -59,6 +115,13 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     if !args.args.is_empty() {
         container[if args.command { "command" } else { "args" }] = json!(args.args);
     }
+    if args.stdin {
+        container["stdin"] = true.into();
+        container["stdinOnce"] = true.into();
+    }
+    if args.tty {
+        container["tty"] = true.into();
+    }
     let mut labels = serde_json::Map::new();
     for (key, value) in pairs(&args.labels, "label")? {
         labels.insert(key, value.into());
@@ -66,14 +129,114 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     if labels.is_empty() {
         labels.insert("run".to_owned(), args.name.clone().into());
     }
-    let pod = json!({
+    Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": args.name, "labels": labels},
         "spec": {"containers": [container], "restartPolicy": args.restart, "dnsPolicy": "ClusterFirst"},
-    });
-    let kind = session.kind("pods").await?;
-    session.create(&kind, "kubectl-run", &pod).await?;
-    output::confirm(&kind, &args.name, "created");
-    Ok(())
+    }))
+}
+
+fn phase(pod: &Value) -> &str {
+    pod["status"]["phase"].as_str().unwrap_or("")
+}
+fn has_ended(pod: &Value) -> bool {
+    ["Succeeded", "Failed"].contains(&phase(pod))
+}
+
+async fn attached(session: &Session, kind: &Kind, args: &Args) -> Result<ExitCode, Error> {
+    let started = until(session, kind, &args.name, |pod| phase(pod) == "Running" || has_ended(pod));
+    let pod = tokio::time::timeout(START_TIMEOUT, started)
+        .await
+        .map_err(|_| usage("timed out waiting for the condition"))??;
+    let streams = Streams::new(args.stdin, args.tty);
+    let mut shown = false;
+    if phase(&pod) == "Running" {
+        if args.stdin && args.tty && !args.quiet {
+            eprintln!("If you don't see a command prompt, try pressing enter.");
+        }
+        match session.pods().attach(&args.name, &streams.parameters(Some(args.name.clone()))).await {
+            Ok(process) => {
+                streams.join(process).await?;
+                shown = true;
+            }
+            // It may have ended in between.
+            Err(error) => eprintln!(
+                "warning: couldn't attach to pod/{}, falling back to streaming logs: {error}",
+                args.name
+            ),
+        }
+    }
+    if !shown {
+        let path = format!("{}/log?follow=true", kind.path(Some(&session.namespace), &args.name));
+        logs::copy(session, path, String::new()).await?;
+    }
+    if args.restart == "Always" {
+        if !args.rm && !args.quiet && args.stdin {
+            let flags = if args.tty { "-i -t" } else { "-i" };
+            println!(
+                "Session ended, resume using 'kubectl attach {0} -c {0} {flags}' command when the pod is running",
+                args.name
+            );
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    exit_code(&until(session, kind, &args.name, has_ended).await?)
+}
+
+/// The container's own exit code.
+fn exit_code(pod: &Value) -> Result<ExitCode, Error> {
+    if phase(pod) == "Succeeded" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let place = format!("{}/{}", object::namespace(pod), object::name(pod));
+    let ended = pod.pointer("/status/containerStatuses/0/state/terminated");
+    let code = ended.and_then(|state| u8::try_from(state["exitCode"].as_i64()?).ok());
+    let Some(code) = code.filter(|code| *code != 0) else {
+        return Err(usage(format!("pod {place} failed with unknown exit code")));
+    };
+    let reason = ended.and_then(|state| state["reason"].as_str()).unwrap_or("Error");
+    eprintln!("pod {place} terminated ({reason})");
+    Ok(ExitCode::from(code))
+}
+
+/// Watches the pod until it is as wanted.
+async fn until(
+    session: &Session,
+    kind: &Kind,
+    name: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Value, Error> {
+    let mut query = Query::default();
+    query.add("watch", "true");
+    query.add("fieldSelector", &format!("metadata.name={name}"));
+    let path = format!("{}{}", kind.path(Some(&session.namespace), ""), query.as_str());
+    loop {
+        let mut lines = Lines::open(&session.client, &path, "application/json").await?;
+        while let Some((event, pod)) = lines.next().await? {
+            if event == "DELETED" {
+                return Err(usage(format!("pod \"{name}\" was deleted")));
+            }
+            if wanted(&pod) {
+                return Ok(pod);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_pod_gives_its_exit_code() {
+        let ended = |code: i64| {
+            json!({"metadata": {"name": "a", "namespace": "b"}, "status": {"phase": "Failed",
+                "containerStatuses": [{"state": {"terminated": {"exitCode": code, "reason": "Error"}}}]}})
+        };
+        assert_eq!(exit_code(&ended(3)).unwrap(), ExitCode::from(3));
+        let unknown = exit_code(&ended(0)).unwrap_err().to_string();
+        assert_eq!(unknown, "error: pod b/a failed with unknown exit code");
+        assert_eq!(exit_code(&json!({"status": {"phase": "Succeeded"}})).unwrap(), ExitCode::SUCCESS);
+    }
 }

@@ -42,10 +42,12 @@ impl<T> Change<T> {
     }
 }
 
+type Call<T> = dyn Fn(&Change<T>) + Send + Sync;
+
 /// A handler and the token of the run it belongs to; once that is cancelled the handler is dropped.
 struct Handler<T> {
     run: CancellationToken,
-    call: Box<dyn Fn(&Change<T>) + Send + Sync>,
+    call: Box<Call<T>>,
 }
 type IndexFn<T> = fn(&T) -> Vec<String>;
 
