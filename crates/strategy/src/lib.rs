@@ -5,10 +5,12 @@
 //! A kind is a [`kind::Kind`] row naming the functions it needs; [`for_resource`] finds it. Only
 //! pods, whose subresources each allow another change, have a strategy written out.
 
+mod addresses;
 mod check;
 mod cluster;
 mod config;
 pub mod contract;
+mod domains;
 mod event;
 mod job;
 pub mod json;
@@ -21,6 +23,8 @@ mod rbac;
 mod registration;
 mod service;
 mod storage;
+#[cfg(test)]
+mod trial;
 mod workload;
 
 use serde_json::Value;
