@@ -194,10 +194,6 @@ pub static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
 };
 pub static RESOURCE_SLICE: Kind = Kind { generation: true, ..PLAIN };
 pub static DEVICE_CLASS: Kind = Kind { generation: true, ..PLAIN };
-pub static IP_ADDRESS: Kind = Kind { validate_change: spec_fixed, ..PLAIN };
-pub static SERVICE_CIDR: Kind =
-    Kind { status: true, default: |object| within(object, "status", |_| {}), ..PLAIN };
-
 fn match_resources(resources: &mut Value) {
     default_text(resources, "matchPolicy", "Equivalent");
     default(resources, "namespaceSelector", Map::new());

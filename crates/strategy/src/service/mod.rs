@@ -7,6 +7,8 @@ mod families;
 mod tests;
 mod validate;
 
+pub use validate::entry_host;
+
 use amphipod_api::field::Path;
 use serde_json::{Value, json};
 
