@@ -7,16 +7,18 @@
 
 mod addresses;
 mod check;
-mod cluster;
 mod config;
 pub mod contract;
 mod domains;
+mod endpoints;
 mod event;
 mod job;
 pub mod json;
 pub mod kind;
 mod metadata;
+mod namespace;
 mod network;
+mod node;
 pub mod pod;
 mod policy;
 mod rbac;
@@ -73,11 +75,11 @@ fn core(plural: &str) -> &'static dyn Strategy {
     match plural {
         "pods" => &POD,
         "services" => &service::SERVICE,
-        "endpoints" => &cluster::ENDPOINTS,
+        "endpoints" => &endpoints::ENDPOINTS,
         "events" => &event::EVENT,
-        "namespaces" => &cluster::NAMESPACE,
-        "nodes" => &cluster::NODE,
-        "serviceaccounts" => &cluster::SERVICE_ACCOUNT,
+        "namespaces" => &namespace::NAMESPACE,
+        "nodes" => &node::NODE,
+        "serviceaccounts" => &namespace::SERVICE_ACCOUNT,
         "configmaps" => &config::CONFIG_MAP,
         "secrets" => &config::SECRET,
         "replicationcontrollers" => &workload::REPLICATION_CONTROLLER,
@@ -92,8 +94,8 @@ fn core(plural: &str) -> &'static dyn Strategy {
 
 fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
     match (group, plural) {
-        ("coordination.k8s.io", "leases") => &cluster::LEASE,
-        ("discovery.k8s.io", "endpointslices") => &cluster::ENDPOINT_SLICE,
+        ("coordination.k8s.io", "leases") => &node::LEASE,
+        ("discovery.k8s.io", "endpointslices") => &endpoints::ENDPOINT_SLICE,
         ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASS,
         ("policy", "poddisruptionbudgets") => &policy::POD_DISRUPTION_BUDGET,
         ("networking.k8s.io", "ingresses") => &network::INGRESS,
@@ -103,6 +105,9 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
         ("networking.k8s.io", "servicecidrs") => &network::SERVICE_CIDR,
         ("storage.k8s.io", "storageclasses") => &storage::CLASS,
         ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVER,
+        ("storage.k8s.io", "csinodes") => &storage::CSI_NODE,
+        ("storage.k8s.io", "csistoragecapacities") => &storage::CSI_CAPACITY,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASS,
         ("storage.k8s.io", "volumeattachments") => &storage::VOLUME_ATTACHMENT,
         (
             "admissionregistration.k8s.io",

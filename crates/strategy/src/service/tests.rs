@@ -1,6 +1,5 @@
 use serde_json::{Value, json};
 
-use super::*;
 use crate::trial::{created, merge, patched, stored, updated, warned};
 
 fn with_spec(patch: Value) -> Value {
