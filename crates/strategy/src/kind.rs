@@ -128,6 +128,8 @@ impl Strategy for Kind {
                 }
                 keep_spec(object, old);
             }
+            // What the kind's own update takes from it.
+            "approval" => {}
             _ if self.status => copy(object, "status", old),
             _ => {}
         }

@@ -6,12 +6,17 @@
 //! pods, whose subresources each allow another change, have a strategy written out.
 
 mod addresses;
+mod admission;
+mod api_service;
 mod check;
 mod config;
 pub mod contract;
+mod crd;
+mod devices;
 mod domains;
 mod endpoints;
 mod event;
+mod flow;
 mod job;
 pub mod json;
 pub mod kind;
@@ -24,6 +29,7 @@ mod policy;
 mod rbac;
 mod registration;
 mod service;
+mod signing;
 mod storage;
 #[cfg(test)]
 mod trial;
@@ -112,21 +118,21 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
         (
             "admissionregistration.k8s.io",
             "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
-        ) => &registration::WEBHOOKS,
+        ) => &admission::WEBHOOKS,
         ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
-            &registration::ADMISSION_POLICY
+            &admission::ADMISSION_POLICY
         }
-        ("admissionregistration.k8s.io", _) => &registration::ADMISSION_BINDING,
-        ("apiextensions.k8s.io", _) => &registration::CUSTOM_RESOURCE_DEFINITION,
-        ("apiregistration.k8s.io", _) => &registration::API_SERVICE,
-        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &registration::FLOW_SCHEMA,
-        ("flowcontrol.apiserver.k8s.io", _) => &registration::PRIORITY_LEVEL,
-        ("certificates.k8s.io", "certificatesigningrequests") => &registration::SIGNING_REQUEST,
+        ("admissionregistration.k8s.io", _) => &admission::ADMISSION_BINDING,
+        ("apiextensions.k8s.io", _) => &crd::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", _) => &api_service::API_SERVICE,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", _) => &flow::PRIORITY_LEVEL,
+        ("certificates.k8s.io", "certificatesigningrequests") => &signing::SIGNING_REQUEST,
         ("node.k8s.io", "runtimeclasses") => &registration::RUNTIME_CLASS,
-        ("resource.k8s.io", "resourceclaims") => &registration::RESOURCE_CLAIM,
-        ("resource.k8s.io", "resourceclaimtemplates") => &registration::RESOURCE_CLAIM_TEMPLATE,
-        ("resource.k8s.io", "resourceslices") => &registration::RESOURCE_SLICE,
-        ("resource.k8s.io", "deviceclasses") => &registration::DEVICE_CLASS,
+        ("resource.k8s.io", "resourceclaims") => &devices::RESOURCE_CLAIM,
+        ("resource.k8s.io", "resourceclaimtemplates") => &devices::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "resourceslices") => &devices::RESOURCE_SLICE,
+        ("resource.k8s.io", "deviceclasses") => &devices::DEVICE_CLASS,
         _ => &PLAIN,
     }
 }
