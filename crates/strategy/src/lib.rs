@@ -82,7 +82,7 @@ fn core(plural: &str) -> &'static dyn Strategy {
         "pods" => &POD,
         "services" => &service::SERVICE,
         "endpoints" => &endpoints::ENDPOINTS,
-        "events" => &event::EVENT,
+        "events" => &event::CORE_EVENT,
         "namespaces" => &namespace::NAMESPACE,
         "nodes" => &node::NODE,
         "serviceaccounts" => &namespace::SERVICE_ACCOUNT,

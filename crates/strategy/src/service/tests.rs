@@ -34,8 +34,12 @@ fn addresses_and_node_ports_stay() {
     assert!(plain["spec"]["externalTrafficPolicy"].is_null());
 }
 
+fn refused(patch: Value, expected: &[&str]) {
+    assert_eq!(created("", "services", with_spec(patch.clone())), expected, "{patch}");
+}
+
 #[test]
-fn faults() {
+fn types_and_ports() {
     let cases = [
         (json!({"ports": []}), vec!["spec.ports: Required value"]),
         (
@@ -84,6 +88,13 @@ fn faults() {
                 "spec.ports[1]: Duplicate value: {\"port\":1,\"protocol\":\"TCP\",\"targetPort\":0}",
             ],
         ),
+    ];
+    cases.into_iter().for_each(|(patch, expected)| refused(patch, &expected));
+}
+
+#[test]
+fn affinity_addresses_and_traffic() {
+    let cases = [
         (
             json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
             vec![
@@ -130,9 +141,7 @@ fn faults() {
             ],
         ),
     ];
-    for (patch, expected) in cases {
-        assert_eq!(created("", "services", with_spec(patch.clone())), expected, "{patch}");
-    }
+    cases.into_iter().for_each(|(patch, expected)| refused(patch, &expected));
 }
 
 #[test]

@@ -38,7 +38,8 @@ const HOST_PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// Text fields each source needs.
-const REQUIRED: [(&str, &[&str]); 16] = [
+const REQUIRED: [(&str, &[&str]); 17] = [
+    ("hostPath", &["path"]),
     ("gcePersistentDisk", &["pdName"]),
     ("awsElasticBlockStore", &["volumeID"]),
     ("glusterfs", &["endpoints", "path"]),
@@ -66,11 +67,9 @@ pub fn source(faults: &mut Faults, path: &Path, kind: &str, source: &Value) {
     }
     let route = text(&source["path"]);
     match kind {
-        "hostPath" => {
-            if check::required(faults, &at.child("path"), &source["path"]) {
-                check::no_backsteps(faults, &at.child("path"), route);
-                check::optional_one_of(faults, &at.child("type"), &source["type"], &HOST_PATH_TYPES);
-            }
+        "hostPath" if !route.is_empty() => {
+            check::no_backsteps(faults, &at.child("path"), route);
+            check::optional_one_of(faults, &at.child("type"), &source["type"], &HOST_PATH_TYPES);
         }
         "local" if !route.is_empty() => check::no_backsteps(faults, &at.child("path"), route),
         "nfs" if !route.starts_with('/') => {
