@@ -49,15 +49,6 @@ pub fn ip(faults: &mut Faults, path: &Path, value: &str) {
         ));
     }
 }
-pub fn cidr(faults: &mut Faults, path: &Path, value: &str) {
-    if !value.contains('/') || value.parse::<ipnet::IpNet>().is_err() {
-        faults.push(Error::invalid(
-            path,
-            value,
-            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-        ));
-    }
-}
 /// Addresses that mean something only on one machine make no endpoints.
 pub fn ordinary_ip(faults: &mut Faults, path: &Path, value: &str) {
     let Ok(address) = value.parse::<IpAddr>() else {

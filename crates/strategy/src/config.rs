@@ -24,6 +24,7 @@ pub static SECRET: Kind = Kind {
     },
     validate: secret,
     validate_change: secret_change,
+    warn: pair_warnings,
     ..PLAIN
 };
 
@@ -44,7 +45,8 @@ fn config_map(object: &Value) -> Faults {
         size += decoded_size(value);
     }
     if size > MAX_BYTES {
-        faults.push(Error::too_long(&Path::default(), MAX_BYTES));
+        // The whole object, which upstream's paths call so.
+        faults.push(Error::too_long(&Path::default().key(""), MAX_BYTES));
     }
     faults
 }
@@ -139,11 +141,66 @@ fn json_key(faults: &mut Faults, path: &Path, object: &Value, key: &str) {
     match data(object, key) {
         None => faults.push(Error::required(&at, "")),
         Some(bytes) => {
-            if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-                faults.push(Error::invalid(&at, "<secret contents redacted>", error.to_string()));
+            if let Some(reason) = not_an_object(&bytes) {
+                faults.push(Error::invalid(&at, "<secret contents redacted>", reason));
             }
         }
     }
+}
+
+/// Why the bytes are no JSON object, as Go's decoder puts it where it has a word for it.
+fn not_an_object(bytes: &[u8]) -> Option<String> {
+    let kind = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Err(error) if error.is_eof() => return Some("unexpected end of JSON input".to_owned()),
+        Err(error) => {
+            let first = bytes.iter().find(|b| !b.is_ascii_whitespace()).copied().unwrap_or_default();
+            let starts_a_value = b"{[\"-0123456789tfn".contains(&first);
+            return Some(match starts_a_value {
+                true => error.to_string(),
+                false => {
+                    let shown = char::from(first);
+                    format!("invalid character '{shown}' looking for beginning of value")
+                }
+            });
+        }
+    };
+    Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+}
+
+/// A TLS pair that cannot work is stored all the same.
+fn pair_warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
+    if text(&object["type"]) != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let blocks = |key: &str| pem_types(&data(object, key).unwrap_or_default());
+    let (certificates, keys) = (blocks("tls.crt"), blocks("tls.key"));
+    let is_key = |block: &String| block == "PRIVATE KEY" || block.ends_with(" PRIVATE KEY");
+    let is_certificate = |block: &String| block == "CERTIFICATE";
+    let warning = if certificates.is_empty() {
+        "tls: failed to find any PEM data in certificate input"
+    } else if !certificates.iter().any(is_certificate) && certificates.len() == 1 && is_key(&certificates[0])
+    {
+        "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched"
+    } else if keys.is_empty() {
+        "tls: failed to find any PEM data in key input"
+    } else if keys.iter().all(is_certificate) {
+        "tls: found a certificate rather than a key in the PEM for the private key"
+    } else {
+        return Vec::new();
+    };
+    vec![warning.to_owned()]
+}
+
+fn pem_types(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let begins =
+        text.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
+    begins.filter(|kind| text.contains(&format!("-----END {kind}-----"))).map(str::to_owned).collect()
 }
 
 fn secret_change(new: &Value, old: &Value) -> Faults {
@@ -173,6 +230,47 @@ mod tests {
             ["data[tls.crt]: Required value", "data[tls.key]: Required value"]
         );
         assert!(texts(json!({"type": "Opaque", "data": {"k": "eA=="}})).is_empty());
+    }
+
+    #[test]
+    fn contents_are_judged_without_being_shown() {
+        let secret = |config: &str| {
+            let object = json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}});
+            crate::trial::created("", "secrets", object)
+        };
+        let at = "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\"";
+        assert_eq!(secret("{}"), [""; 0]);
+        assert_eq!(secret("x"), [format!("{at}: invalid character 'x' looking for beginning of value")]);
+        assert_eq!(secret(""), [format!("{at}: unexpected end of JSON input")]);
+        assert_eq!(
+            secret("[]"),
+            [format!("{at}: json: cannot unmarshal array into Go value of type map[string]interface {{}}")]
+        );
+        let large = json!({"data": {"a": "x".repeat(MAX_BYTES + 1)}});
+        assert_eq!(
+            crate::trial::created("", "configmaps", large),
+            ["[]: Too long: may not be more than 1048576 bytes"]
+        );
+    }
+
+    #[test]
+    fn pairs_that_cannot_work() {
+        let pem = |kind: &str| format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n");
+        for (certificate, key, expected) in [
+            (String::new(), pem("PRIVATE KEY"), "tls: failed to find any PEM data in certificate input"),
+            (pem("CERTIFICATE"), String::new(), "tls: failed to find any PEM data in key input"),
+            (
+                pem("CERTIFICATE"),
+                pem("CERTIFICATE"),
+                "tls: found a certificate rather than a key in the PEM for the private key",
+            ),
+        ] {
+            let object =
+                json!({"type": "kubernetes.io/tls", "stringData": {"tls.crt": certificate, "tls.key": key}});
+            assert_eq!(crate::trial::warned("", "secrets", object), [expected]);
+        }
+        let good = json!({"type": "kubernetes.io/tls", "stringData": {"tls.crt": pem("CERTIFICATE"), "tls.key": pem("EC PRIVATE KEY")}});
+        assert_eq!(crate::trial::warned("", "secrets", good), [""; 0]);
     }
 
     #[test]

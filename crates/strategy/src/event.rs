@@ -4,70 +4,132 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Map, Value};
 
 use crate::check::{self, Faults, invalid_each};
-use crate::json::{at, fields, is_empty, set, text};
+use crate::json::{at, fields, is_empty, number, same, set, text};
 use crate::kind::{Kind, PLAIN};
 
-pub static EVENT: Kind = Kind { create_on_update: true, validate, ..PLAIN };
+/// Written through the core group: what old clients always could.
+pub static CORE_EVENT: Kind =
+    Kind { create_on_update: true, validate: |object| legacy(object, "reportingComponent"), ..PLAIN };
+/// Written through `events.k8s.io`: the newer form, whole, and fixed but for its series.
+pub static EVENT: Kind = Kind {
+    create_on_update: true,
+    validate: |object| legacy(object, "reportingController"),
+    validate_new: |_, object| strict(object),
+    validate_change: change,
+    ..PLAIN
+};
 
 const NOTE_MAX: usize = 1024;
 const REASON_MAX: usize = 128;
+const SERIES_MIN: i64 = 2;
+const TYPES: [&str; 2] = ["Normal", "Warning"];
 
-fn validate(object: &Value) -> Faults {
+fn legacy(object: &Value, controller_field: &str) -> Faults {
     let mut faults = Faults::new();
     let involved = text(at(object, &["involvedObject", "namespace"]));
     let namespace = text(at(object, &["metadata", "namespace"]));
     let path = Path::new("involvedObject").child("namespace");
-    // Events about objects without a namespace go to `default` (or, for nodes, wherever).
-    let fits = if involved.is_empty() {
-        namespace.is_empty() || namespace == "default" || namespace == "kube-system"
-    } else {
-        involved == namespace
+    // A set eventTime marks the newer form, which demands more.
+    let newer = set(&object["eventTime"]);
+    // Events about objects without a namespace go to `default` (or, in the newer form, elsewhere).
+    let fits = match involved {
+        "" => ["", "default"].contains(&namespace) || (newer && namespace == "kube-system"),
+        _ => newer || involved == namespace,
     };
     if !fits {
         faults.push(Error::invalid(&path, involved, "does not match event.namespace"));
     }
-    if !check::dns1123_subdomain(namespace).is_empty() {
-        faults.push(Error::invalid(&Path::new("namespace"), namespace, "must be a valid namespace"));
+    if newer {
+        new_form(&mut faults, object, controller_field);
     }
-    // A set eventTime marks the newer form, which demands more.
-    if set(&object["eventTime"]) {
-        new_form(&mut faults, object);
+    invalid_each(&mut faults, &Path::new("namespace"), namespace, check::dns1123_subdomain(namespace));
+    faults
+}
+
+fn new_form(faults: &mut Faults, object: &Value, controller_field: &str) {
+    let controller = text(&object["reportingComponent"]);
+    let path = Path::new(controller_field);
+    if controller.is_empty() {
+        faults.push(Error::required(&path, ""));
+    }
+    invalid_each(faults, &path, controller, check::qualified_name(controller));
+    for key in ["reportingInstance", "action", "reason"] {
+        let (path, value) = (Path::new(key), text(&object[key]));
+        if value.is_empty() {
+            faults.push(Error::required(&path, ""));
+        } else {
+            not_longer(faults, &path, value, REASON_MAX);
+        }
+    }
+    not_longer(faults, &Path::new("message"), text(&object["message"]), NOTE_MAX);
+}
+
+fn not_longer(faults: &mut Faults, path: &Path, value: &str, max: usize) {
+    if value.len() > max {
+        faults.push(Error::invalid(path, "", format!("can have at most {max} characters")));
+    }
+}
+
+fn series(faults: &mut Faults, object: &Value) {
+    let series = &object["series"];
+    if !set(series) {
+        return;
+    }
+    if number(&series["count"]) < SERIES_MIN {
+        faults.push(Error::invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if !set(&series["lastObservedTime"]) {
+        faults.push(Error::required(&Path::new("series.lastObservedTime"), ""));
+    }
+}
+
+fn strict(object: &Value) -> Faults {
+    let mut faults = Faults::new();
+    series(&mut faults, object);
+    if !set(&object["eventTime"]) {
+        faults.push(Error::required(&Path::new("eventTime"), ""));
+    }
+    let kind = text(&object["type"]);
+    if !TYPES.contains(&kind) {
+        faults.push(Error::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
+    }
+    let sourced = ["component", "host"].iter().any(|key| !text(&object["source"][*key]).is_empty());
+    for (key, used) in [
+        ("firstTimestamp", set(&object["firstTimestamp"])),
+        ("lastTimestamp", set(&object["lastTimestamp"])),
+        ("count", number(&object["count"]) != 0),
+        ("source", sourced),
+    ] {
+        if used {
+            faults.push(Error::invalid(&Path::new(key), "", "needs to be unset"));
+        }
     }
     faults
 }
 
-fn new_form(faults: &mut Faults, object: &Value) {
-    let controller = text(&object["reportingComponent"]);
-    let path = Path::new("reportingController");
-    if controller.is_empty() {
-        faults.push(Error::required(&path, ""));
-    } else {
-        invalid_each(faults, &path, controller, check::qualified_name(controller));
+fn change(new: &Value, old: &Value) -> Faults {
+    let mut faults = Faults::new();
+    if !same(&new["series"], &old["series"]) {
+        series(&mut faults, new);
     }
-    let instance = text(&object["reportingInstance"]);
-    let path = Path::new("reportingInstance");
-    if instance.is_empty() {
-        faults.push(Error::required(&path, ""));
-    } else if instance.len() > REASON_MAX {
-        faults.push(Error::invalid(&path, "", format!("can have at most {REASON_MAX} characters")));
+    for (key, shown) in [
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        check::immutable(&mut faults, &Path::new(shown), &new[key], &old[key]);
     }
-    for (key, field) in [("action", "action"), ("reason", "reason")] {
-        let value = text(&object[key]);
-        if value.is_empty() {
-            faults.push(Error::required(&Path::new(field), ""));
-        } else if value.len() > REASON_MAX {
-            let detail = format!("can have at most {REASON_MAX} characters");
-            faults.push(Error::invalid(&Path::new(field), "", detail));
-        }
-    }
-    if text(&object["message"]).len() > NOTE_MAX {
-        let detail = format!("can have at most {NOTE_MAX} characters");
-        faults.push(Error::invalid(&Path::new("message"), "", detail));
-    }
-    let kinds = ["Normal", "Warning"];
-    if !kinds.contains(&text(&object["type"])) {
-        faults.push(Error::not_supported(&Path::new("type"), text(&object["type"]), &kinds));
-    }
+    faults
 }
 
 /// Fields of `events.k8s.io/v1` and of core `v1` that are one thing under two names.
@@ -112,6 +174,7 @@ pub fn convert(value: &mut Value, to_storage: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trial::{created, merge, updated};
     use serde_json::json;
 
     #[test]
@@ -128,11 +191,52 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_must_agree() {
-        let event = json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "b"}});
+    fn the_core_form_takes_what_it_always_took() {
+        let event = |patch| merge(json!({"involvedObject": {"namespace": "d"}}), patch);
+        for (patch, expected) in [
+            (json!({"type": "Odd"}), vec![]),
+            (
+                json!({"involvedObject": {"namespace": "b"}}),
+                vec!["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"],
+            ),
+            (
+                json!({"eventTime": "2024-01-01T00:00:00.000000Z", "reportingComponent": "c", "action": "a".repeat(129)}),
+                vec![
+                    "reportingInstance: Required value",
+                    "action: Invalid value: \"\": can have at most 128 characters",
+                    "reason: Required value",
+                ],
+            ),
+        ] {
+            assert_eq!(created("", "events", event(patch)), expected);
+        }
+    }
+
+    #[test]
+    fn the_newer_form_is_whole_and_fixed() {
+        let good = json!({"involvedObject": {"namespace": "d"}, "eventTime": "2024-01-01T00:00:00.000000Z", "type": "Normal",
+            "reportingComponent": "a.b/c", "reportingInstance": "i", "action": "A", "reason": "R"});
+        assert_eq!(created("events.k8s.io", "events", good.clone()), [""; 0]);
+        let old = merge(
+            good.clone(),
+            json!({"eventTime": null, "type": "X", "count": 1, "source": {"host": "h"}, "series": {"count": 1}}),
+        );
         assert_eq!(
-            validate(&event)[0].to_string(),
-            "involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"
+            created("events.k8s.io", "events", old),
+            [
+                "series.count: Invalid value: \"\": should be at least 2",
+                "series.lastObservedTime: Required value",
+                "eventTime: Required value",
+                "type: Invalid value: \"\": has invalid value: X",
+                "count: Invalid value: \"\": needs to be unset",
+                "source: Invalid value: \"\": needs to be unset",
+            ]
+        );
+        let again = json!({"series": {"count": 2, "lastObservedTime": "2024-01-01T00:00:01.000000Z"}});
+        assert_eq!(updated("events.k8s.io", "events", good.clone(), again), [""; 0]);
+        assert_eq!(
+            updated("events.k8s.io", "events", good, json!({"reportingInstance": "j"})),
+            ["reportingInstance: Invalid value: \"j\": field is immutable"]
         );
     }
 }

@@ -14,6 +14,8 @@ pub struct Kind {
     pub name: NameRule,
     /// `metadata.generation` counts changes of everything but metadata and status.
     pub generation: bool,
+    /// The generation counts changes of labels too.
+    pub generation_of_labels: bool,
     /// Has a status, which only the status subresource writes.
     pub status: bool,
     /// A node registers with its status; everything else starts without one.
@@ -28,6 +30,8 @@ pub struct Kind {
     /// After the generic carrying over.
     pub update: fn(&Context, &mut Value, &Value),
     pub validate: fn(&Value) -> Faults,
+    /// What a new object must obey besides `validate`.
+    pub validate_new: fn(&Context, &Value) -> Faults,
     /// What an update must obey besides `validate`.
     pub validate_change: fn(&Value, &Value) -> Faults,
     pub validate_status: fn(&Value, &Value) -> Faults,
@@ -38,6 +42,7 @@ pub struct Kind {
 pub const PLAIN: Kind = Kind {
     name: NameRule::Subdomain,
     generation: false,
+    generation_of_labels: false,
     status: false,
     keep_status_at_create: false,
     custom: false,
@@ -48,6 +53,7 @@ pub const PLAIN: Kind = Kind {
     create: |_, _| {},
     update: |_, _, _| {},
     validate: |_| Vec::new(),
+    validate_new: |_, _| Vec::new(),
     validate_change: |_, _| Vec::new(),
     validate_status: |_, _| Vec::new(),
     warn: |_, _| Vec::new(),
@@ -69,7 +75,9 @@ pub fn spec_changed(new: &Value, old: &Value) -> bool {
 impl Kind {
     fn carry_generation(&self, object: &mut Value, old: &Value, spec_write: bool) {
         let before = number(&old["metadata"]["generation"]);
-        let raise = self.generation && spec_write && spec_changed(object, old);
+        let relabelled = || !same(&object["metadata"]["labels"], &old["metadata"]["labels"]);
+        let changed = spec_changed(object, old) || (self.generation_of_labels && relabelled());
+        let raise = self.generation && spec_write && changed;
         let generation = before + i64::from(raise);
         if generation > 0 {
             put(&mut object["metadata"], "generation", generation);
@@ -120,6 +128,8 @@ impl Strategy for Kind {
                 }
                 keep_spec(object, old);
             }
+            // What the kind's own update takes from it.
+            "approval" => {}
             _ if self.status => copy(object, "status", old),
             _ => {}
         }
@@ -132,6 +142,7 @@ impl Strategy for Kind {
             faults.extend(metadata::known_finalizers(object));
         }
         faults.extend((self.validate)(object));
+        faults.extend((self.validate_new)(context, object));
         faults
     }
     fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {

@@ -5,22 +5,34 @@
 //! A kind is a [`kind::Kind`] row naming the functions it needs; [`for_resource`] finds it. Only
 //! pods, whose subresources each allow another change, have a strategy written out.
 
+mod addresses;
+mod admission;
+mod api_service;
 mod check;
-mod cluster;
 mod config;
 pub mod contract;
+mod crd;
+mod devices;
+mod domains;
+mod endpoints;
 mod event;
+mod flow;
 mod job;
 pub mod json;
 pub mod kind;
 mod metadata;
+mod namespace;
 mod network;
+mod node;
 pub mod pod;
 mod policy;
 mod rbac;
 mod registration;
 mod service;
+mod signing;
 mod storage;
+#[cfg(test)]
+mod trial;
 mod workload;
 
 use serde_json::Value;
@@ -69,11 +81,11 @@ fn core(plural: &str) -> &'static dyn Strategy {
     match plural {
         "pods" => &POD,
         "services" => &service::SERVICE,
-        "endpoints" => &cluster::ENDPOINTS,
-        "events" => &event::EVENT,
-        "namespaces" => &cluster::NAMESPACE,
-        "nodes" => &cluster::NODE,
-        "serviceaccounts" => &cluster::SERVICE_ACCOUNT,
+        "endpoints" => &endpoints::ENDPOINTS,
+        "events" => &event::CORE_EVENT,
+        "namespaces" => &namespace::NAMESPACE,
+        "nodes" => &node::NODE,
+        "serviceaccounts" => &namespace::SERVICE_ACCOUNT,
         "configmaps" => &config::CONFIG_MAP,
         "secrets" => &config::SECRET,
         "replicationcontrollers" => &workload::REPLICATION_CONTROLLER,
@@ -88,36 +100,39 @@ fn core(plural: &str) -> &'static dyn Strategy {
 
 fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
     match (group, plural) {
-        ("coordination.k8s.io", "leases") => &cluster::LEASE,
-        ("discovery.k8s.io", "endpointslices") => &cluster::ENDPOINT_SLICE,
+        ("coordination.k8s.io", "leases") => &node::LEASE,
+        ("discovery.k8s.io", "endpointslices") => &endpoints::ENDPOINT_SLICE,
         ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASS,
         ("policy", "poddisruptionbudgets") => &policy::POD_DISRUPTION_BUDGET,
         ("networking.k8s.io", "ingresses") => &network::INGRESS,
         ("networking.k8s.io", "ingressclasses") => &network::INGRESS_CLASS,
         ("networking.k8s.io", "networkpolicies") => &network::NETWORK_POLICY,
-        ("networking.k8s.io", "ipaddresses") => &registration::IP_ADDRESS,
-        ("networking.k8s.io", "servicecidrs") => &registration::SERVICE_CIDR,
+        ("networking.k8s.io", "ipaddresses") => &network::IP_ADDRESS,
+        ("networking.k8s.io", "servicecidrs") => &network::SERVICE_CIDR,
         ("storage.k8s.io", "storageclasses") => &storage::CLASS,
         ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVER,
+        ("storage.k8s.io", "csinodes") => &storage::CSI_NODE,
+        ("storage.k8s.io", "csistoragecapacities") => &storage::CSI_CAPACITY,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASS,
         ("storage.k8s.io", "volumeattachments") => &storage::VOLUME_ATTACHMENT,
         (
             "admissionregistration.k8s.io",
             "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
-        ) => &registration::WEBHOOKS,
+        ) => &admission::WEBHOOKS,
         ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
-            &registration::ADMISSION_POLICY
+            &admission::ADMISSION_POLICY
         }
-        ("admissionregistration.k8s.io", _) => &registration::ADMISSION_BINDING,
-        ("apiextensions.k8s.io", _) => &registration::CUSTOM_RESOURCE_DEFINITION,
-        ("apiregistration.k8s.io", _) => &registration::API_SERVICE,
-        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &registration::FLOW_SCHEMA,
-        ("flowcontrol.apiserver.k8s.io", _) => &registration::PRIORITY_LEVEL,
-        ("certificates.k8s.io", "certificatesigningrequests") => &registration::SIGNING_REQUEST,
+        ("admissionregistration.k8s.io", _) => &admission::ADMISSION_BINDING,
+        ("apiextensions.k8s.io", _) => &crd::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", _) => &api_service::API_SERVICE,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", _) => &flow::PRIORITY_LEVEL,
+        ("certificates.k8s.io", "certificatesigningrequests") => &signing::SIGNING_REQUEST,
         ("node.k8s.io", "runtimeclasses") => &registration::RUNTIME_CLASS,
-        ("resource.k8s.io", "resourceclaims") => &registration::RESOURCE_CLAIM,
-        ("resource.k8s.io", "resourceclaimtemplates") => &registration::RESOURCE_CLAIM_TEMPLATE,
-        ("resource.k8s.io", "resourceslices") => &registration::RESOURCE_SLICE,
-        ("resource.k8s.io", "deviceclasses") => &registration::DEVICE_CLASS,
+        ("resource.k8s.io", "resourceclaims") => &devices::RESOURCE_CLAIM,
+        ("resource.k8s.io", "resourceclaimtemplates") => &devices::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "resourceslices") => &devices::RESOURCE_SLICE,
+        ("resource.k8s.io", "deviceclasses") => &devices::DEVICE_CLASS,
         _ => &PLAIN,
     }
 }

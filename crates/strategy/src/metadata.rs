@@ -14,6 +14,8 @@ pub enum NameRule {
     Label,
     Label1035,
     PathSegment,
+    /// An IP address in canonical form.
+    Ip,
     /// At most 52 characters: the controller appends to it.
     CronJob,
 }
@@ -26,6 +28,7 @@ impl NameRule {
             NameRule::Label1035 => names::dns1035_label,
             NameRule::PathSegment if prefix => return names::path_segment_prefix(name),
             NameRule::PathSegment => names::path_segment_name,
+            NameRule::Ip => return crate::addresses::strict_ip(name).into_iter().collect(),
         };
         if prefix { names::as_prefix(rule, name) } else { rule(name) }
     }

@@ -3,70 +3,35 @@
 use serde_json::Value;
 
 use super::cells::{NONE, Object, UNSET, str_of, strings};
-use super::{AGE, CREATED_AT, Column, Kind, NAME, boolean, integer, kind, text, wide};
+use super::{Kind, columns, kind};
 use crate::duration::human_duration;
-
-const PHASED: &[Column] = &[NAME, text("Status"), AGE];
-const CONFIG_MAPS: &[Column] = &[NAME, integer("Data"), AGE];
-const SECRETS: &[Column] = &[NAME, text("Type"), integer("Data"), AGE];
-const ACCOUNTS: &[Column] = &[NAME, integer("Secrets"), AGE];
-const COMPONENTS: &[Column] = &[NAME, text("Status"), text("Message"), text("Error")];
-const QUOTAS: &[Column] = &[NAME, text("Request"), text("Limit"), AGE];
-const CREATED: &[Column] = &[NAME, CREATED_AT];
-const BINDINGS: &[Column] =
-    &[NAME, text("Role"), AGE, wide("Users"), wide("Groups"), wide("ServiceAccounts")];
-const LEASES: &[Column] = &[NAME, text("Holder"), AGE];
-const PRIORITIES: &[Column] =
-    &[NAME, integer("Value"), boolean("Global-Default"), AGE, text("PreemptionPolicy")];
-const RUNTIMES: &[Column] = &[NAME, text("Handler"), AGE];
-const REQUESTS: &[Column] =
-    &[NAME, AGE, text("SignerName"), text("Requestor"), text("RequestedDuration"), text("Condition")];
-const WEBHOOKS: &[Column] = &[NAME, integer("Webhooks"), AGE];
-const POLICIES: &[Column] = &[NAME, integer("Validations"), text("ParamKind"), AGE];
-const POLICY_BINDINGS: &[Column] = &[NAME, text("PolicyName"), text("ParamRef"), AGE];
-const SERVICES: &[Column] = &[NAME, text("Service"), text("Available"), AGE];
-const FLOW_SCHEMAS: &[Column] = &[
-    NAME,
-    text("PriorityLevel"),
-    integer("MatchingPrecedence"),
-    text("DistinguisherMethod"),
-    AGE,
-    text("MissingPL"),
-];
-const LEVELS: &[Column] = &[
-    NAME,
-    text("Type"),
-    text("NominalConcurrencyShares"),
-    text("Queues"),
-    text("HandSize"),
-    text("QueueLengthLimit"),
-    AGE,
-];
-const CLAIMS: &[Column] = &[NAME, text("State"), AGE];
-const SLICES: &[Column] = &[NAME, text("Node"), text("Driver"), text("Pool"), AGE];
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const ADMISSION: &str = "admissionregistration.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 
 pub(super) const KINDS: &[Kind] = &[
-    kind("", "namespaces", PHASED, |o| vec![o.name(), o.cell("/status/phase"), o.age()]),
-    kind("", "configmaps", CONFIG_MAPS, |o| {
+    kind("", "namespaces", columns::NAMESPACES, |o| vec![o.name(), o.cell("/status/phase"), o.age()]),
+    kind("", "configmaps", columns::CONFIG_MAPS, |o| {
         vec![o.name(), (o.length("/data") + o.length("/binaryData")).into(), o.age()]
     }),
-    kind("", "secrets", SECRETS, |o| vec![o.name(), o.cell("/type"), o.length("/data").into(), o.age()]),
-    kind("", "serviceaccounts", ACCOUNTS, |o| vec![o.name(), o.length("/secrets").into(), o.age()]),
-    kind("", "componentstatuses", COMPONENTS, component_status),
-    kind("", "resourcequotas", QUOTAS, quota),
-    kind("", "limitranges", CREATED, created),
-    kind(RBAC, "roles", CREATED, created),
-    kind(RBAC, "clusterroles", CREATED, created),
-    kind(RBAC, "rolebindings", BINDINGS, role_binding),
-    kind(RBAC, "clusterrolebindings", BINDINGS, role_binding),
-    kind("coordination.k8s.io", "leases", LEASES, |o| {
+    kind("", "secrets", columns::SECRETS, |o| {
+        vec![o.name(), o.cell("/type"), o.length("/data").into(), o.age()]
+    }),
+    kind("", "serviceaccounts", columns::SERVICE_ACCOUNTS, |o| {
+        vec![o.name(), o.length("/secrets").into(), o.age()]
+    }),
+    kind("", "componentstatuses", columns::COMPONENT_STATUSES, component_status),
+    kind("", "resourcequotas", columns::QUOTAS, quota),
+    kind("", "limitranges", columns::PLAIN, created),
+    kind(RBAC, "roles", columns::PLAIN, created),
+    kind(RBAC, "clusterroles", columns::PLAIN, created),
+    kind(RBAC, "rolebindings", columns::ROLE_BINDINGS, role_binding),
+    kind(RBAC, "clusterrolebindings", columns::CLUSTER_ROLE_BINDINGS, role_binding),
+    kind("coordination.k8s.io", "leases", columns::LEASES, |o| {
         vec![o.name(), o.cell("/spec/holderIdentity"), o.age()]
     }),
-    kind("scheduling.k8s.io", "priorityclasses", PRIORITIES, |o| {
+    kind("scheduling.k8s.io", "priorityclasses", columns::PRIORITY_CLASSES, |o| {
         vec![
             o.name(),
             o.number("/value"),
@@ -75,27 +40,29 @@ pub(super) const KINDS: &[Kind] = &[
             o.cell("/preemptionPolicy"),
         ]
     }),
-    kind("node.k8s.io", "runtimeclasses", RUNTIMES, |o| vec![o.name(), o.cell("/handler"), o.age()]),
-    kind("certificates.k8s.io", "certificatesigningrequests", REQUESTS, signing_request),
-    kind(ADMISSION, "mutatingwebhookconfigurations", WEBHOOKS, webhooks),
-    kind(ADMISSION, "validatingwebhookconfigurations", WEBHOOKS, webhooks),
-    kind(ADMISSION, "validatingadmissionpolicies", POLICIES, admission_policy),
-    kind(ADMISSION, "validatingadmissionpolicybindings", POLICY_BINDINGS, policy_binding),
-    kind("apiextensions.k8s.io", "customresourcedefinitions", CREATED, created),
-    kind("apiregistration.k8s.io", "apiservices", SERVICES, api_service),
-    kind(FLOW, "flowschemas", FLOW_SCHEMAS, flow_schema),
-    kind(FLOW, "prioritylevelconfigurations", LEVELS, priority_level),
-    kind("resource.k8s.io", "resourceclaims", CLAIMS, resource_claim),
-    kind("resource.k8s.io", "resourceslices", SLICES, |o| {
-        vec![
-            o.name(),
-            o.text_or("/spec/nodeName", NONE),
-            o.cell("/spec/driver"),
-            o.cell("/spec/pool/name"),
-            o.age(),
-        ]
+    kind("node.k8s.io", "runtimeclasses", columns::RUNTIME_CLASSES, |o| {
+        vec![o.name(), o.cell("/handler"), o.age()]
+    }),
+    kind("certificates.k8s.io", "certificatesigningrequests", columns::SIGNING_REQUESTS, signing_request),
+    kind(ADMISSION, "mutatingwebhookconfigurations", columns::WEBHOOKS, webhooks),
+    kind(ADMISSION, "validatingwebhookconfigurations", columns::WEBHOOKS, webhooks),
+    kind(ADMISSION, "validatingadmissionpolicies", columns::VALIDATING_POLICIES, admission_policy),
+    kind(ADMISSION, "validatingadmissionpolicybindings", columns::POLICY_BINDINGS, policy_binding),
+    kind("apiextensions.k8s.io", "customresourcedefinitions", columns::PLAIN, created),
+    kind("apiregistration.k8s.io", "apiservices", columns::API_SERVICES, api_service),
+    kind(FLOW, "flowschemas", columns::FLOW_SCHEMAS, flow_schema),
+    kind(FLOW, "prioritylevelconfigurations", columns::PRIORITY_LEVELS, priority_level),
+    kind("resource.k8s.io", "deviceclasses", columns::AGED, aged),
+    kind("resource.k8s.io", "resourceclaimtemplates", columns::AGED, aged),
+    kind("resource.k8s.io", "resourceclaims", columns::RESOURCE_CLAIMS, resource_claim),
+    kind("resource.k8s.io", "resourceslices", columns::RESOURCE_SLICES, |o| {
+        vec![o.name(), o.cell("/spec/nodeName"), o.cell("/spec/driver"), o.cell("/spec/pool/name"), o.age()]
     }),
 ];
+
+fn aged(object: &Object<'_>) -> Vec<Value> {
+    vec![object.name(), object.age()]
+}
 
 fn created(object: &Object<'_>) -> Vec<Value> {
     vec![object.name(), object.created_at()]
@@ -109,8 +76,8 @@ fn component_status(object: &Object<'_>) -> Vec<Value> {
     let healthy = object.list("/conditions").iter().find(|c| str_of(c, "type") == "Healthy");
     let status = match healthy.map(|c| str_of(c, "status")) {
         Some("True") => "Healthy",
-        Some("False") => "Unhealthy",
-        _ => "Unknown",
+        Some(_) => "Unhealthy",
+        None => "Unknown",
     };
     let part = |name: &str| healthy.map(|c| str_of(c, name)).unwrap_or_default();
     vec![object.name(), status.into(), part("message").into(), part("error").into()]
@@ -118,7 +85,9 @@ fn component_status(object: &Object<'_>) -> Vec<Value> {
 
 fn quota(object: &Object<'_>) -> Vec<Value> {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
-    for (resource, hard) in object.map("/status/hard").into_iter().flatten() {
+    let mut hard: Vec<_> = object.map("/status/hard").into_iter().flatten().collect();
+    hard.sort_by_key(|(resource, _)| *resource);
+    for (resource, hard) in hard {
         let used = object.map("/status/used").and_then(|u| u.get(resource)).and_then(Value::as_str);
         let text = format!("{resource}: {}/{}", used.unwrap_or("0"), hard.as_str().unwrap_or_default());
         if resource.starts_with("limits.") { limits.push(text) } else { requests.push(text) }
@@ -174,27 +143,53 @@ fn request_condition(object: &Object<'_>) -> String {
 }
 
 fn admission_policy(object: &Object<'_>) -> Vec<Value> {
-    let kind = match object.text("/spec/paramKind/kind") {
-        "" => UNSET.to_owned(),
-        kind => format!("{}/{kind}", object.text("/spec/paramKind/apiVersion")),
+    let kind = match object.map("/spec/paramKind") {
+        None => UNSET.to_owned(),
+        Some(_) => {
+            format!("{}/{}", object.text("/spec/paramKind/apiVersion"), object.text("/spec/paramKind/kind"))
+        }
     };
     vec![object.name(), object.length("/spec/validations").into(), kind.into(), object.age()]
 }
 
 fn policy_binding(object: &Object<'_>) -> Vec<Value> {
-    let name = object.text("/spec/paramRef/name");
-    let parameter = match (object.at("/spec/paramRef"), object.text("/spec/paramRef/namespace")) {
-        (None, _) => UNSET.to_owned(),
-        (Some(_), "") => {
-            if name.is_empty() {
-                "*".to_owned()
-            } else {
-                name.to_owned()
-            }
-        }
-        (Some(_), namespace) => format!("{namespace}/{}", if name.is_empty() { "*" } else { name }),
+    let part = |name: &str| object.text(&format!("/spec/paramRef/{name}"));
+    let parameter = match (part("name"), part("namespace"), object.at("/spec/paramRef/selector")) {
+        ("", _, Some(selector)) if selector.is_object() => go_selector(selector),
+        ("", ..) => UNSET.to_owned(),
+        // Whether the parameter has a namespace cannot be told from here.
+        (name, "", _) => format!("*/{name}"),
+        (name, namespace, _) => format!("{namespace}/{name}"),
     };
     vec![object.name(), object.cell("/spec/policyName"), parameter.into(), object.age()]
+}
+
+/// A label selector as Go's generated code prints the struct.
+fn go_selector(selector: &Value) -> String {
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
+    let mut labels: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default()))
+        .collect();
+    labels.sort();
+    let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten();
+    let expressions: Vec<String> = expressions
+        .map(|e| {
+            let values = e.get("values").and_then(Value::as_array).into_iter().flatten();
+            let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+            let (key, operator) = (str_of(e, "key"), str_of(e, "operator"));
+            format!(
+                "LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},",
+                values.join(" ")
+            )
+        })
+        .collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        labels.concat(),
+        expressions.concat()
+    )
 }
 
 fn api_service(object: &Object<'_>) -> Vec<Value> {
@@ -225,19 +220,17 @@ fn flow_schema(object: &Object<'_>) -> Vec<Value> {
 }
 
 fn priority_level(object: &Object<'_>) -> Vec<Value> {
-    let limited = match object.text("/spec/type") {
-        "Exempt" => "/spec/exempt",
-        _ => "/spec/limited",
+    let number = |name: &str| {
+        let found = object.at(&format!("/spec/limited/{name}")).filter(|v| v.is_i64());
+        found.cloned().unwrap_or(NONE.into())
     };
-    let part = |name: &str| object.int_or_text(&format!("{limited}/{name}"), NONE);
-    let queuing = |name: &str| object.int_or_text(&format!("{limited}/limitResponse/queuing/{name}"), NONE);
     vec![
         object.name(),
         object.cell("/spec/type"),
-        part("nominalConcurrencyShares"),
-        queuing("queues"),
-        queuing("handSize"),
-        queuing("queueLengthLimit"),
+        number("nominalConcurrencyShares"),
+        number("limitResponse/queuing/queues"),
+        number("limitResponse/queuing/handSize"),
+        number("limitResponse/queuing/queueLengthLimit"),
         object.age(),
     ]
 }
@@ -248,7 +241,9 @@ fn resource_claim(object: &Object<'_>) -> Vec<Value> {
         states.push("deleted");
     }
     if object.at("/status/allocation").is_none_or(Value::is_null) {
-        states.push("pending");
+        if states.is_empty() {
+            states.push("pending");
+        }
     } else {
         states.push("allocated");
         if !object.list("/status/reservedFor").is_empty() {

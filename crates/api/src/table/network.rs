@@ -2,30 +2,20 @@
 
 use serde_json::Value;
 
-use super::cells::{NONE, Object, UNSET, int_of, shortened, str_of, strings};
-use super::{AGE, Column, Kind, NAME, kind, text, wide};
-
-const SERVICES: &[Column] =
-    &[NAME, text("Type"), text("Cluster-IP"), text("External-IP"), text("Port(s)"), AGE, wide("Selector")];
-const ENDPOINTS: &[Column] = &[NAME, text("Endpoints"), AGE];
-const SLICES: &[Column] = &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE];
-const INGRESSES: &[Column] = &[NAME, text("Class"), text("Hosts"), text("Address"), text("Ports"), AGE];
-const INGRESS_CLASSES: &[Column] = &[NAME, text("Controller"), text("Parameters"), AGE];
-const POLICIES: &[Column] = &[NAME, text("Pod-Selector"), AGE];
-const ADDRESSES: &[Column] = &[NAME, text("ParentRef"), AGE];
-const CIDRS: &[Column] = &[NAME, text("CIDRs"), AGE];
+use super::cells::{LIST_MAX, NONE, Object, UNKNOWN, UNSET, int_of, shortened, str_of, strings};
+use super::{Kind, columns, kind};
 
 pub(super) const KINDS: &[Kind] = &[
-    kind("", "services", SERVICES, service),
-    kind("", "endpoints", ENDPOINTS, endpoints),
-    kind("discovery.k8s.io", "endpointslices", SLICES, endpoint_slice),
-    kind("networking.k8s.io", "ingresses", INGRESSES, ingress),
-    kind("networking.k8s.io", "ingressclasses", INGRESS_CLASSES, ingress_class),
-    kind("networking.k8s.io", "networkpolicies", POLICIES, |o| {
+    kind("", "services", columns::SERVICES, service),
+    kind("", "endpoints", columns::ENDPOINTS, endpoints),
+    kind("discovery.k8s.io", "endpointslices", columns::ENDPOINT_SLICES, endpoint_slice),
+    kind("networking.k8s.io", "ingresses", columns::INGRESSES, ingress),
+    kind("networking.k8s.io", "ingressclasses", columns::INGRESS_CLASSES, ingress_class),
+    kind("networking.k8s.io", "networkpolicies", columns::NETWORK_POLICIES, |o| {
         vec![o.name(), o.selector("/spec/podSelector"), o.age()]
     }),
-    kind("networking.k8s.io", "ipaddresses", ADDRESSES, ip_address),
-    kind("networking.k8s.io", "servicecidrs", CIDRS, |o| {
+    kind("networking.k8s.io", "ipaddresses", columns::IP_ADDRESSES, ip_address),
+    kind("networking.k8s.io", "servicecidrs", columns::SERVICE_CIDRS, |o| {
         vec![o.name(), joined(o, "/spec/cidrs").into(), o.age()]
     }),
 ];
@@ -39,7 +29,7 @@ fn service(object: &Object<'_>) -> Vec<Value> {
     vec![
         object.name(),
         kind.into(),
-        object.text_or("/spec/clusterIP", NONE),
+        object.text_or("/spec/clusterIPs/0", NONE),
         external_addresses(object, kind).into(),
         service_ports(object).into(),
         object.age(),
@@ -60,8 +50,9 @@ fn external_addresses(object: &Object<'_>, kind: &str) -> String {
                 (false, false) => format!("{balancer},{own}"),
             }
         }
-        _ if own.is_empty() => NONE.to_owned(),
-        _ => own,
+        "ClusterIP" | "NodePort" if own.is_empty() => NONE.to_owned(),
+        "ClusterIP" | "NodePort" => own,
+        _ => UNKNOWN.to_owned(),
     }
 }
 
@@ -113,17 +104,24 @@ fn endpoints(object: &Object<'_>) -> Vec<Value> {
             all.extend(addresses.iter().map(|a| host_port(a, int_of(port, "port"))));
         }
     }
-    let shown = if all.is_empty() { NONE.to_owned() } else { shortened(&all, ",") };
+    let shown = if object.list("/subsets").is_empty() { NONE.to_owned() } else { shortened(&all, ",") };
     vec![object.name(), shown.into(), object.age()]
 }
 
 fn endpoint_slice(object: &Object<'_>) -> Vec<Value> {
-    let port = |p: &Value| p.get("port").and_then(Value::as_i64).map_or("*".to_owned(), |n| n.to_string());
+    // Any port is a star, or the name it goes by.
+    let port = |p: &Value| match p.get("port").and_then(Value::as_i64) {
+        Some(number) => number.to_string(),
+        None => p.get("name").and_then(Value::as_str).unwrap_or("*").to_owned(),
+    };
     let ports: Vec<String> = object.list("/ports").iter().map(port).collect();
     let points = object.list("/endpoints").iter();
     let addresses = points.flat_map(|e| e.get("addresses").and_then(Value::as_array).into_iter().flatten());
     let addresses: Vec<String> = addresses.filter_map(Value::as_str).map(str::to_owned).collect();
-    let or_unset = |list: &[String]| if list.is_empty() { UNSET.to_owned() } else { shortened(list, ",") };
+    let or_unset = |list: &[String]| match shortened(list, ",") {
+        text if text.is_empty() => UNSET.to_owned(),
+        text => text,
+    };
     vec![
         object.name(),
         object.cell("/addressType"),
@@ -135,18 +133,30 @@ fn endpoint_slice(object: &Object<'_>) -> Vec<Value> {
 
 fn ingress(object: &Object<'_>) -> Vec<Value> {
     let rules = object.list("/spec/rules");
-    let hosts: Vec<String> =
-        strings(rules, "host").into_iter().filter(|h| !h.is_empty()).map(str::to_owned).collect();
-    let hosts = if hosts.is_empty() { "*".to_owned() } else { shortened(&hosts, ",") };
     let ports = if object.list("/spec/tls").is_empty() { "80" } else { "80, 443" };
     vec![
         object.name(),
         object.text_or("/spec/ingressClassName", NONE),
-        hosts.into(),
+        hosts(rules).into(),
         load_balancer(object).into(),
         ports.into(),
         object.age(),
     ]
+}
+
+/// The first hosts; rules, with a host or not, count for those left out.
+fn hosts(rules: &[Value]) -> String {
+    let named = |rule: &&str| !rule.is_empty();
+    let all = strings(rules, "host");
+    let shown: Vec<&str> = all.iter().copied().filter(named).take(LIST_MAX).collect();
+    let full_after = all.iter().enumerate().filter(|(_, h)| named(h)).nth(LIST_MAX - 1).map(|(i, _)| i + 1);
+    match (shown.is_empty(), full_after) {
+        (true, _) => "*".to_owned(),
+        (false, Some(end)) if end < all.len() => {
+            format!("{} + {} more...", shown.join(","), all.len() - LIST_MAX)
+        }
+        _ => shown.join(","),
+    }
 }
 
 fn ingress_class(object: &Object<'_>) -> Vec<Value> {
@@ -163,30 +173,13 @@ fn ingress_class(object: &Object<'_>) -> Vec<Value> {
 
 fn ip_address(object: &Object<'_>) -> Vec<Value> {
     let part = |name: &str| object.text(&format!("/spec/parentRef/{name}"));
-    let parent = match part("namespace") {
-        "" => format!("{}/{}", part("resource"), part("name")),
-        namespace => format!("{}/{namespace}/{}", part("resource"), part("name")),
-    };
-    vec![object.name(), parent.into(), object.age()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::row;
-    use jiff::Timestamp;
-    use serde_json::json;
-
-    #[test]
-    fn services_and_endpoints() {
-        let service = json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.1",
-            "selector": {"a": "b"}, "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"},
-            {"port": 53, "protocol": "UDP"}]}});
-        let cells = row("", "services", &service, Timestamp::UNIX_EPOCH);
-        let expected = ["s", "NodePort", "10.0.0.1", "<none>", "80:30080/TCP,53/UDP", "<unknown>", "a=b"];
-        assert_eq!(cells, expected);
-        let slice = json!({"metadata": {"name": "e"}, "addressType": "IPv4", "ports": [{"port": 8080}],
-            "endpoints": [{"addresses": ["1"]}, {"addresses": ["2"]}, {"addresses": ["3"]}, {"addresses": ["4"]}]});
-        let cells = row("discovery.k8s.io", "endpointslices", &slice, Timestamp::UNIX_EPOCH);
-        assert_eq!(cells[1..4], ["IPv4", "8080", "1,2,3 + 1 more..."]);
+    if object.map("/spec/parentRef").is_none() {
+        return vec![object.name(), NONE.into()];
     }
+    let resource = crate::status::qualified(part("group"), part("resource")).to_lowercase();
+    let parent = match part("namespace") {
+        "" => format!("{resource}/{}", part("name")),
+        namespace => format!("{resource}/{namespace}/{}", part("name")),
+    };
+    vec![object.name(), parent.into()]
 }

@@ -3,38 +3,13 @@
 use serde_json::Value;
 
 use super::cells::{NONE, Object, UNKNOWN, int_of, str_of};
-use super::{AGE, Column, Kind, NAME, column, kind, text, wide};
+use super::{Kind, columns, kind};
 use crate::duration::age;
 
-const NODES: &[Column] = &[
-    NAME,
-    text("Status"),
-    text("Roles"),
-    AGE,
-    text("Version"),
-    wide("Internal-IP"),
-    wide("External-IP"),
-    wide("OS-Image"),
-    wide("Kernel-Version"),
-    wide("Container-Runtime"),
-];
-const EVENTS: &[Column] = &[
-    text("Last Seen"),
-    text("Type"),
-    text("Reason"),
-    text("Object"),
-    wide("Subobject"),
-    wide("Source"),
-    text("Message"),
-    wide("First Seen"),
-    Column { priority: 1, ..column("Count", "integer", "") },
-    Column { priority: 1, format: "name", ..column("Name", "string", "") },
-];
-
 pub(super) const KINDS: &[Kind] = &[
-    kind("", "nodes", NODES, node),
-    kind("", "events", EVENTS, event),
-    kind("events.k8s.io", "events", EVENTS, event),
+    kind("", "nodes", columns::NODES, node),
+    kind("", "events", columns::EVENTS, event),
+    kind("events.k8s.io", "events", columns::EVENTS, event),
 ];
 
 fn node(object: &Object<'_>) -> Vec<Value> {
@@ -126,29 +101,11 @@ fn source_text(object: &Object<'_>, source: Option<&Value>) -> String {
         "" => object.text("/reportingController"),
         component => component,
     };
-    let (component, host) = match source.map(|s| (str_of(s, "component"), str_of(s, "host"))) {
-        Some((component, host)) if !component.is_empty() => (component, host),
-        _ => (reporter, object.text("/reportingInstance")),
+    let of_source = |field: &str| source.map(|s| str_of(s, field)).unwrap_or_default();
+    let or = |first: &'static str, other| match of_source(first) {
+        "" => other,
+        own => own,
     };
+    let (component, host) = (or("component", reporter), or("host", object.text("/reportingInstance")));
     if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::row;
-    use serde_json::json;
-
-    #[test]
-    fn nodes_and_events() {
-        let now = "2024-01-01T00:01:00Z".parse().expect("time");
-        let node = json!({"metadata": {"name": "n", "labels": {"node-role.kubernetes.io/control-plane": ""}},
-            "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        assert_eq!(row("", "nodes", &node, now)[1..3], ["Ready,SchedulingDisabled", "control-plane"]);
-        let event = json!({"metadata": {"name": "e"}, "type": "Normal", "reason": "Pulled", "message": "m ",
-            "involvedObject": {"kind": "Pod", "name": "p"}, "count": 3, "source": {"component": "kubelet", "host": "n"},
-            "firstTimestamp": "2024-01-01T00:00:00Z", "lastTimestamp": "2024-01-01T00:00:50Z"});
-        let cells = row("", "events", &event, now);
-        let expected = json!(["10s", "Normal", "Pulled", "pod/p", "", "kubelet, n", "m", "60s", 3, "e"]);
-        assert_eq!(json!(cells), expected);
-    }
 }

@@ -4,25 +4,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::cells::{NONE, Object, int_of, str_of};
-use super::{AGE, Column, Kind, NAME, kind, text, wide};
+use super::{Kind, columns, kind};
 use crate::duration::human_duration;
 
-const PODS: &[Column] = &[
-    NAME,
-    text("Ready"),
-    text("Status"),
-    text("Restarts"),
-    AGE,
-    wide("IP"),
-    wide("Node"),
-    wide("Nominated Node"),
-    wide("Readiness Gates"),
-];
-
-const POD_TEMPLATES: &[Column] = &[NAME, text("Containers"), text("Images"), text("Pod Labels")];
-
 pub(super) const KINDS: &[Kind] =
-    &[kind("", "pods", PODS, pod), kind("", "podtemplates", POD_TEMPLATES, pod_template)];
+    &[kind("", "pods", columns::PODS, pod), kind("", "podtemplates", columns::POD_TEMPLATES, pod_template)];
 
 fn pod(object: &Object<'_>) -> Vec<Value> {
     let summary = Summary::of(object);

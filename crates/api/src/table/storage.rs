@@ -2,70 +2,24 @@
 
 use serde_json::Value;
 
-use super::cells::{Object, UNSET, str_of};
-use super::{AGE, Column, Kind, NAME, boolean, integer, kind, text, wide};
-
-const VOLUMES: &[Column] = &[
-    NAME,
-    text("Capacity"),
-    text("Access Modes"),
-    text("Reclaim Policy"),
-    text("Status"),
-    text("Claim"),
-    text("StorageClass"),
-    text("VolumeAttributesClass"),
-    text("Reason"),
-    AGE,
-    wide("VolumeMode"),
-];
-const CLAIMS: &[Column] = &[
-    NAME,
-    text("Status"),
-    text("Volume"),
-    text("Capacity"),
-    text("Access Modes"),
-    text("StorageClass"),
-    text("VolumeAttributesClass"),
-    AGE,
-    wide("VolumeMode"),
-];
-const CLASSES: &[Column] = &[
-    NAME,
-    text("Provisioner"),
-    text("ReclaimPolicy"),
-    text("VolumeBindingMode"),
-    boolean("AllowVolumeExpansion"),
-    AGE,
-];
-const ATTACHMENTS: &[Column] = &[NAME, text("Attacher"), text("PV"), text("Node"), boolean("Attached"), AGE];
-const DRIVERS: &[Column] = &[
-    NAME,
-    boolean("AttachRequired"),
-    boolean("PodInfoOnMount"),
-    boolean("StorageCapacity"),
-    text("TokenRequests"),
-    boolean("RequiresRepublish"),
-    text("Modes"),
-    AGE,
-];
-const CSI_NODES: &[Column] = &[NAME, integer("Drivers"), AGE];
-const CAPACITIES: &[Column] = &[NAME, text("StorageClassName"), text("Capacity")];
-const ATTRIBUTES: &[Column] = &[NAME, text("DriverName"), AGE];
+use super::cells::{NONE, Object, UNSET, str_of};
+use super::{Kind, columns, kind};
 
 pub(super) const KINDS: &[Kind] = &[
-    kind("", "persistentvolumes", VOLUMES, volume),
-    kind("", "persistentvolumeclaims", CLAIMS, claim),
-    kind("storage.k8s.io", "storageclasses", CLASSES, class),
-    kind("storage.k8s.io", "volumeattachments", ATTACHMENTS, attachment),
-    kind("storage.k8s.io", "csidrivers", DRIVERS, driver),
-    kind("storage.k8s.io", "csinodes", CSI_NODES, |o| {
+    kind("", "persistentvolumes", columns::VOLUMES, volume),
+    kind("", "persistentvolumeclaims", columns::CLAIMS, claim),
+    kind("storage.k8s.io", "storageclasses", columns::STORAGE_CLASSES, class),
+    kind("storage.k8s.io", "volumeattachments", columns::ATTACHMENTS, attachment),
+    kind("storage.k8s.io", "csidrivers", columns::CSI_DRIVERS, driver),
+    kind("storage.k8s.io", "csinodes", columns::CSI_NODES, |o| {
         vec![o.name(), o.length("/spec/drivers").into(), o.age()]
     }),
-    kind("storage.k8s.io", "csistoragecapacities", CAPACITIES, |o| {
-        vec![o.name(), o.cell("/storageClassName"), o.cell("/capacity")]
+    kind("storage.k8s.io", "csistoragecapacities", columns::CAPACITIES, |o| {
+        vec![o.name(), o.cell("/storageClassName"), o.int_or_text("/capacity", UNSET)]
     }),
-    kind("storage.k8s.io", "volumeattributesclasses", ATTRIBUTES, |o| {
-        vec![o.name(), o.cell("/driverName"), o.age()]
+    kind("storage.k8s.io", "volumeattributesclasses", columns::ATTRIBUTES_CLASSES, |o| {
+        let marks = ["volumeattributesclass.alpha.kubernetes.io~1is-default-class"];
+        vec![name_with_default(o, &marks), o.cell("/driverName"), o.age()]
     }),
 ];
 
@@ -85,20 +39,28 @@ fn phase(object: &Object<'_>) -> Value {
 }
 
 fn class_name(object: &Object<'_>) -> Value {
-    match object.text("/metadata/annotations/volume.beta.kubernetes.io~1storage-class") {
-        "" => object.cell("/spec/storageClassName"),
-        annotated => annotated.into(),
+    match object.at("/metadata/annotations/volume.beta.kubernetes.io~1storage-class") {
+        None => object.cell("/spec/storageClassName"),
+        Some(annotated) => annotated.clone(),
     }
 }
 
+fn name_with_default(object: &Object<'_>, annotations: &[&str]) -> Value {
+    let marked = |name: &&str| object.text(&format!("/metadata/annotations/{name}")) == "true";
+    let name = object.text("/metadata/name");
+    if annotations.iter().any(marked) { format!("{name} (default)").into() } else { name.into() }
+}
+
 fn volume(object: &Object<'_>) -> Vec<Value> {
-    let claim = match object.text("/spec/claimRef/name") {
-        "" => String::new(),
-        name => format!("{}/{name}", object.text("/spec/claimRef/namespace")),
+    let claim = match object.map("/spec/claimRef") {
+        None => String::new(),
+        Some(_) => {
+            format!("{}/{}", object.text("/spec/claimRef/namespace"), object.text("/spec/claimRef/name"))
+        }
     };
     vec![
         object.name(),
-        object.cell("/spec/capacity/storage"),
+        object.int_or_text("/spec/capacity/storage", "0"),
         access_modes(object, "/spec/accessModes").into(),
         object.cell("/spec/persistentVolumeReclaimPolicy"),
         phase(object),
@@ -114,7 +76,9 @@ fn volume(object: &Object<'_>) -> Vec<Value> {
 fn claim(object: &Object<'_>) -> Vec<Value> {
     let bound = !object.text("/spec/volumeName").is_empty();
     let (capacity, modes) = match bound {
-        true => (object.cell("/status/capacity/storage"), access_modes(object, "/status/accessModes")),
+        true => {
+            (object.int_or_text("/status/capacity/storage", "0"), access_modes(object, "/status/accessModes"))
+        }
         false => ("".into(), String::new()),
     };
     vec![
@@ -131,13 +95,10 @@ fn claim(object: &Object<'_>) -> Vec<Value> {
 }
 
 fn class(object: &Object<'_>) -> Vec<Value> {
-    let annotated = |name: &str| object.text(&format!("/metadata/annotations/{name}")) == "true";
-    let default = annotated("storageclass.kubernetes.io~1is-default-class")
-        || annotated("storageclass.beta.kubernetes.io~1is-default-class");
-    let name = object.text("/metadata/name");
-    let shown = if default { format!("{name} (default)") } else { name.to_owned() };
+    let marks =
+        ["storageclass.kubernetes.io~1is-default-class", "storageclass.beta.kubernetes.io~1is-default-class"];
     vec![
-        shown.into(),
+        name_with_default(object, &marks),
         object.cell("/provisioner"),
         object.text_or("/reclaimPolicy", "Delete"),
         object.text_or("/volumeBindingMode", "Immediate"),
@@ -162,7 +123,8 @@ fn driver(object: &Object<'_>) -> Vec<Value> {
     let audiences: Vec<&str> = tokens.iter().map(|t| str_of(t, "audience")).collect();
     let tokens = if tokens.is_empty() { UNSET.to_owned() } else { audiences.join(",") };
     let modes = object.list("/spec/volumeLifecycleModes").iter().filter_map(Value::as_str);
-    let modes: Vec<&str> = modes.collect();
+    let modes = modes.collect::<Vec<_>>().join(",");
+    let modes = if modes.is_empty() { NONE } else { &modes };
     let attach = object.at("/spec/attachRequired").and_then(Value::as_bool).unwrap_or(true);
     vec![
         object.name(),
@@ -171,7 +133,7 @@ fn driver(object: &Object<'_>) -> Vec<Value> {
         object.flag("/spec/storageCapacity").into(),
         tokens.into(),
         object.flag("/spec/requiresRepublish").into(),
-        modes.join(",").into(),
+        modes.into(),
         object.age(),
     ]
 }

@@ -2,82 +2,22 @@
 
 use serde_json::Value;
 
-use super::cells::{NONE, Object, UNSET, duration_between, str_of};
-use super::{AGE, Column, Kind, NAME, boolean, integer, kind, text, wide};
-
-const REPLICAS: &[Column] = &[
-    NAME,
-    integer("Desired"),
-    integer("Current"),
-    integer("Ready"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-const DEPLOYMENTS: &[Column] = &[
-    NAME,
-    text("Ready"),
-    integer("Up-to-date"),
-    integer("Available"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-const STATEFUL_SETS: &[Column] = &[NAME, text("Ready"), AGE, wide("Containers"), wide("Images")];
-const DAEMON_SETS: &[Column] = &[
-    NAME,
-    integer("Desired"),
-    integer("Current"),
-    integer("Ready"),
-    integer("Up-to-date"),
-    integer("Available"),
-    text("Node Selector"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-const JOBS: &[Column] = &[
-    NAME,
-    text("Status"),
-    text("Completions"),
-    text("Duration"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-const CRON_JOBS: &[Column] = &[
-    NAME,
-    text("Schedule"),
-    text("Timezone"),
-    boolean("Suspend"),
-    integer("Active"),
-    text("Last Schedule"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-const REVISIONS: &[Column] = &[NAME, text("Controller"), text("Revision"), AGE];
-const AUTOSCALERS: &[Column] =
-    &[NAME, text("Reference"), text("Targets"), text("MinPods"), text("MaxPods"), integer("Replicas"), AGE];
-const BUDGETS: &[Column] =
-    &[NAME, text("Min Available"), text("Max Unavailable"), integer("Allowed Disruptions"), AGE];
+use super::autoscalers::autoscaler;
+use super::cells::{NONE, Object, duration_between, str_of};
+use super::{Kind, columns, kind};
+use crate::selector::LabelSelector;
 
 pub(super) const KINDS: &[Kind] = &[
-    kind("", "replicationcontrollers", REPLICAS, replication_controller),
-    kind("apps", "replicasets", REPLICAS, replica_set),
-    kind("apps", "deployments", DEPLOYMENTS, deployment),
-    kind("apps", "statefulsets", STATEFUL_SETS, stateful_set),
-    kind("apps", "daemonsets", DAEMON_SETS, daemon_set),
-    kind("apps", "controllerrevisions", REVISIONS, controller_revision),
-    kind("batch", "jobs", JOBS, job),
-    kind("batch", "cronjobs", CRON_JOBS, cron_job),
-    kind("autoscaling", "horizontalpodautoscalers", AUTOSCALERS, autoscaler),
-    kind("policy", "poddisruptionbudgets", BUDGETS, disruption_budget),
+    kind("", "replicationcontrollers", columns::CONTROLLERS, replication_controller),
+    kind("apps", "replicasets", columns::REPLICA_SETS, replica_set),
+    kind("apps", "deployments", columns::DEPLOYMENTS, deployment),
+    kind("apps", "statefulsets", columns::STATEFUL_SETS, stateful_set),
+    kind("apps", "daemonsets", columns::DAEMON_SETS, daemon_set),
+    kind("apps", "controllerrevisions", columns::REVISIONS, controller_revision),
+    kind("batch", "jobs", columns::JOBS, job),
+    kind("batch", "cronjobs", columns::CRON_JOBS, cron_job),
+    kind("autoscaling", "horizontalpodautoscalers", columns::AUTOSCALERS, autoscaler),
+    kind("policy", "poddisruptionbudgets", columns::BUDGETS, disruption_budget),
 ];
 
 const TEMPLATE: &str = "/spec/template/spec/containers";
@@ -118,8 +58,16 @@ fn deployment(object: &Object<'_>) -> Vec<Value> {
         object.age(),
         names,
         images,
-        object.selector("/spec/selector"),
+        deployment_selector(object),
     ]
+}
+
+/// Written out without the stand-ins other kinds have for nothing and for what cannot be read.
+fn deployment_selector(object: &Object<'_>) -> Value {
+    match LabelSelector::from_object(object.at("/spec/selector").unwrap_or(&Value::Null)) {
+        Ok(selector) => selector.to_string().into(),
+        Err(_) => "<invalid>".into(),
+    }
 }
 
 fn stateful_set(object: &Object<'_>) -> Vec<Value> {
@@ -234,73 +182,4 @@ fn disruption_budget(object: &Object<'_>) -> Vec<Value> {
         object.number("/status/disruptionsAllowed"),
         object.age(),
     ]
-}
-
-fn autoscaler(object: &Object<'_>) -> Vec<Value> {
-    let target = "/spec/scaleTargetRef";
-    let reference =
-        format!("{}/{}", object.text(&format!("{target}/kind")), object.text(&format!("{target}/name")));
-    let targets = match object.at("/spec/targetCPUUtilizationPercentage") {
-        Some(wanted) => {
-            let current = object.at("/status/currentCPUUtilizationPercentage").and_then(Value::as_i64);
-            format!(
-                "cpu: {}/{wanted}%",
-                current.map_or(super::cells::UNKNOWN.to_owned(), |c| format!("{c}%"))
-            )
-        }
-        None => autoscaler_targets(object),
-    };
-    vec![
-        object.name(),
-        reference.into(),
-        targets.into(),
-        object.int_or_text("/spec/minReplicas", UNSET),
-        object.number("/spec/maxReplicas"),
-        object.number("/status/currentReplicas"),
-        object.age(),
-    ]
-}
-
-/// Metrics shown in one cell.
-const METRICS_MAX: usize = 2;
-
-fn autoscaler_targets(object: &Object<'_>) -> String {
-    let specs = object.list("/spec/metrics");
-    if specs.is_empty() {
-        return NONE.to_owned();
-    }
-    let current = object.list("/status/currentMetrics");
-    let shown: Vec<String> = specs.iter().enumerate().map(|(i, spec)| metric(spec, current.get(i))).collect();
-    if shown.len() > METRICS_MAX {
-        return format!("{} + {} more...", shown[..METRICS_MAX].join(", "), shown.len() - METRICS_MAX);
-    }
-    shown.join(", ")
-}
-
-fn metric(spec: &Value, current: Option<&Value>) -> String {
-    let (field, named) = match str_of(spec, "type") {
-        "Resource" => ("resource", true),
-        "ContainerResource" => ("containerResource", true),
-        "Pods" => ("pods", false),
-        "Object" => ("object", false),
-        "External" => ("external", false),
-        _ => return "<unknown type>".to_owned(),
-    };
-    let part = |value: Option<&Value>, side: &str, name: &str| -> Option<String> {
-        let found = value?.get(field)?.get(side)?.get(name)?;
-        Some(found.as_str().map_or_else(|| found.to_string(), str::to_owned))
-    };
-    let pair = |name: &str, unit: &str, average: bool| -> Option<String> {
-        let wanted = part(Some(spec), "target", name)?;
-        let now = part(current, "current", name).map_or("<unknown>".to_owned(), |c| format!("{c}{unit}"));
-        let suffix = if average { " (avg)" } else { "" };
-        Some(format!("{now}/{wanted}{unit}{suffix}"))
-    };
-    let averaged = matches!(field, "object" | "external");
-    let text = pair("averageUtilization", "%", false)
-        .or_else(|| pair("averageValue", "", averaged))
-        .or_else(|| pair("value", "", false))
-        .unwrap_or_else(|| "<unknown>/<auto>".to_owned());
-    let name = spec.get(field).map(|m| str_of(m, "name")).unwrap_or_default();
-    if named && !name.is_empty() { format!("{name}: {text}") } else { text }
 }

@@ -71,12 +71,18 @@ pub fn columns(resource: &Resource) -> Value {
 
 /// `metav1.TableRow`
 pub fn row(cx: &Context, value: Value) -> Value {
-    let cells = table::row(&cx.resource.group, &cx.resource.plural, &value, cx.now);
-    match include(cx) {
-        Include::None => json!({"cells": cells}),
-        Include::Metadata => json!({"cells": cells, "object": partial(value)}),
-        Include::Object => json!({"cells": cells, "object": value}),
+    let (group, plural) = (&cx.resource.group, &cx.resource.plural);
+    let mut row = json!({"cells": table::row(group, plural, &value, cx.now)});
+    let conditions = table::row_conditions(group, plural, &value);
+    if !conditions.is_empty() {
+        row["conditions"] = conditions.into();
     }
+    match include(cx) {
+        Include::None => {}
+        Include::Metadata => row["object"] = partial(value),
+        Include::Object => row["object"] = value,
+    }
+    row
 }
 
 /// `metav1.PartialObjectMetadata`
