@@ -5,21 +5,29 @@
 //! A kind is a [`kind::Kind`] row naming the functions it needs; [`for_resource`] finds it. Only
 //! pods, whose subresources each allow another change, have a strategy written out.
 
+mod autoscaler;
+mod autoscaler_v1;
 mod check;
 mod cluster;
 mod config;
 pub mod contract;
+mod cron_job;
+mod daemon_set;
 mod event;
 mod job;
+mod job_policy;
+mod job_status;
 pub mod json;
 pub mod kind;
 mod metadata;
 mod network;
 pub mod pod;
 mod policy;
+mod quota;
 mod rbac;
 mod registration;
 mod service;
+mod stateful_set;
 mod storage;
 mod workload;
 
@@ -43,18 +51,18 @@ pub fn for_resource(group: &str, plural: &str) -> &'static dyn Strategy {
         "apps" => match plural {
             "deployments" => &workload::DEPLOYMENT,
             "replicasets" => &workload::REPLICA_SET,
-            "daemonsets" => &workload::DAEMON_SET,
-            "statefulsets" => &workload::STATEFUL_SET,
+            "daemonsets" => &daemon_set::DAEMON_SET,
+            "statefulsets" => &stateful_set::STATEFUL_SET,
             "controllerrevisions" => &workload::CONTROLLER_REVISION,
             _ => &PLAIN,
         },
         "batch" => match plural {
             "jobs" => &job::JOB,
-            "cronjobs" => &job::CRON_JOB,
+            "cronjobs" => &cron_job::CRON_JOB,
             _ => &PLAIN,
         },
         "events.k8s.io" => &event::EVENT,
-        "autoscaling" => &policy::AUTOSCALER,
+        "autoscaling" => &autoscaler::AUTOSCALER,
         "rbac.authorization.k8s.io" => match plural {
             "roles" => &rbac::ROLE,
             "clusterroles" => &rbac::CLUSTER_ROLE,
@@ -78,8 +86,8 @@ fn core(plural: &str) -> &'static dyn Strategy {
         "secrets" => &config::SECRET,
         "replicationcontrollers" => &workload::REPLICATION_CONTROLLER,
         "podtemplates" => &workload::POD_TEMPLATE,
-        "limitranges" => &policy::LIMIT_RANGE,
-        "resourcequotas" => &policy::RESOURCE_QUOTA,
+        "limitranges" => &quota::LIMIT_RANGE,
+        "resourcequotas" => &quota::RESOURCE_QUOTA,
         "persistentvolumeclaims" => &storage::CLAIM,
         "persistentvolumes" => &storage::VOLUME,
         _ => &PLAIN,
@@ -113,7 +121,7 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => &registration::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", _) => &registration::PRIORITY_LEVEL,
         ("certificates.k8s.io", "certificatesigningrequests") => &registration::SIGNING_REQUEST,
-        ("node.k8s.io", "runtimeclasses") => &registration::RUNTIME_CLASS,
+        ("node.k8s.io", "runtimeclasses") => &policy::RUNTIME_CLASS,
         ("resource.k8s.io", "resourceclaims") => &registration::RESOURCE_CLAIM,
         ("resource.k8s.io", "resourceclaimtemplates") => &registration::RESOURCE_CLAIM_TEMPLATE,
         ("resource.k8s.io", "resourceslices") => &registration::RESOURCE_SLICE,
@@ -127,7 +135,7 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
 pub fn convert(group: &str, version: &str, plural: &str, value: &mut Value, to_storage: bool) {
     match (group, version, plural) {
         ("events.k8s.io", "v1", "events") => event::convert(value, to_storage),
-        ("autoscaling", "v1", "horizontalpodautoscalers") => policy::convert_autoscaler(value, to_storage),
+        ("autoscaling", "v1", "horizontalpodautoscalers") => autoscaler_v1::convert(value, to_storage),
         _ => {}
     }
 }

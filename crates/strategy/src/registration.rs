@@ -157,23 +157,6 @@ pub static SIGNING_REQUEST: Kind = Kind {
     },
     ..PLAIN
 };
-pub static RUNTIME_CLASS: Kind = Kind {
-    default: |object| {
-        with(object, "overhead", |overhead| with(overhead, "podFixed", crate::pod::defaults::canonical_list));
-    },
-    validate: |object| {
-        let mut faults = Faults::new();
-        let handler = text(&object["handler"]);
-        check::invalid_each(&mut faults, &Path::new("handler"), handler, check::dns1123_label(handler));
-        faults
-    },
-    validate_change: |new, old| {
-        let mut faults = Faults::new();
-        check::immutable(&mut faults, &Path::new("handler"), &new["handler"], &old["handler"]);
-        faults
-    },
-    ..PLAIN
-};
 pub static RESOURCE_CLAIM: Kind = Kind {
     status: true,
     default: |object| {
