@@ -290,3 +290,93 @@ fn scaling_policy(faults: &mut Faults, path: &Path, policy: &Value) {
         faults.push(Error::invalid(&path.child("periodSeconds"), period, detail));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Resource, creates, merged, stored, updates};
+
+    const AUTOSCALERS: Resource = ("autoscaling", "v2", "horizontalpodautoscalers");
+
+    fn object() -> Value {
+        json!({"apiVersion": "autoscaling/v2", "metadata": {"name": "h", "namespace": "n"}, "spec": {"maxReplicas": 3,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+    }
+
+    #[test]
+    fn rules_are_completed() {
+        let object =
+            merged(&object(), &json!({"spec": {"behavior": {"scaleDown": {"selectPolicy": "Min"}}}}));
+        let spec = &stored(AUTOSCALERS, &object)["spec"];
+        assert_eq!(spec["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
+        assert_eq!(spec["behavior"]["scaleUp"]["stabilizationWindowSeconds"], 0);
+        assert_eq!(
+            spec["behavior"]["scaleDown"]["policies"],
+            json!([{"type": "Percent", "value": 100, "periodSeconds": 15}])
+        );
+        assert_eq!(spec["behavior"]["scaleDown"]["selectPolicy"], "Min");
+    }
+
+    #[test]
+    fn faults() {
+        creates(
+            AUTOSCALERS,
+            &object(),
+            &[
+                (
+                    json!({"spec": {"minReplicas": 0, "maxReplicas": -1, "scaleTargetRef": {"kind": "", "name": "a/b", "apiVersion": "a/b/c"}}}),
+                    &[
+                        "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+                        "spec.maxReplicas: Invalid value: -1: must be greater than 0",
+                        "spec.maxReplicas: Invalid value: -1: must be greater than or equal to `minReplicas`",
+                        "spec.scaleTargetRef.kind: Required value",
+                        "spec.scaleTargetRef.name: Invalid value: \"a/b\": may not contain '/'",
+                        "spec.scaleTargetRef.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                        "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+                    ],
+                ),
+                (
+                    json!({"spec": {"metrics": [{"type": "Odd"}, {"type": "Pods", "resource": {"target": {"type": "Value"}}},
+                        {"type": "External", "external": {"metric": {"name": "a/b"}, "target": {"type": "", "value": "0", "averageValue": "1"}}},
+                        {"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 0}}}]}}),
+                    &[
+                        "spec.metrics[0].type: Unsupported value: \"Odd\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\"",
+                        "spec.metrics[1].resource.name: Required value: must specify a resource name",
+                        "spec.metrics[1].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
+                        "spec.metrics[1].pods: Required value: must populate information for the given metric source",
+                        "spec.metrics[2].external.metric.name: Invalid value: \"a/b\": may not contain '/'",
+                        "spec.metrics[2].external.target.type: Required value: must specify a metric target type",
+                        "spec.metrics[2].external.target.type: Invalid value: \"\": must be either Utilization, Value, or AverageValue",
+                        "spec.metrics[2].external.target.value: Invalid value: \"0\": must be positive",
+                        "spec.metrics[2].external.target.value: Forbidden: may not set both a target value for metric and a per-pod target",
+                        "spec.metrics[3].containerResource.container: Required value: must specify a container",
+                        "spec.metrics[3].containerResource.target.averageUtilization: Invalid value: 0: must be greater than 0",
+                    ],
+                ),
+                (
+                    json!({"spec": {"behavior": {"scaleUp": {"stabilizationWindowSeconds": 3601, "selectPolicy": "x", "tolerance": "-1",
+                        "policies": [{"type": "x", "value": 0, "periodSeconds": 1801}]}, "scaleDown": {"policies": []}}}}),
+                    &[
+                        "spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: 3601: must be less than or equal to 3600",
+                        "spec.behavior.scaleUp.selectPolicy: Unsupported value: \"x\": supported values: \"Disabled\", \"Max\", \"Min\"",
+                        "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"x\": supported values: \"Percent\", \"Pods\"",
+                        "spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero",
+                        "spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800",
+                        "spec.behavior.scaleUp.tolerance: Invalid value: \"-1\": must be greater than or equal to 0",
+                        "spec.behavior.scaleDown.policies: Required value: must specify at least one Policy",
+                    ],
+                ),
+            ],
+        );
+        let old = stored(AUTOSCALERS, &object());
+        updates(
+            AUTOSCALERS,
+            "status",
+            &old,
+            &[(
+                json!({"status": {"currentReplicas": -1}}),
+                &["status.currentReplicas: Invalid value: -1: must be greater than or equal to 0"],
+            )],
+        );
+    }
+}

@@ -222,7 +222,12 @@ fn cron_field_fault(field: &str, (low, high): (u32, u32)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::testing::{Resource, creates, stored, updates};
+
+    const CRON_JOBS: Resource = ("batch", "v1", "cronjobs");
 
     #[test]
     fn schedules() {
@@ -232,5 +237,65 @@ mod tests {
         for bad in ["* * * *", "60 * * * *", "a * * * *", "@sometimes", "*/0 * * * *"] {
             assert!(schedule_fault(bad).is_some(), "{bad}");
         }
+    }
+
+    fn object() -> Value {
+        json!({"metadata": {"name": "c", "namespace": "n"}, "spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": {"spec":
+            {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}}})
+    }
+
+    #[test]
+    fn faults() {
+        creates(
+            CRON_JOBS,
+            &object(),
+            &[
+                (json!({"spec": {"timeZone": "Europe/Paris"}}), &[]),
+                (
+                    json!({"metadata": {"name": "c".repeat(53)}, "spec": {"schedule": "TZ=UTC 0 0 * * *", "timeZone": "Mars//X", "concurrencyPolicy": "x"}}),
+                    &[
+                        &format!(
+                            "metadata.name: Invalid value: \"{}\": must be no more than 52 characters",
+                            "c".repeat(53)
+                        ),
+                        "spec.schedule: Invalid value: \"TZ=UTC 0 0 * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+                        "spec.timeZone: Invalid value: \"Mars//X\": unknown time zone Mars//X",
+                        "spec.concurrencyPolicy: Unsupported value: \"x\": supported values: \"Allow\", \"Forbid\", \"Replace\"",
+                    ],
+                ),
+                (
+                    json!({"spec": {"schedule": "", "timeZone": "", "startingDeadlineSeconds": -1, "failedJobsHistoryLimit": -1,
+                        "jobTemplate": {"spec": {"manualSelector": true, "selector": {}}}}}),
+                    &[
+                        "spec.schedule: Required value",
+                        "spec.startingDeadlineSeconds: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string",
+                        "spec.jobTemplate.spec.selector: Invalid value: {}: `selector` will be auto-generated",
+                        "spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"false\", \"nil\"",
+                        "spec.failedJobsHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_old_zone_in_the_schedule_may_stay() {
+        let mut old = stored(CRON_JOBS, &object());
+        old["spec"]["schedule"] = "TZ=UTC 0 0 * * *".into();
+        updates(
+            CRON_JOBS,
+            "",
+            &old,
+            &[
+                (json!({"spec": {"suspend": true}}), &[]),
+                (
+                    json!({"spec": {"timeZone": "Etc/UTC"}}),
+                    &[
+                        "spec.schedule: Invalid value: \"TZ=UTC 0 0 * * *\": cannot use both timeZone field and TZ or CRON_TZ in schedule",
+                    ],
+                ),
+            ],
+        );
     }
 }

@@ -138,3 +138,84 @@ fn rolling_update(faults: &mut Faults, path: &Path, rolling: &Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Resource, creates, merged, stored, updated, updates};
+
+    const DAEMON_SETS: Resource = ("apps", "v1", "daemonsets");
+
+    fn object() -> Value {
+        json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"}, "spec": {"selector": {"matchLabels": {"app": "d"}},
+            "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn faults() {
+        creates(
+            DAEMON_SETS,
+            &object(),
+            &[
+                (
+                    json!({"spec": {"selector": null}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"spec": {"selector": {"matchLabels": null}}}),
+                    &["spec.selector: Invalid value: {}: empty selector is invalid for daemonset"],
+                ),
+                (
+                    json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}}),
+                    &[
+                        "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+                    ],
+                ),
+                (
+                    json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}}}),
+                    &[
+                        "spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0",
+                    ],
+                ),
+                (
+                    json!({"spec": {"updateStrategy": {"type": "x"}}}),
+                    &[
+                        "spec.updateStrategy: Unsupported value: {\"type\":\"x\"}: supported values: \"OnDelete\", \"RollingUpdate\"",
+                    ],
+                ),
+                (
+                    json!({"spec": {"template": {"spec": {"activeDeadlineSeconds": 1}}}}),
+                    &[
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn templates_are_numbered() {
+        let old = stored(DAEMON_SETS, &object());
+        let number = |object: &Value| object["metadata"]["annotations"][TEMPLATE_GENERATION].clone();
+        assert_eq!(number(&old), "1");
+        let (same, _) =
+            updated(DAEMON_SETS, "", &old, &merged(&old, &json!({"metadata": {"annotations": null}})));
+        assert_eq!(number(&same), "1");
+        let template = json!({"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}}}});
+        let (moved, _) = updated(DAEMON_SETS, "", &old, &merged(&old, &template));
+        assert_eq!((number(&moved), &moved["metadata"]["generation"]), ("2".into(), &json!(2)));
+        updates(
+            DAEMON_SETS,
+            "status",
+            &old,
+            &[(
+                json!({"status": {"numberReady": -1}}),
+                &["status.numberReady: Invalid value: -1: must be greater than or equal to 0"],
+            )],
+        );
+    }
+}

@@ -379,19 +379,4 @@ fn munge_scheduling(template: &mut Value, old: &Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_selects_by_its_uid() {
-        let mut object = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"template": {"spec":
-            {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
-        let row = amphipod_api::resource::find("batch", "v1", "jobs").expect("a built-in row");
-        let context = Context { resource: row, subresource: "", now: "2026-01-01T00:00:00Z" };
-        crate::contract::Strategy::prepare_create(&JOB, &context, &mut object);
-        assert_eq!(object["spec"]["selector"]["matchLabels"][UID_LABEL], "u");
-        assert_eq!(object["metadata"]["labels"]["job-name"], "j");
-        assert_eq!(object["spec"]["completions"], 1);
-        assert!((JOB.validate)(&object).is_empty(), "{:?}", (JOB.validate)(&object));
-    }
-}
+mod tests;

@@ -29,6 +29,8 @@ mod registration;
 mod service;
 mod stateful_set;
 mod storage;
+#[cfg(test)]
+mod testing;
 mod workload;
 
 use serde_json::Value;
@@ -165,6 +167,82 @@ mod tests {
                 row.plural
             );
             strategy.validate_update(&context, &next, &object);
+        }
+    }
+
+    /// The smallest object that the documentation of each kind shows.
+    fn minimal_examples() -> Vec<(testing::Resource, Value)> {
+        let meta = |object: Value| {
+            testing::merged(
+                &json!({"metadata": {"name": "example", "namespace": "default", "uid": "u"}}),
+                &object,
+            )
+        };
+        let pod = json!({"containers": [{"name": "nginx", "image": "nginx:1.14.2", "ports": [{"containerPort": 80}]}]});
+        let labels = json!({"metadata": {"labels": {"app": "nginx"}}, "spec": pod});
+        let selected = json!({"selector": {"matchLabels": {"app": "nginx"}}, "template": labels});
+        let runs =
+            json!({"template": {"spec": testing::merged(&pod, &json!({"restartPolicy": "OnFailure"}))}});
+        let set = testing::merged(&selected, &json!({"serviceName": "nginx"}));
+        let cluster = json!({"metadata": {"namespace": null}});
+        vec![
+            (("", "v1", "pods"), meta(json!({"spec": pod}))),
+            (("", "v1", "podtemplates"), meta(json!({"template": labels}))),
+            (
+                ("", "v1", "replicationcontrollers"),
+                meta(json!({"spec": {"replicas": 3, "template": labels}})),
+            ),
+            (("apps", "v1", "deployments"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "replicasets"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "daemonsets"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "statefulsets"), meta(json!({"spec": set}))),
+            (("apps", "v1", "controllerrevisions"), meta(json!({"revision": 1, "data": {"spec": {}}}))),
+            (("batch", "v1", "jobs"), meta(json!({"spec": runs}))),
+            (
+                ("batch", "v1", "cronjobs"),
+                meta(json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": runs}}})),
+            ),
+            (
+                ("autoscaling", "v2", "horizontalpodautoscalers"),
+                meta(json!({"apiVersion": "autoscaling/v2", "spec": {"maxReplicas": 10,
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "php-apache"}}})),
+            ),
+            (
+                ("policy", "v1", "poddisruptionbudgets"),
+                meta(json!({"spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "zk"}}}})),
+            ),
+            (
+                ("scheduling.k8s.io", "v1", "priorityclasses"),
+                testing::merged(&meta(json!({"value": 1_000_000})), &cluster),
+            ),
+            (
+                ("", "v1", "limitranges"),
+                meta(
+                    json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "500m"}, "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}}),
+                ),
+            ),
+            (
+                ("", "v1", "resourcequotas"),
+                meta(json!({"spec": {"hard": {"cpu": "1000", "memory": "200Gi", "pods": "10"}}})),
+            ),
+            (
+                ("node.k8s.io", "v1", "runtimeclasses"),
+                testing::merged(&meta(json!({"handler": "myconfiguration"})), &cluster),
+            ),
+        ]
+    }
+
+    #[test]
+    fn minimal_examples_are_accepted_and_stay_as_they_are() {
+        for (resource, example) in minimal_examples() {
+            let object = testing::stored(resource, &example);
+            let has_status = object.get("status").is_some();
+            for subresource in ["", "status"].into_iter().filter(|name| name.is_empty() || has_status) {
+                let (again, faults) = testing::updated(resource, subresource, &object, &object);
+                assert_eq!(faults, Vec::<String>::new(), "{resource:?} {subresource}");
+                assert_eq!(again, object, "{resource:?} {subresource}");
+            }
+            assert_eq!(testing::warnings(resource, &example), Vec::<String>::new(), "{resource:?}");
         }
     }
 }

@@ -211,14 +211,125 @@ fn reason_fits(reason: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Resource, creates, stored, updates};
+
+    const PRIORITY_CLASSES: Resource = ("scheduling.k8s.io", "v1", "priorityclasses");
+    const BUDGETS: Resource = ("policy", "v1", "poddisruptionbudgets");
+    const RUNTIME_CLASSES: Resource = ("node.k8s.io", "v1", "runtimeclasses");
 
     #[test]
-    fn user_priorities_are_bounded() {
-        let class =
-            |name: &str, value: i64| priority_class(&json!({"metadata": {"name": name}, "value": value}));
-        assert!(class("mine", 1_000_000_000).is_empty());
-        assert_eq!(class("mine", 1_000_000_001).len(), 1);
-        assert!(class("system-node-critical", 2_000_001_000).is_empty());
-        assert_eq!(class("system-other", 1).len(), 1);
+    fn priorities() {
+        let reserved = "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: ";
+        let class = json!({"metadata": {"name": "mine"}, "value": 1});
+        creates(
+            PRIORITY_CLASSES,
+            &class,
+            &[
+                (json!({"value": 1_000_000_000}), &[]),
+                (
+                    json!({"value": 1_000_000_001}),
+                    &["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"],
+                ),
+                (json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}), &[]),
+                (
+                    json!({"metadata": {"name": "system-node-critical"}}),
+                    &[&format!("{reserved}value of system-node-critical PriorityClass must be 2000001000")],
+                ),
+                (
+                    json!({"metadata": {"name": "system-x"}}),
+                    &[&format!("{reserved}system-x is not a known system priority class")],
+                ),
+                (
+                    json!({"preemptionPolicy": "x"}),
+                    &[
+                        "preemptionPolicy: Unsupported value: \"x\": supported values: \"Never\", \"PreemptLowerPriority\"",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            PRIORITY_CLASSES,
+            "",
+            &stored(PRIORITY_CLASSES, &class),
+            &[(
+                json!({"value": 2, "preemptionPolicy": "Never", "description": "d"}),
+                &[
+                    "value: Forbidden: may not be changed in an update.",
+                    "preemptionPolicy: Invalid value: \"Never\": field is immutable",
+                ],
+            )],
+        );
+    }
+
+    #[test]
+    fn budgets() {
+        let budget =
+            json!({"metadata": {"name": "b", "namespace": "n"}, "spec": {"minAvailable": 1, "selector": {}}});
+        creates(
+            BUDGETS,
+            &budget,
+            &[
+                (json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}}), &[]),
+                (
+                    json!({"spec": {"minAvailable": "101%", "maxUnavailable": -1, "unhealthyPodEvictionPolicy": "x"}}),
+                    &[
+                        "spec: Invalid value: {\"maxUnavailable\":-1,\"minAvailable\":\"101%\",\"selector\":{},\"unhealthyPodEvictionPolicy\":\"x\"}: minAvailable and maxUnavailable cannot be both set",
+                        "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
+                        "spec.maxUnavailable: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+                    ],
+                ),
+            ],
+        );
+        let time = "2026-01-01T00:00:00Z";
+        let condition = json!({"type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods", "lastTransitionTime": time});
+        updates(
+            BUDGETS,
+            "status",
+            &stored(BUDGETS, &budget),
+            &[
+                (json!({"status": {"conditions": [condition]}}), &[]),
+                (
+                    json!({"status": {"expectedPods": -1, "conditions": [condition, {"type": "DisruptionAllowed", "status": "Maybe", "reason": "1"}]}}),
+                    &[
+                        "status.conditions[1].type: Duplicate value: \"DisruptionAllowed\"",
+                        "status.conditions[1].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
+                        "status.conditions[1].lastTransitionTime: Required value: must be set",
+                        &format!("status.conditions[1].reason: Invalid value: \"1\": {REASON_TEXT}"),
+                        "status.expectedPods: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn runtime_classes() {
+        let class = json!({"metadata": {"name": "r"}, "handler": "h"});
+        let toleration = json!({"key": "a", "operator": "Exists"});
+        creates(
+            RUNTIME_CLASSES,
+            &class,
+            &[
+                (
+                    json!({"overhead": {"podFixed": {"cpu": "1m"}}, "scheduling": {"tolerations": [toleration]}}),
+                    &[],
+                ),
+                (
+                    json!({"handler": "a.b", "overhead": {"podFixed": {"cpu": "-1"}}, "scheduling": {"tolerations": [toleration, toleration]}}),
+                    &[
+                        "handler: Invalid value: \"a.b\": must not contain dots",
+                        "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+                        "scheduling.tolerations[1]: Duplicate value: {\"key\":\"a\",\"operator\":\"Exists\"}",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            RUNTIME_CLASSES,
+            "",
+            &stored(RUNTIME_CLASSES, &class),
+            &[(json!({"handler": "i"}), &["handler: Invalid value: \"i\": field is immutable"])],
+        );
     }
 }

@@ -300,11 +300,142 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::{Resource, creates, stored, updates};
+
+    const LIMIT_RANGES: Resource = ("", "v1", "limitranges");
+    const QUOTAS: Resource = ("", "v1", "resourcequotas");
 
     #[test]
     fn limit_ranges_fill_downwards() {
         let mut object = json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
         limit_range_defaults(&mut object);
         assert_eq!(object["spec"]["limits"][0]["defaultRequest"]["cpu"], "1");
+    }
+
+    #[test]
+    fn limits() {
+        let base = json!({"metadata": {"name": "l", "namespace": "n"}});
+        let limits = |limits: Value| json!({"spec": {"limits": limits}});
+        let at = "spec.limits[0]";
+        creates(
+            LIMIT_RANGES,
+            &base,
+            &[
+                (
+                    limits(
+                        json!([{"type": "Container", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "default": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "2"}}]),
+                    ),
+                    &[],
+                ),
+                (
+                    limits(json!([{"type": "Odd", "max": {"gpu": "1"}}, {"type": "Odd"}])),
+                    &[
+                        &format!(
+                            "{at}.type: Invalid value: \"Odd\": must be a standard limit type or fully qualified"
+                        ),
+                        &format!(
+                            "{at}.max[gpu]: Invalid value: \"gpu\": must be a standard resource type or fully qualified"
+                        ),
+                        "spec.limits[1].type: Invalid value: \"Odd\": must be a standard limit type or fully qualified",
+                        "spec.limits[1].type: Duplicate value: \"Odd\"",
+                    ],
+                ),
+                (
+                    limits(json!([{"type": "Pod", "default": {"cpu": "1"}}])),
+                    &[&format!("{at}.default: Forbidden: may not be specified when `type` is 'Pod'")],
+                ),
+                (
+                    limits(json!([{"type": "PersistentVolumeClaim"}])),
+                    &[&format!(
+                        "{at}.limits: Required value: either minimum or maximum storage value is required, but neither was provided"
+                    )],
+                ),
+                (
+                    limits(
+                        json!([{"type": "Container", "min": {"cpu": "4"}, "max": {"cpu": "2"}, "default": {"cpu": "3"}, "defaultRequest": {"cpu": "5"}, "maxLimitRequestRatio": {"cpu": "800m"}}]),
+                    ),
+                    &[
+                        &format!(
+                            "{at}.min[cpu]: Invalid value: \"4\": min value 4 is greater than max value 2"
+                        ),
+                        &format!(
+                            "{at}.defaultRequest[cpu]: Invalid value: \"5\": default request value 5 is greater than max value 2"
+                        ),
+                        &format!(
+                            "{at}.defaultRequest[cpu]: Invalid value: \"5\": default request value 5 is greater than default limit value 3"
+                        ),
+                        &format!(
+                            "{at}.default[cpu]: Invalid value: \"4\": min value 4 is greater than default value 3"
+                        ),
+                        &format!(
+                            "{at}.default[cpu]: Invalid value: \"2\": default value 3 is greater than max value 2"
+                        ),
+                        &format!(
+                            "{at}.maxLimitRequestRatio[cpu]: Invalid value: \"800m\": ratio 800m is less than 1"
+                        ),
+                        &format!(
+                            "{at}.maxLimitRequestRatio[cpu]: Invalid value: \"800m\": ratio 800m is greater than max/min = 0.500000"
+                        ),
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn quotas() {
+        let base = json!({"metadata": {"name": "q", "namespace": "n"}});
+        creates(
+            QUOTAS,
+            &base,
+            &[
+                (
+                    json!({"spec": {"hard": {"pods": "1", "count/jobs.batch": "2", "requests.nvidia.com/gpu": "1", "requests.hugepages-2Mi": "2Mi"}}}),
+                    &[],
+                ),
+                (
+                    json!({"spec": {"hard": {"storage": "1", "pods": "1500m"}, "scopes": ["Odd", "Terminating", "NotTerminating"]}}),
+                    &[
+                        "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
+                        "spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota",
+                        "spec.scopes: Invalid value: [\"Odd\",\"Terminating\",\"NotTerminating\"]: unsupported scope",
+                        "spec.scopes: Invalid value: [\"Odd\",\"Terminating\",\"NotTerminating\"]: conflicting scopes",
+                    ],
+                ),
+                (
+                    json!({"spec": {"hard": {"cpu": "1"}, "scopes": ["BestEffort"]}}),
+                    &["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"],
+                ),
+                (
+                    json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": "Terminating", "operator": "In"},
+                        {"scopeName": "PriorityClass", "operator": "Exists", "values": ["a"]}, {"scopeName": "PriorityClass", "operator": "Gt"}]}}}),
+                    &[
+                        "spec.scopeSelector.matchExpressions.operator: Invalid value: \"In\": must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+                        "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                        "spec.scopeSelector.matchExpressions.values: Invalid value: [\"a\"]: must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+                        "spec.scopeSelector.matchExpressions.operator: Invalid value: \"Gt\": not a valid selector operator",
+                    ],
+                ),
+            ],
+        );
+        let old = stored(QUOTAS, &base);
+        updates(
+            QUOTAS,
+            "",
+            &old,
+            &[(
+                json!({"spec": {"scopes": ["Terminating"]}}),
+                &["spec.scopes: Invalid value: [\"Terminating\"]: field is immutable"],
+            )],
+        );
+        updates(
+            QUOTAS,
+            "status",
+            &old,
+            &[(
+                json!({"status": {"used": {"pods": "-1"}}}),
+                &["status.used[pods]: Invalid value: \"-1\": must be greater than or equal to 0"],
+            )],
+        );
     }
 }

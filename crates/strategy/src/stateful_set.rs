@@ -214,3 +214,96 @@ fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
     }
     texts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Resource, creates, merged, stored, updates, warnings as hints};
+
+    const STATEFUL_SETS: Resource = ("apps", "v1", "statefulsets");
+
+    fn object() -> Value {
+        json!({"metadata": {"name": "s", "namespace": "n", "uid": "u"}, "spec": {"serviceName": "s", "selector": {"matchLabels": {"app": "s"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}],
+            "template": {"metadata": {"labels": {"app": "s"}}, "spec": {
+                "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}}}})
+    }
+
+    #[test]
+    fn faults() {
+        creates(
+            STATEFUL_SETS,
+            &object(),
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"metadata": {"name": "a.b"}, "spec": {"podManagementPolicy": "x", "serviceName": "a.b", "ordinals": {"start": -1}}}),
+                    &[
+                        "metadata.name: Invalid value: \"a.b\": must not contain dots",
+                        "spec.podManagementPolicy: Invalid value: \"x\": must be 'OrderedReady' or 'Parallel'",
+                        "spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.serviceName: Invalid value: \"a.b\": must not contain dots",
+                    ],
+                ),
+                (
+                    json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}}),
+                    &[
+                        "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy 'RollingUpdate'",
+                    ],
+                ),
+                (
+                    json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": -1, "maxUnavailable": 0}}, "persistentVolumeClaimRetentionPolicy": {"whenScaled": "x"}}}),
+                    &[
+                        "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0",
+                        "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"x\": supported values: \"Delete\", \"Retain\"",
+                    ],
+                ),
+                (
+                    json!({"spec": {"volumeClaimTemplates": []}}),
+                    &["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""],
+                ),
+                (json!({"spec": {"template": {"spec": {"hostname": "A", "subdomain": "B"}}}}), &[]),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_may_change() {
+        let old = stored(STATEFUL_SETS, &object());
+        updates(
+            STATEFUL_SETS,
+            "",
+            &old,
+            &[
+                (
+                    json!({"spec": {"replicas": 3, "minReadySeconds": 1, "revisionHistoryLimit": 2, "ordinals": {"start": 1}}}),
+                    &[],
+                ),
+                (json!({"spec": {"serviceName": "A"}}), &[&format!("spec: Forbidden: {IMMUTABLE_TEXT}")]),
+            ],
+        );
+        updates(
+            STATEFUL_SETS,
+            "status",
+            &old,
+            &[(
+                json!({"status": {"replicas": 1, "readyReplicas": 2, "availableReplicas": 3}}),
+                &[
+                    "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                    "status.availableReplicas: Invalid value: 3: cannot be greater than status.replicas",
+                    "status.availableReplicas: Invalid value: 3: cannot be greater than status.readyReplicas",
+                ],
+            )],
+        );
+        let mut bad = old;
+        bad["spec"]["template"]["spec"]["containers"][0]["image"] = "".into();
+        updates(STATEFUL_SETS, "", &bad, &[(json!({"spec": {"replicas": 0}}), &[])]);
+        assert_eq!(
+            hints(STATEFUL_SETS, &merged(&object(), &json!({"spec": {"revisionHistoryLimit": -1}}))),
+            [
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+            ]
+        );
+    }
+}

@@ -392,3 +392,241 @@ fn replication_controller(object: &Value) -> Faults {
     always_restarts(&mut faults, &template_path, &spec["template"], "ReplicationController");
     faults
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{
+        Resource, context, created, creates, merged, stored, strategy, updated, updates, warnings,
+    };
+
+    const DEPLOYMENTS: Resource = ("apps", "v1", "deployments");
+    const REPLICA_SETS: Resource = ("apps", "v1", "replicasets");
+    const REPLICATION_CONTROLLERS: Resource = ("", "v1", "replicationcontrollers");
+    const REVISIONS: Resource = ("apps", "v1", "controllerrevisions");
+
+    fn deployment_object() -> Value {
+        json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"}, "spec": {"selector": {"matchLabels": {"app": "d"}},
+            "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn a_good_deployment_is_filled() {
+        let object = stored(DEPLOYMENTS, &deployment_object());
+        assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
+        assert!(object["spec"]["template"]["spec"].get("enableServiceLinks").is_none());
+        let host_network = json!({"spec": {"template": {"spec": {"hostNetwork": true,
+            "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}}}});
+        let object = stored(DEPLOYMENTS, &merged(&deployment_object(), &host_network));
+        let port = &object["spec"]["template"]["spec"]["containers"][0]["ports"][0];
+        assert_eq!(*port, json!({"containerPort": 80, "protocol": "TCP"}));
+    }
+
+    #[test]
+    fn faults_of_a_deployment() {
+        creates(
+            DEPLOYMENTS,
+            &deployment_object(),
+            &[
+                (
+                    json!({"spec": {"template": {"metadata": {"labels": {"app": "x"}}, "spec": {"restartPolicy": "Never", "activeDeadlineSeconds": 5}}}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
+                        "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+                    ],
+                ),
+                (
+                    json!({"spec": {"selector": null}}),
+                    &[
+                        "spec.selector: Required value",
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"spec": {"selector": {"matchLabels": null}}}),
+                    &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+                ),
+                (
+                    json!({"spec": {"replicas": -1, "minReadySeconds": 700, "revisionHistoryLimit": -1}}),
+                    &[
+                        "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": {}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"type": "Slow"}}}),
+                    &[
+                        "spec.strategy: Unsupported value: {\"type\":\"Slow\"}: supported values: \"Recreate\", \"RollingUpdate\"",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": "0%", "maxSurge": 0}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": "101%", "maxSurge": "x"}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"x\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                        "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+                    ],
+                ),
+                (
+                    json!({"spec": {"template": {"spec": {"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "e", "image": "i"}]}}}}),
+                    &[
+                        "spec.template.spec.containers[0].image: Required value",
+                        "spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn updates_of_a_deployment() {
+        let old = stored(DEPLOYMENTS, &deployment_object());
+        let selector = json!({"spec": {"selector": {"matchLabels": {"x": "y"}}, "template": {"metadata": {"labels": {"x": "y"}}}}});
+        updates(
+            DEPLOYMENTS,
+            "",
+            &old,
+            &[
+                (json!({}), &[]),
+                (json!({"spec": {"replicas": 3}}), &[]),
+                (
+                    selector,
+                    &[
+                        "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"d\",\"x\":\"y\"}}: field is immutable",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            DEPLOYMENTS,
+            "status",
+            &merged(&old, &json!({"status": {"collisionCount": 2}})),
+            &[
+                (json!({"status": {"replicas": 2, "readyReplicas": 1, "availableReplicas": 1}}), &[]),
+                (
+                    json!({"status": {"replicas": 1, "updatedReplicas": 2, "readyReplicas": -1, "availableReplicas": 1, "collisionCount": 1}}),
+                    &[
+                        "status.readyReplicas: Invalid value: -1: must be greater than or equal to 0",
+                        "status.updatedReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                        "status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+                        "status.collisionCount: Invalid value: 1: cannot be decremented",
+                    ],
+                ),
+            ],
+        );
+        let annotated = merged(&old, &json!({"metadata": {"annotations": {"a": "b"}}}));
+        assert_eq!(updated(DEPLOYMENTS, "", &old, &annotated).0["metadata"]["generation"], 2);
+        let status = json!({"metadata": {"labels": {"not": "taken"}}, "spec": {"replicas": 9}});
+        let (new, _) = updated(DEPLOYMENTS, "status", &old, &merged(&old, &status));
+        assert_eq!(new, old, "a status write leaves labels and spec alone");
+    }
+
+    #[test]
+    fn hints_carry_the_path_of_the_template() {
+        let object = merged(
+            &deployment_object(),
+            &json!({"metadata": {"name": "d.e"},
+            "spec": {"template": {"spec": {"nodeSelector": {"beta.kubernetes.io/arch": "x"}}}}}),
+        );
+        let hint = "spec.template.spec.nodeSelector[beta.kubernetes.io/arch]: deprecated since v1.14; use \"kubernetes.io/arch\" instead";
+        assert_eq!(
+            warnings(DEPLOYMENTS, &object),
+            [
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]",
+                hint,
+            ]
+        );
+        let old = stored(DEPLOYMENTS, &object);
+        let hints = |new: &Value| strategy(DEPLOYMENTS).warnings(&context(DEPLOYMENTS, ""), new, Some(&old));
+        assert_eq!(hints(&old), Vec::<String>::new());
+        assert_eq!(hints(&merged(&old, &json!({"metadata": {"generation": 2}}))), [hint]);
+    }
+
+    #[test]
+    fn what_a_template_was_accepted_with_may_stay() {
+        let mut old = stored(DEPLOYMENTS, &deployment_object());
+        old["spec"]["template"]["metadata"]["annotations"] =
+            json!({"controller.kubernetes.io/pod-deletion-cost": "x"});
+        updates(DEPLOYMENTS, "", &old, &[(json!({"spec": {"replicas": 2}}), &[])]);
+        let (_, faults) = created(DEPLOYMENTS, &old);
+        assert_eq!(
+            faults,
+            [
+                "spec.template.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"x\": must be a 32bit integer"
+            ]
+        );
+    }
+
+    #[test]
+    fn other_owners_of_pods() {
+        creates(
+            REPLICA_SETS,
+            &deployment_object(),
+            &[(
+                json!({"spec": {"minReadySeconds": -1, "selector": {"matchLabels": {"app": "z"}}}}),
+                &[
+                    "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                ],
+            )],
+        );
+        let controller = merged(&deployment_object(), &json!({"spec": {"selector": null}}));
+        assert_eq!(stored(REPLICATION_CONTROLLERS, &controller)["spec"]["selector"], json!({"app": "d"}));
+        creates(
+            REPLICATION_CONTROLLERS,
+            &controller,
+            &[
+                (
+                    json!({"spec": {"template": null}}),
+                    &["spec.selector: Required value", "spec.template: Required value"],
+                ),
+                (
+                    json!({"spec": {"selector": {"a": "b"}, "template": {"spec": {"activeDeadlineSeconds": 1}}}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is not Supported",
+                    ],
+                ),
+            ],
+        );
+        let revision = json!({"metadata": {"name": "r", "namespace": "n"}, "revision": 1, "data": {"a": 1}});
+        creates(
+            REVISIONS,
+            &revision,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"revision": -1, "data": null}),
+                    &[
+                        "revision: Invalid value: -1: must be greater than or equal to 0",
+                        "data: Required value: data is mandatory",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            REVISIONS,
+            "",
+            &revision,
+            &[
+                (json!({"revision": 2}), &[]),
+                (json!({"data": {"a": 2}}), &["data: Invalid value: {\"a\":2}: field is immutable"]),
+            ],
+        );
+    }
+}

@@ -20,6 +20,9 @@ mod volumes;
 pub mod warnings;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Map, Value, json};
 
