@@ -25,6 +25,18 @@ pub fn invalid_each(faults: &mut Faults, path: &Path, value: &str, texts: Vec<St
     faults.extend(texts.into_iter().map(|message| Error::invalid(path, value, message)));
 }
 
+/// `Invalid value` where the value itself would say nothing.
+pub fn invalid_unshown(path: &Path, detail: impl Into<String>) -> Error {
+    let mut fault = Error::invalid(path, Value::Null, detail);
+    fault.value = None;
+    fault
+}
+/// A refusal of the object as a whole: its field is the empty name.
+pub fn forbidden_whole(detail: impl Into<String>) -> Error {
+    let mut fault = Error::forbidden(&Path::default(), detail);
+    fault.field = String::new();
+    fault
+}
 /// Search paths may have underscores.
 pub fn dns_subdomain_underscore(value: &str) -> Vec<String> {
     names::dns1123_subdomain(&value.replace('_', "a"))

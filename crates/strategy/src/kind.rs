@@ -25,6 +25,8 @@ pub struct Kind {
     pub create_on_update: bool,
     pub unconditional_update: bool,
     pub orphans: bool,
+    /// The generation counts changes of the annotations as well.
+    pub annotations_count: bool,
     pub default: fn(&mut Value),
     pub create: fn(&Context, &mut Value),
     /// After the generic carrying over.
@@ -34,6 +36,8 @@ pub struct Kind {
     pub validate_new: fn(&Context, &Value) -> Faults,
     /// What an update must obey besides `validate`.
     pub validate_change: fn(&Value, &Value) -> Faults,
+    /// Where an update is judged otherwise than by `validate_change` and `validate` together.
+    pub revalidate: Option<fn(&Value, &Value) -> Faults>,
     pub validate_status: fn(&Value, &Value) -> Faults,
     pub warn: fn(&Value, Option<&Value>) -> Vec<String>,
 }
@@ -49,12 +53,14 @@ pub const PLAIN: Kind = Kind {
     create_on_update: false,
     unconditional_update: true,
     orphans: false,
+    annotations_count: false,
     default: |_| {},
     create: |_, _| {},
     update: |_, _, _| {},
     validate: |_| Vec::new(),
     validate_new: |_, _| Vec::new(),
     validate_change: |_, _| Vec::new(),
+    revalidate: None,
     validate_status: |_, _| Vec::new(),
     warn: |_, _| Vec::new(),
 };
@@ -75,8 +81,10 @@ pub fn spec_changed(new: &Value, old: &Value) -> bool {
 impl Kind {
     fn carry_generation(&self, object: &mut Value, old: &Value, spec_write: bool) {
         let before = number(&old["metadata"]["generation"]);
-        let relabelled = || !same(&object["metadata"]["labels"], &old["metadata"]["labels"]);
-        let changed = spec_changed(object, old) || (self.generation_of_labels && relabelled());
+        let differ = |key: &str| !same(&object["metadata"][key], &old["metadata"][key]);
+        let changed = spec_changed(object, old)
+            || (self.generation_of_labels && differ("labels"))
+            || (self.annotations_count && differ("annotations"));
         let raise = self.generation && spec_write && changed;
         let generation = before + i64::from(raise);
         if generation > 0 {
@@ -150,8 +158,9 @@ impl Strategy for Kind {
         if !self.custom {
             faults.extend(metadata::known_finalizers(object));
         }
-        match context.subresource {
-            "status" => faults.extend((self.validate_status)(object, old)),
+        match (context.subresource, self.revalidate) {
+            ("status", _) => faults.extend((self.validate_status)(object, old)),
+            (_, Some(revalidate)) => faults.extend(revalidate(object, old)),
             _ => {
                 faults.extend((self.validate_change)(object, old));
                 faults.extend((self.validate)(object));

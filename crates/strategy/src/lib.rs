@@ -8,16 +8,22 @@
 mod addresses;
 mod admission;
 mod api_service;
+mod autoscaler;
+mod autoscaler_v1;
 mod check;
 mod config;
 pub mod contract;
 mod crd;
+mod cron_job;
+mod daemon_set;
 mod devices;
 mod domains;
 mod endpoints;
 mod event;
 mod flow;
 mod job;
+mod job_policy;
+mod job_status;
 pub mod json;
 pub mod kind;
 mod metadata;
@@ -26,11 +32,14 @@ mod network;
 mod node;
 pub mod pod;
 mod policy;
+mod quota;
 mod rbac;
-mod registration;
 mod service;
 mod signing;
+mod stateful_set;
 mod storage;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod trial;
 mod workload;
@@ -55,18 +64,18 @@ pub fn for_resource(group: &str, plural: &str) -> &'static dyn Strategy {
         "apps" => match plural {
             "deployments" => &workload::DEPLOYMENT,
             "replicasets" => &workload::REPLICA_SET,
-            "daemonsets" => &workload::DAEMON_SET,
-            "statefulsets" => &workload::STATEFUL_SET,
+            "daemonsets" => &daemon_set::DAEMON_SET,
+            "statefulsets" => &stateful_set::STATEFUL_SET,
             "controllerrevisions" => &workload::CONTROLLER_REVISION,
             _ => &PLAIN,
         },
         "batch" => match plural {
             "jobs" => &job::JOB,
-            "cronjobs" => &job::CRON_JOB,
+            "cronjobs" => &cron_job::CRON_JOB,
             _ => &PLAIN,
         },
         "events.k8s.io" => &event::EVENT,
-        "autoscaling" => &policy::AUTOSCALER,
+        "autoscaling" => &autoscaler::AUTOSCALER,
         "rbac.authorization.k8s.io" => match plural {
             "roles" => &rbac::ROLE,
             "clusterroles" => &rbac::CLUSTER_ROLE,
@@ -90,8 +99,8 @@ fn core(plural: &str) -> &'static dyn Strategy {
         "secrets" => &config::SECRET,
         "replicationcontrollers" => &workload::REPLICATION_CONTROLLER,
         "podtemplates" => &workload::POD_TEMPLATE,
-        "limitranges" => &policy::LIMIT_RANGE,
-        "resourcequotas" => &policy::RESOURCE_QUOTA,
+        "limitranges" => &quota::LIMIT_RANGE,
+        "resourcequotas" => &quota::RESOURCE_QUOTA,
         "persistentvolumeclaims" => &storage::CLAIM,
         "persistentvolumes" => &storage::VOLUME,
         _ => &PLAIN,
@@ -128,7 +137,7 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", _) => &flow::PRIORITY_LEVEL,
         ("certificates.k8s.io", "certificatesigningrequests") => &signing::SIGNING_REQUEST,
-        ("node.k8s.io", "runtimeclasses") => &registration::RUNTIME_CLASS,
+        ("node.k8s.io", "runtimeclasses") => &policy::RUNTIME_CLASS,
         ("resource.k8s.io", "resourceclaims") => &devices::RESOURCE_CLAIM,
         ("resource.k8s.io", "resourceclaimtemplates") => &devices::RESOURCE_CLAIM_TEMPLATE,
         ("resource.k8s.io", "resourceslices") => &devices::RESOURCE_SLICE,
@@ -142,7 +151,7 @@ fn extension(group: &str, plural: &str) -> &'static dyn Strategy {
 pub fn convert(group: &str, version: &str, plural: &str, value: &mut Value, to_storage: bool) {
     match (group, version, plural) {
         ("events.k8s.io", "v1", "events") => event::convert(value, to_storage),
-        ("autoscaling", "v1", "horizontalpodautoscalers") => policy::convert_autoscaler(value, to_storage),
+        ("autoscaling", "v1", "horizontalpodautoscalers") => autoscaler_v1::convert(value, to_storage),
         _ => {}
     }
 }
@@ -172,6 +181,82 @@ mod tests {
                 row.plural
             );
             strategy.validate_update(&context, &next, &object);
+        }
+    }
+
+    /// The smallest object that the documentation of each kind shows.
+    fn minimal_examples() -> Vec<(testing::Resource, Value)> {
+        let meta = |object: Value| {
+            testing::merged(
+                &json!({"metadata": {"name": "example", "namespace": "default", "uid": "u"}}),
+                &object,
+            )
+        };
+        let pod = json!({"containers": [{"name": "nginx", "image": "nginx:1.14.2", "ports": [{"containerPort": 80}]}]});
+        let labels = json!({"metadata": {"labels": {"app": "nginx"}}, "spec": pod});
+        let selected = json!({"selector": {"matchLabels": {"app": "nginx"}}, "template": labels});
+        let runs =
+            json!({"template": {"spec": testing::merged(&pod, &json!({"restartPolicy": "OnFailure"}))}});
+        let set = testing::merged(&selected, &json!({"serviceName": "nginx"}));
+        let cluster = json!({"metadata": {"namespace": null}});
+        vec![
+            (("", "v1", "pods"), meta(json!({"spec": pod}))),
+            (("", "v1", "podtemplates"), meta(json!({"template": labels}))),
+            (
+                ("", "v1", "replicationcontrollers"),
+                meta(json!({"spec": {"replicas": 3, "template": labels}})),
+            ),
+            (("apps", "v1", "deployments"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "replicasets"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "daemonsets"), meta(json!({"spec": selected}))),
+            (("apps", "v1", "statefulsets"), meta(json!({"spec": set}))),
+            (("apps", "v1", "controllerrevisions"), meta(json!({"revision": 1, "data": {"spec": {}}}))),
+            (("batch", "v1", "jobs"), meta(json!({"spec": runs}))),
+            (
+                ("batch", "v1", "cronjobs"),
+                meta(json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": runs}}})),
+            ),
+            (
+                ("autoscaling", "v2", "horizontalpodautoscalers"),
+                meta(json!({"apiVersion": "autoscaling/v2", "spec": {"maxReplicas": 10,
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "php-apache"}}})),
+            ),
+            (
+                ("policy", "v1", "poddisruptionbudgets"),
+                meta(json!({"spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "zk"}}}})),
+            ),
+            (
+                ("scheduling.k8s.io", "v1", "priorityclasses"),
+                testing::merged(&meta(json!({"value": 1_000_000})), &cluster),
+            ),
+            (
+                ("", "v1", "limitranges"),
+                meta(
+                    json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "500m"}, "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}}),
+                ),
+            ),
+            (
+                ("", "v1", "resourcequotas"),
+                meta(json!({"spec": {"hard": {"cpu": "1000", "memory": "200Gi", "pods": "10"}}})),
+            ),
+            (
+                ("node.k8s.io", "v1", "runtimeclasses"),
+                testing::merged(&meta(json!({"handler": "myconfiguration"})), &cluster),
+            ),
+        ]
+    }
+
+    #[test]
+    fn minimal_examples_are_accepted_and_stay_as_they_are() {
+        for (resource, example) in minimal_examples() {
+            let object = testing::stored(resource, &example);
+            let has_status = object.get("status").is_some();
+            for subresource in ["", "status"].into_iter().filter(|name| name.is_empty() || has_status) {
+                let (again, faults) = testing::updated(resource, subresource, &object, &object);
+                assert_eq!(faults, Vec::<String>::new(), "{resource:?} {subresource}");
+                assert_eq!(again, object, "{resource:?} {subresource}");
+            }
+            assert_eq!(testing::warnings(resource, &example), Vec::<String>::new(), "{resource:?}");
         }
     }
 }

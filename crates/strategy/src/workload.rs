@@ -1,98 +1,161 @@
-//! The controllers that keep pods running: Deployment, ReplicaSet, ReplicationController,
-//! DaemonSet, StatefulSet, and PodTemplate and ControllerRevision beside them.
+//! The controllers that keep pods running: Deployment, ReplicaSet, ReplicationController, and
+//! PodTemplate and ControllerRevision beside them; what DaemonSet and StatefulSet share with them.
 
 use amphipod_api::field::{Error, Path};
+use amphipod_api::selector::LabelSelector;
 use serde_json::Value;
 
 use crate::check::{self, Faults};
-use crate::contract::Context;
-use crate::json::{
-    at, copy, default, default_text, each, fields, is_empty, number, put, same, set, text, within,
-};
+use crate::json::{at, copy, default, default_text, fields, is_empty, number, put, set, text, with, within};
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
-use crate::metadata::NameRule;
-use crate::pod::{defaults as pod_defaults, spec as pod_spec, warnings as pod_warnings};
+use crate::pod::{defaults as pod_defaults, dropped, spec as pod_spec, tolerated, warnings as pod_warnings};
+
+const MISMATCH: &str = "`selector` does not match template `labels`";
 
 pub static DEPLOYMENT: Kind = Kind {
+    annotations_count: true,
     default: deployment_defaults,
-    update: keep_labels_on_status,
+    create: |_, object| drop_fields(object, &Value::Null),
+    update: |context, object, old| {
+        // A status write changes no labels either.
+        if context.subresource == "status" {
+            copy(&mut object["metadata"], "labels", &old["metadata"]);
+        }
+        drop_fields(object, old);
+    },
     validate: deployment,
-    validate_change: selector_fixed,
-    validate_status: replica_status,
-    warn: template_warnings,
+    revalidate: Some(|new, old| {
+        let mut faults = forgiven(deployment, new, old);
+        faults.extend(selector_fixed(new, old));
+        faults
+    }),
+    validate_status: |new, old| {
+        let mut faults = Faults::new();
+        replica_status(&mut faults, &new["status"], &DEPLOYMENT_COUNTS);
+        collisions(&mut faults, new, old);
+        faults
+    },
+    warn: named_template_warnings,
     ..SPEC_AND_STATUS
 };
 pub static REPLICA_SET: Kind = Kind {
     default: replica_set_defaults,
-    update: keep_labels_on_status,
+    create: |_, object| drop_fields(object, &Value::Null),
+    update: |_, object, old| drop_fields(object, old),
     validate: replica_set,
-    validate_change: selector_fixed,
-    validate_status: replica_status,
-    warn: template_warnings,
+    revalidate: Some(|new, old| {
+        let mut faults = forgiven(replica_set, new, old);
+        faults.extend(selector_fixed(new, old));
+        faults
+    }),
+    validate_status: |new, _| {
+        let mut faults = Faults::new();
+        replica_status(&mut faults, &new["status"], &REPLICA_SET_COUNTS);
+        faults
+    },
+    warn: named_template_warnings,
     ..SPEC_AND_STATUS
 };
 pub static REPLICATION_CONTROLLER: Kind = Kind {
     default: replication_controller_defaults,
+    create: |_, object| drop_fields(object, &Value::Null),
+    update: |_, object, old| drop_fields(object, old),
     validate: replication_controller,
-    validate_status: replica_status,
-    warn: template_warnings,
+    revalidate: Some(|new, old| forgiven(replication_controller, new, old)),
+    validate_status: |new, _| {
+        let mut faults = Faults::new();
+        replica_status(&mut faults, &new["status"], &REPLICA_SET_COUNTS);
+        faults
+    },
+    warn: named_template_warnings,
     orphans: true,
-    ..SPEC_AND_STATUS
-};
-pub static DAEMON_SET: Kind = Kind {
-    default: daemon_set_defaults,
-    update: daemon_set_update,
-    validate: daemon_set,
-    validate_change: selector_fixed,
-    warn: template_warnings,
-    ..SPEC_AND_STATUS
-};
-pub static STATEFUL_SET: Kind = Kind {
-    name: NameRule::Label,
-    default: stateful_set_defaults,
-    validate: stateful_set,
-    validate_change: stateful_set_change,
-    warn: template_warnings,
     ..SPEC_AND_STATUS
 };
 pub static POD_TEMPLATE: Kind = Kind {
     generation: true,
     default: |object| within(object, "template", pod_defaults::template),
-    validate: |object| {
-        let mut faults = Faults::new();
-        pod_spec::template(&mut faults, &Path::new("template"), &object["template"]);
-        faults
-    },
+    create: |_, object| with(object, "template", |t| dropped::from_template(t, &Value::Null)),
+    update: |_, object, old| with(object, "template", |t| dropped::from_template(t, &old["template"])),
+    validate: pod_template,
+    revalidate: Some(|new, old| forgiven(pod_template, new, old)),
+    warn: |object, _| pod_warnings::for_template(&Path::new("template"), &object["template"]),
     ..PLAIN
 };
 pub static CONTROLLER_REVISION: Kind = Kind {
     validate: |object| {
         let mut faults = Faults::new();
         check::not_negative(&mut faults, &Path::new("revision"), &object["revision"]);
-        if !set(&object["data"]) {
-            faults.push(Error::required(&Path::new("data"), "data is mandatory"));
+        let path = Path::new("data");
+        match &object["data"] {
+            Value::Null => faults.push(Error::required(&path, "data is mandatory")),
+            Value::Object(_) => {}
+            _ => faults.push(Error::required(&path, "data must be a valid JSON object")),
         }
         faults
     },
-    validate_change: |new, old| {
+    revalidate: Some(|new, old| {
         let mut faults = Faults::new();
+        check::not_negative(&mut faults, &Path::new("revision"), &new["revision"]);
         check::immutable(&mut faults, &Path::new("data"), &new["data"], &old["data"]);
         faults
-    },
+    }),
     ..PLAIN
 };
 
-/// A status write of these does not change labels either.
-fn keep_labels_on_status(context: &Context, object: &mut Value, old: &Value) {
-    if context.subresource == "status" {
-        copy(&mut object["metadata"], "labels", &old["metadata"]);
-    }
+const DEPLOYMENT_COUNTS: [&str; 8] = [
+    "observedGeneration",
+    "replicas",
+    "updatedReplicas",
+    "readyReplicas",
+    "availableReplicas",
+    "unavailableReplicas",
+    "terminatingReplicas",
+    "collisionCount",
+];
+const REPLICA_SET_COUNTS: [&str; 6] = [
+    "replicas",
+    "fullyLabeledReplicas",
+    "readyReplicas",
+    "availableReplicas",
+    "observedGeneration",
+    "terminatingReplicas",
+];
+
+/// Takes fields of features that are off out of `spec.template`.
+pub fn drop_fields(object: &mut Value, old: &Value) {
+    let old = at(old, &["spec", "template"]);
+    with(object, "spec", |spec| with(spec, "template", |template| dropped::from_template(template, old)));
 }
 
-fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let path = Path::new("spec").child("template");
-    let old = old.map(|old| at(old, &["spec", "template"]));
-    pod_warnings::for_template(&path, at(object, &["spec", "template"]), old)
+/// The faults of `new` without those that the old object has the like of.
+pub fn forgiven(judge: fn(&Value) -> Faults, new: &Value, old: &Value) -> Faults {
+    let mut faults = judge(new);
+    tolerated::forgive(&mut faults, || judge(old));
+    faults
+}
+
+/// Hints about `spec.template`, unless the update left the spec as it was.
+pub fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let generation = |object: &Value| number(&object["metadata"]["generation"]);
+    if old.is_some_and(|old| generation(old) == generation(object)) {
+        return Vec::new();
+    }
+    pod_warnings::for_template(&Path::new("spec").child("template"), at(object, &["spec", "template"]))
+}
+
+fn named_template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut texts = Vec::new();
+    if old.is_none() {
+        texts = pod_warnings::for_name(object, "Pod names and hostnames");
+    }
+    texts.extend(template_warnings(object, old));
+    texts
+}
+
+fn pod_template(object: &Value) -> Faults {
+    let mut faults = Faults::new();
+    pod_spec::template(&mut faults, &Path::new("template"), &object["template"]);
+    faults
 }
 
 fn deployment_defaults(object: &mut Value) {
@@ -140,95 +203,60 @@ fn replication_controller_defaults(object: &mut Value) {
     within(object, "status", |status| default(status, "replicas", 0));
 }
 
-fn daemon_set_defaults(object: &mut Value) {
-    within(object, "spec", |spec| {
-        within(spec, "template", pod_defaults::template);
-        within(spec, "updateStrategy", |strategy| {
-            default_text(strategy, "type", "RollingUpdate");
-            if strategy["type"] == "RollingUpdate" {
-                within(strategy, "rollingUpdate", |rolling| {
-                    default(rolling, "maxUnavailable", 1);
-                    default(rolling, "maxSurge", 0);
-                });
-            }
-        });
-        default(spec, "revisionHistoryLimit", 10);
-    });
-    within(object, "status", |status| {
-        for key in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
-            default(status, key, 0);
-        }
-    });
-}
-
-fn stateful_set_defaults(object: &mut Value) {
-    within(object, "spec", |spec| {
-        within(spec, "template", pod_defaults::template);
-        default_text(spec, "podManagementPolicy", "OrderedReady");
-        default(spec, "serviceName", "");
-        within(spec, "updateStrategy", |strategy| {
-            default_text(strategy, "type", "RollingUpdate");
-            if strategy["type"] == "RollingUpdate" {
-                within(strategy, "rollingUpdate", |rolling| {
-                    default(rolling, "partition", 0);
-                    default(rolling, "maxUnavailable", 1);
-                });
-            }
-        });
-        within(spec, "persistentVolumeClaimRetentionPolicy", |policy| {
-            default_text(policy, "whenDeleted", "Retain");
-            default_text(policy, "whenScaled", "Retain");
-        });
-        default(spec, "replicas", 1);
-        default(spec, "revisionHistoryLimit", 10);
-        each(spec, "volumeClaimTemplates", |claim| {
-            put(claim, "apiVersion", "v1");
-            put(claim, "kind", "PersistentVolumeClaim");
-            within(claim, "metadata", |_| {});
-            within(claim, "spec", pod_defaults::claim_spec);
-            within(claim, "status", |status| default_text(status, "phase", "Pending"));
-        });
-    });
-    within(object, "status", |status| {
-        default(status, "replicas", 0);
-        default(status, "availableReplicas", 0);
-    });
-}
-
-/// Selector present, not empty, matching the template; the template itself.
-fn selected_template(faults: &mut Faults, path: &Path, spec: &Value, what: &str) {
+/// A selector that is there and selects something; false where it cannot even be read, which
+/// `unreadable` says.
+pub fn selector(faults: &mut Faults, path: &Path, spec: &Value, what: &str, unreadable: &str) -> bool {
     let selector = &spec["selector"];
-    let selector_path = path.child("selector");
+    let at = path.child("selector");
     if set(selector) {
-        check::label_selector(faults, &selector_path, selector);
+        check::label_selector(faults, &at, selector);
         if check::selector_is_empty(selector) {
             let detail = format!("empty selector is invalid for {what}");
-            faults.push(Error::invalid(&selector_path, selector.clone(), detail));
+            faults.push(Error::invalid(&at, selector.clone(), detail));
         }
     } else {
-        faults.push(Error::required(&selector_path, ""));
+        faults.push(Error::required(&at, ""));
     }
-    let template_path = path.child("template");
-    let labels = at(spec, &["template", "metadata", "labels"]);
-    if set(selector) && !check::selector_is_empty(selector) && !check::selector_matches(selector, labels) {
-        let detail = "`selector` does not match template `labels`";
-        let shown = if set(labels) { labels.clone() } else { Value::Null };
-        faults.push(Error::invalid(&template_path.child("metadata").child("labels"), shown, detail));
+    let readable = LabelSelector::from_object(selector).is_ok();
+    if !readable {
+        faults.push(Error::invalid(&at, selector.clone(), unreadable));
     }
-    pod_spec::template(faults, &template_path, &spec["template"]);
-    always_restarts(faults, &template_path, &spec["template"]);
+    readable
 }
 
-fn always_restarts(faults: &mut Faults, path: &Path, template: &Value) {
+/// The template must carry the labels its owner looks for. No selector at all finds nothing.
+pub fn template_is_selected(faults: &mut Faults, path: &Path, spec: &Value) {
+    let selector = &spec["selector"];
+    let labels = at(spec, &["template", "metadata", "labels"]);
+    let selects_all = set(selector) && check::selector_is_empty(selector);
+    if !selects_all && !check::selector_matches(selector, labels) {
+        let at = path.child("template").child("metadata").child("labels");
+        faults.push(Error::invalid(&at, labels.clone(), MISMATCH));
+    }
+}
+
+/// Pods that are replaced when they end must not end of themselves.
+pub fn always_restarts(faults: &mut Faults, path: &Path, template: &Value, kind: &str) {
     let spec_path = path.child("spec");
     let policy = at(template, &["spec", "restartPolicy"]);
     if text(policy) != "Always" {
         faults.push(Error::not_supported(&spec_path.child("restartPolicy"), text(policy), &["Always"]));
     }
     if set(at(template, &["spec", "activeDeadlineSeconds"])) {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         faults.push(Error::forbidden(&spec_path.child("activeDeadlineSeconds"), detail));
     }
+}
+
+/// Selector and template of a Deployment or ReplicaSet, whose texts do not tell them apart.
+fn selected_template(faults: &mut Faults, path: &Path, spec: &Value) {
+    if !selector(faults, path, spec, "deployment", "invalid label selector") {
+        return;
+    }
+    template_is_selected(faults, path, spec);
+    let template_path = path.child("template");
+    pod_spec::template(faults, &template_path, &spec["template"]);
+    always_restarts(faults, &template_path, &spec["template"], "ReplicaSet");
 }
 
 fn deployment(object: &Value) -> Faults {
@@ -236,10 +264,11 @@ fn deployment(object: &Value) -> Faults {
     let path = Path::new("spec");
     let spec = &object["spec"];
     check::not_negative(&mut faults, &path.child("replicas"), &spec["replicas"]);
-    selected_template(&mut faults, &path, spec, "deployment");
+    selected_template(&mut faults, &path, spec);
     deployment_strategy(&mut faults, &path.child("strategy"), &spec["strategy"]);
-    check::not_negative(&mut faults, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    check::not_negative(&mut faults, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
+    for key in ["minReadySeconds", "revisionHistoryLimit"] {
+        check::not_negative(&mut faults, &path.child(key), &spec[key]);
+    }
     if set(&spec["progressDeadlineSeconds"]) {
         let seconds = number(&spec["progressDeadlineSeconds"]);
         let at = path.child("progressDeadlineSeconds");
@@ -262,9 +291,7 @@ fn deployment_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
             }
         }
         "RollingUpdate" => rolling_update(faults, &at, rolling),
-        other => {
-            faults.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]));
-        }
+        _ => faults.push(Error::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
     }
 }
 
@@ -273,65 +300,72 @@ fn rolling_update(faults: &mut Faults, path: &Path, rolling: &Value) {
     let unavailable_path = path.child("maxUnavailable");
     check::count_or_percent(faults, &unavailable_path, unavailable);
     check::count_or_percent(faults, &path.child("maxSurge"), surge);
-    let amount = |value: &Value| check::percent(value).unwrap_or(number(value));
-    if amount(unavailable) == 0 && amount(surge) == 0 {
+    if share(unavailable) == 0 && share(surge) == 0 {
         let detail = "may not be 0 when `maxSurge` is 0";
         faults.push(Error::invalid(&unavailable_path, unavailable.clone(), detail));
     }
     not_over_100(faults, &unavailable_path, unavailable);
 }
 
-fn not_over_100(faults: &mut Faults, path: &Path, value: &Value) {
+/// The number of a count or of a percentage.
+pub fn share(value: &Value) -> i64 {
+    check::percent(value).unwrap_or_else(|| text(value).parse().unwrap_or(number(value)))
+}
+
+pub fn not_over_100(faults: &mut Faults, path: &Path, value: &Value) {
     if check::percent(value).is_some_and(|percent| percent > 100) {
         faults.push(Error::invalid(path, value.clone(), "must not be greater than 100%"));
     }
 }
 
-fn selector_fixed(new: &Value, old: &Value) -> Faults {
+pub fn selector_fixed(new: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec").child("selector");
     check::immutable(&mut faults, &path, &new["spec"]["selector"], &old["spec"]["selector"]);
     faults
 }
 
-fn replica_status(new: &Value, _old: &Value) -> Faults {
-    let mut faults = Faults::new();
+/// Counts of replicas: none negative, none above all, no more available than ready.
+fn replica_status(faults: &mut Faults, status: &Value, counts: &[&str]) {
     let path = Path::new("status");
-    let status = &new["status"];
-    let counts = [
-        "replicas",
-        "updatedReplicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "unavailableReplicas",
-        "observedGeneration",
-    ];
     for key in counts {
-        check::not_negative(&mut faults, &path.child(key), &status[key]);
+        check::not_negative(faults, &path.child(key), &status[*key]);
     }
-    let replicas = number(&status["replicas"]);
-    for key in ["updatedReplicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-        if number(&status[key]) > replicas {
-            let value = number(&status[key]);
-            faults.push(Error::invalid(&path.child(key), value, "cannot be greater than status.replicas"));
-        }
+    let parts = ["updatedReplicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    for key in parts.iter().filter(|key| counts.contains(key)) {
+        not_above_replicas(faults, &path, status, key);
     }
     if number(&status["availableReplicas"]) > number(&status["readyReplicas"]) {
         let value = number(&status["availableReplicas"]);
         let detail = "cannot be greater than readyReplicas";
         faults.push(Error::invalid(&path.child("availableReplicas"), value, detail));
     }
-    faults
+}
+
+pub fn not_above_replicas(faults: &mut Faults, path: &Path, status: &Value, key: &str) {
+    if number(&status[key]) > number(&status["replicas"]) {
+        let value = number(&status[key]);
+        faults.push(Error::invalid(&path.child(key), value, "cannot be greater than status.replicas"));
+    }
+}
+
+/// Names that were taken stay counted.
+pub fn collisions(faults: &mut Faults, new: &Value, old: &Value) {
+    let (now, then) = (&new["status"]["collisionCount"], &old["status"]["collisionCount"]);
+    if set(then) && number(now) < number(then) || (set(then) && !set(now)) {
+        let at = Path::new("status").child("collisionCount");
+        faults.push(Error::invalid(&at, number(now), "cannot be decremented"));
+    }
 }
 
 fn replica_set(object: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec");
     let spec = &object["spec"];
-    check::not_negative(&mut faults, &path.child("replicas"), &spec["replicas"]);
-    check::not_negative(&mut faults, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    selected_template(&mut faults, &path, spec, "deployment");
+    for key in ["replicas", "minReadySeconds"] {
+        check::not_negative(&mut faults, &path.child(key), &spec[key]);
+    }
+    selected_template(&mut faults, &path, spec);
     faults
 }
 
@@ -350,129 +384,12 @@ fn replication_controller(object: &Value) -> Faults {
         return faults;
     }
     let labels = at(spec, &["template", "metadata", "labels"]);
-    let matches = fields(&spec["selector"]).all(|(key, value)| labels[key] == *value);
-    if !is_empty(&spec["selector"]) && !matches {
-        let detail = "`selector` does not match template `labels`";
-        faults.push(Error::invalid(&template_path.child("metadata").child("labels"), labels.clone(), detail));
+    if fields(&spec["selector"]).any(|(key, value)| labels[key] != *value) {
+        let at = template_path.child("metadata").child("labels");
+        faults.push(Error::invalid(&at, labels.clone(), MISMATCH));
     }
     pod_spec::template(&mut faults, &template_path, &spec["template"]);
-    always_restarts(&mut faults, &template_path, &spec["template"]);
-    faults
-}
-
-fn daemon_set_update(context: &Context, object: &mut Value, old: &Value) {
-    if context.subresource == "status" {
-        return;
-    }
-    // The server's own counter: it moves with the template.
-    let before = number(&old["spec"]["templateGeneration"]);
-    if before > 0 {
-        let moved = i64::from(!same(&object["spec"]["template"], &old["spec"]["template"]));
-        within(object, "spec", |spec| put(spec, "templateGeneration", before + moved));
-    }
-}
-
-fn daemon_set(object: &Value) -> Faults {
-    let mut faults = Faults::new();
-    let path = Path::new("spec");
-    let spec = &object["spec"];
-    selected_template(&mut faults, &path, spec, "daemonset");
-    check::not_negative(&mut faults, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
-    match text(&strategy["type"]) {
-        "OnDelete" => {}
-        "RollingUpdate" => {
-            let rolling = &strategy["rollingUpdate"];
-            let at = at.child("rollingUpdate");
-            let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
-            for (key, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
-                check::count_or_percent(&mut faults, &at.child(key), value);
-                not_over_100(&mut faults, &at.child(key), value);
-            }
-            let amount = |value: &Value| check::percent(value).unwrap_or(number(value));
-            match (amount(unavailable) > 0, amount(surge) > 0) {
-                (true, true) => {
-                    let detail = "may not be set when maxUnavailable is non-zero";
-                    faults.push(Error::invalid(&at.child("maxSurge"), surge.clone(), detail));
-                }
-                (false, false) => {
-                    let detail = "cannot be 0 when maxSurge is 0";
-                    faults.push(Error::invalid(&at.child("maxUnavailable"), unavailable.clone(), detail));
-                }
-                _ => {}
-            }
-        }
-        other => {
-            faults.push(Error::not_supported(&at.child("type"), other, &["OnDelete", "RollingUpdate"]));
-        }
-    }
-    check::not_negative(&mut faults, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
-    faults
-}
-
-fn stateful_set(object: &Value) -> Faults {
-    let mut faults = Faults::new();
-    let path = Path::new("spec");
-    let spec = &object["spec"];
-    check::one_of(
-        &mut faults,
-        &path.child("podManagementPolicy"),
-        &spec["podManagementPolicy"],
-        &["OrderedReady", "Parallel"],
-    );
-    let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
-    check::one_of(&mut faults, &at.child("type"), &strategy["type"], &["OnDelete", "RollingUpdate"]);
-    if strategy["type"] == "RollingUpdate" {
-        let at = at.child("rollingUpdate");
-        check::not_negative(&mut faults, &at.child("partition"), &strategy["rollingUpdate"]["partition"]);
-        let unavailable = &strategy["rollingUpdate"]["maxUnavailable"];
-        if set(unavailable) {
-            check::count_or_percent(&mut faults, &at.child("maxUnavailable"), unavailable);
-            if check::percent(unavailable).unwrap_or(number(unavailable)) == 0 {
-                faults.push(Error::invalid(&at.child("maxUnavailable"), unavailable.clone(), "cannot be 0"));
-            }
-            not_over_100(&mut faults, &at.child("maxUnavailable"), unavailable);
-        }
-    }
-    let retention = &spec["persistentVolumeClaimRetentionPolicy"];
-    for key in ["whenDeleted", "whenScaled"] {
-        let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
-        check::one_of(&mut faults, &at, &retention[key], &["Delete", "Retain"]);
-    }
-    for key in ["replicas", "minReadySeconds"] {
-        check::not_negative(&mut faults, &path.child(key), &spec[key]);
-    }
-    check::not_negative(&mut faults, &path.child("ordinals").child("start"), &spec["ordinals"]["start"]);
-    let service = text(&spec["serviceName"]);
-    if !service.is_empty() {
-        let at = path.child("serviceName");
-        check::invalid_each(&mut faults, &at, service, check::dns1123_subdomain(service));
-    }
-    selected_template(&mut faults, &path, spec, "statefulset");
-    faults
-}
-
-fn stateful_set_change(new: &Value, old: &Value) -> Faults {
-    const MUTABLE: [&str; 7] = [
-        "replicas",
-        "ordinals",
-        "template",
-        "updateStrategy",
-        "revisionHistoryLimit",
-        "persistentVolumeClaimRetentionPolicy",
-        "minReadySeconds",
-    ];
-    let mut munged = new["spec"].clone();
-    for key in MUTABLE {
-        copy(&mut munged, key, &old["spec"]);
-    }
-    let mut faults = Faults::new();
-    if !same(&munged, &old["spec"]) {
-        let text = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
-                    'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
-                    'minReadySeconds' are forbidden";
-        faults.push(Error::forbidden(&Path::new("spec"), text));
-    }
+    always_restarts(&mut faults, &template_path, &spec["template"], "ReplicationController");
     faults
 }
 
@@ -481,51 +398,235 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::{
+        Resource, context, created, creates, merged, stored, strategy, updated, updates, warnings,
+    };
 
-    fn texts(faults: &Faults) -> Vec<String> {
-        faults.iter().map(ToString::to_string).collect()
-    }
+    const DEPLOYMENTS: Resource = ("apps", "v1", "deployments");
+    const REPLICA_SETS: Resource = ("apps", "v1", "replicasets");
+    const REPLICATION_CONTROLLERS: Resource = ("", "v1", "replicationcontrollers");
+    const REVISIONS: Resource = ("apps", "v1", "controllerrevisions");
 
     fn deployment_object() -> Value {
-        let mut object = json!({"metadata": {"name": "d", "namespace": "n"}, "spec": {
-            "selector": {"matchLabels": {"app": "d"}},
-            "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
-        deployment_defaults(&mut object);
-        object
+        json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"}, "spec": {"selector": {"matchLabels": {"app": "d"}},
+            "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
     }
 
     #[test]
-    fn a_good_deployment_passes() {
-        let object = deployment_object();
-        assert_eq!(texts(&deployment(&object)), Vec::<String>::new());
+    fn a_good_deployment_is_filled() {
+        let object = stored(DEPLOYMENTS, &deployment_object());
         assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
         assert!(object["spec"]["template"]["spec"].get("enableServiceLinks").is_none());
+        let host_network = json!({"spec": {"template": {"spec": {"hostNetwork": true,
+            "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}}}});
+        let object = stored(DEPLOYMENTS, &merged(&deployment_object(), &host_network));
+        let port = &object["spec"]["template"]["spec"]["containers"][0]["ports"][0];
+        assert_eq!(*port, json!({"containerPort": 80, "protocol": "TCP"}));
     }
 
     #[test]
     fn faults_of_a_deployment() {
-        let mut object = deployment_object();
-        object["spec"]["template"]["metadata"]["labels"]["app"] = "x".into();
-        object["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
+        creates(
+            DEPLOYMENTS,
+            &deployment_object(),
+            &[
+                (
+                    json!({"spec": {"template": {"metadata": {"labels": {"app": "x"}}, "spec": {"restartPolicy": "Never", "activeDeadlineSeconds": 5}}}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
+                        "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+                    ],
+                ),
+                (
+                    json!({"spec": {"selector": null}}),
+                    &[
+                        "spec.selector: Required value",
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"spec": {"selector": {"matchLabels": null}}}),
+                    &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+                ),
+                (
+                    json!({"spec": {"replicas": -1, "minReadySeconds": 700, "revisionHistoryLimit": -1}}),
+                    &[
+                        "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": {}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"type": "Slow"}}}),
+                    &[
+                        "spec.strategy: Unsupported value: {\"type\":\"Slow\"}: supported values: \"Recreate\", \"RollingUpdate\"",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": "0%", "maxSurge": 0}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": "101%", "maxSurge": "x"}}}}),
+                    &[
+                        "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"x\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                        "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+                    ],
+                ),
+                (
+                    json!({"spec": {"template": {"spec": {"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "e", "image": "i"}]}}}}),
+                    &[
+                        "spec.template.spec.containers[0].image: Required value",
+                        "spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn updates_of_a_deployment() {
+        let old = stored(DEPLOYMENTS, &deployment_object());
+        let selector = json!({"spec": {"selector": {"matchLabels": {"x": "y"}}, "template": {"metadata": {"labels": {"x": "y"}}}}});
+        updates(
+            DEPLOYMENTS,
+            "",
+            &old,
+            &[
+                (json!({}), &[]),
+                (json!({"spec": {"replicas": 3}}), &[]),
+                (
+                    selector,
+                    &[
+                        "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"d\",\"x\":\"y\"}}: field is immutable",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            DEPLOYMENTS,
+            "status",
+            &merged(&old, &json!({"status": {"collisionCount": 2}})),
+            &[
+                (json!({"status": {"replicas": 2, "readyReplicas": 1, "availableReplicas": 1}}), &[]),
+                (
+                    json!({"status": {"replicas": 1, "updatedReplicas": 2, "readyReplicas": -1, "availableReplicas": 1, "collisionCount": 1}}),
+                    &[
+                        "status.readyReplicas: Invalid value: -1: must be greater than or equal to 0",
+                        "status.updatedReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                        "status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+                        "status.collisionCount: Invalid value: 1: cannot be decremented",
+                    ],
+                ),
+            ],
+        );
+        let annotated = merged(&old, &json!({"metadata": {"annotations": {"a": "b"}}}));
+        assert_eq!(updated(DEPLOYMENTS, "", &old, &annotated).0["metadata"]["generation"], 2);
+        let status = json!({"metadata": {"labels": {"not": "taken"}}, "spec": {"replicas": 9}});
+        let (new, _) = updated(DEPLOYMENTS, "status", &old, &merged(&old, &status));
+        assert_eq!(new, old, "a status write leaves labels and spec alone");
+    }
+
+    #[test]
+    fn hints_carry_the_path_of_the_template() {
+        let object = merged(
+            &deployment_object(),
+            &json!({"metadata": {"name": "d.e"},
+            "spec": {"template": {"spec": {"nodeSelector": {"beta.kubernetes.io/arch": "x"}}}}}),
+        );
+        let hint = "spec.template.spec.nodeSelector[beta.kubernetes.io/arch]: deprecated since v1.14; use \"kubernetes.io/arch\" instead";
         assert_eq!(
-            texts(&deployment(&object)),
+            warnings(DEPLOYMENTS, &object),
             [
-                "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
-                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]",
+                hint,
+            ]
+        );
+        let old = stored(DEPLOYMENTS, &object);
+        let hints = |new: &Value| strategy(DEPLOYMENTS).warnings(&context(DEPLOYMENTS, ""), new, Some(&old));
+        assert_eq!(hints(&old), Vec::<String>::new());
+        assert_eq!(hints(&merged(&old, &json!({"metadata": {"generation": 2}}))), [hint]);
+    }
+
+    #[test]
+    fn what_a_template_was_accepted_with_may_stay() {
+        let mut old = stored(DEPLOYMENTS, &deployment_object());
+        old["spec"]["template"]["metadata"]["annotations"] =
+            json!({"controller.kubernetes.io/pod-deletion-cost": "x"});
+        updates(DEPLOYMENTS, "", &old, &[(json!({"spec": {"replicas": 2}}), &[])]);
+        let (_, faults) = created(DEPLOYMENTS, &old);
+        assert_eq!(
+            faults,
+            [
+                "spec.template.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"x\": must be a 32bit integer"
             ]
         );
     }
 
     #[test]
-    fn the_selector_is_fixed() {
-        let old = deployment_object();
-        let mut new = old.clone();
-        new["spec"]["selector"]["matchLabels"]["x"] = "y".into();
-        assert_eq!(
-            texts(&selector_fixed(&new, &old)),
-            [
-                "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"d\",\"x\":\"y\"}}: field is immutable"
-            ]
+    fn other_owners_of_pods() {
+        creates(
+            REPLICA_SETS,
+            &deployment_object(),
+            &[(
+                json!({"spec": {"minReadySeconds": -1, "selector": {"matchLabels": {"app": "z"}}}}),
+                &[
+                    "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                ],
+            )],
+        );
+        let controller = merged(&deployment_object(), &json!({"spec": {"selector": null}}));
+        assert_eq!(stored(REPLICATION_CONTROLLERS, &controller)["spec"]["selector"], json!({"app": "d"}));
+        creates(
+            REPLICATION_CONTROLLERS,
+            &controller,
+            &[
+                (
+                    json!({"spec": {"template": null}}),
+                    &["spec.selector: Required value", "spec.template: Required value"],
+                ),
+                (
+                    json!({"spec": {"selector": {"a": "b"}, "template": {"spec": {"activeDeadlineSeconds": 1}}}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"app\":\"d\"}: `selector` does not match template `labels`",
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is not Supported",
+                    ],
+                ),
+            ],
+        );
+        let revision = json!({"metadata": {"name": "r", "namespace": "n"}, "revision": 1, "data": {"a": 1}});
+        creates(
+            REVISIONS,
+            &revision,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"revision": -1, "data": null}),
+                    &[
+                        "revision: Invalid value: -1: must be greater than or equal to 0",
+                        "data: Required value: data is mandatory",
+                    ],
+                ),
+            ],
+        );
+        updates(
+            REVISIONS,
+            "",
+            &revision,
+            &[
+                (json!({"revision": 2}), &[]),
+                (json!({"data": {"a": 2}}), &["data: Invalid value: {\"a\":2}: field is immutable"]),
+            ],
         );
     }
 }

@@ -101,6 +101,8 @@ fn bound(mut pod: Value, binding: &Value, now: &str) -> Result<Value, Status> {
     }
     let node = binding["target"]["name"].clone();
     child_mut(&mut pod, "spec").insert("nodeName".into(), node);
+    // What was held for the pod elsewhere is not needed any more.
+    child_mut(&mut pod, "status").remove("nominatedNodeName");
     set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), now);
     Ok(pod)
 }
@@ -132,11 +134,12 @@ mod tests {
 
     #[test]
     fn a_pod_is_bound_once() {
-        let pod = json!({"metadata": {"name": "p", "uid": "u", "generation": 1}, "spec": {}, "status": {}});
+        let pod = json!({"metadata": {"name": "p", "uid": "u", "generation": 1}, "spec": {}, "status": {"nominatedNodeName": "m"}});
         let binding = json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "target": {"name": "n"}});
         let bound_pod = bound(pod.clone(), &binding, "2026-01-01T00:00:00Z").expect("bound");
         assert_eq!(bound_pod["spec"]["nodeName"], "n");
         assert_eq!(bound_pod["status"]["conditions"][0]["status"], "True");
+        assert!(bound_pod["status"].get("nominatedNodeName").is_none());
         let again = bound(bound_pod, &binding, "2026-01-01T00:00:00Z").expect_err("refused");
         assert_eq!(
             (again.code, again.message.as_str()),

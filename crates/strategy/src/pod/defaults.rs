@@ -4,14 +4,16 @@
 use amphipod_api::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
+use super::resources::{aggregate, is_huge_page, quantity};
 use crate::json::{
-    at, copy, default, default_number, default_text, each, fields, is_empty, items, put, remove, set, text,
-    truthy, with, within,
+    at, copy, default, default_number, default_text, each, fields, is_empty, put, remove, set, text, truthy,
+    with, within,
 };
 
 /// Files of a volume: rw-r--r--.
 const FILE_MODE: i64 = 0o644;
 const TOKEN_EXPIRATION_SECONDS: i64 = 3600;
+const NANOS_PER_MILLI: i128 = 1_000_000;
 
 /// Defaults of a Pod object.
 pub fn pod(object: &mut Value) {
@@ -21,12 +23,41 @@ pub fn pod(object: &mut Value) {
         for list in ["containers", "initContainers"] {
             each(spec, list, |container| within(container, "resources", limits_to_requests));
         }
-        with(spec, "resources", |resources| {
-            canonical(resources);
-            limits_to_requests(resources);
-        });
+        with(spec, "resources", canonical);
+        pod_resources(spec);
+        if truthy(&spec["hostNetwork"]) {
+            for list in ["containers", "initContainers"] {
+                each(spec, list, |container| each(container, "ports", host_port));
+            }
+        }
     });
     default(object, "status", Map::new());
+}
+
+/// Amounts for the whole pod, where some are given: huge pages follow what the containers may use,
+/// requests what the containers ask for or else the pod's limits.
+fn pod_resources(spec: &mut Value) {
+    let given = |spec: &Value, kind: &str| !is_empty(&spec["resources"][kind]);
+    if given(spec, "limits") || given(spec, "requests") {
+        for (name, sum) in aggregate(spec, "limits") {
+            if is_huge_page(&name) {
+                within(&mut spec["resources"], "limits", |l| default(l, &name, sum.to_string()));
+            }
+        }
+    }
+    if given(spec, "limits") {
+        for (name, sum) in aggregate(spec, "requests") {
+            if ["cpu", "memory"].contains(&name.as_str()) {
+                within(&mut spec["resources"], "requests", |r| default(r, &name, sum.to_string()));
+            }
+        }
+        let limits = spec["resources"]["limits"].clone();
+        for (name, limit) in fields(&limits) {
+            if ["cpu", "memory"].contains(&name) || is_huge_page(name) {
+                within(&mut spec["resources"], "requests", |r| default(r, name, limit.clone()));
+            }
+        }
+    }
 }
 
 /// Defaults of a `PodTemplateSpec`.
@@ -55,11 +86,6 @@ fn pod_spec(spec: &mut Value) {
     }
     let names = json!({"serviceAccount": spec["serviceAccountName"]});
     copy(spec, "serviceAccount", &names);
-    if truthy(&spec["hostNetwork"]) {
-        for list in ["containers", "initContainers"] {
-            each(spec, list, |container| each(container, "ports", host_port));
-        }
-    }
     for flag in ["hostNetwork", "hostPID", "hostIPC"] {
         if spec[flag] == false {
             remove(spec, flag);
@@ -134,8 +160,12 @@ fn canonical(resources: &mut Value) {
     with(resources, "limits", canonical_list);
     with(resources, "requests", canonical_list);
 }
+/// Amounts finer than a thousandth are rounded up.
 pub fn canonical_list(list: &mut Value) {
     for value in list.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if let Some(quantity) = quantity(value).filter(|q| q.nanos() % NANOS_PER_MILLI != 0) {
+            *value = Quantity::from_milli(quantity.milli(), quantity.format()).to_string().into();
+        }
         canonical_quantity(value);
     }
 }
@@ -214,14 +244,6 @@ fn downward_file(file: &mut Value) {
 pub fn claim_spec(spec: &mut Value) {
     default(spec, "volumeMode", "Filesystem");
     within(spec, "resources", canonical);
-}
-
-/// All containers of a pod spec with the list they stand in.
-pub fn all_containers(spec: &Value) -> impl Iterator<Item = &Value> {
-    items(&spec["initContainers"])
-        .iter()
-        .chain(items(&spec["containers"]))
-        .chain(items(&spec["ephemeralContainers"]))
 }
 
 #[cfg(test)]

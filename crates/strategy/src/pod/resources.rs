@@ -1,15 +1,20 @@
 //! Resource names and amounts of containers, pods, quotas and limits; the quality-of-service class
 //! that follows from them.
 
+use std::collections::BTreeMap;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::quantity::Quantity;
 use serde_json::Value;
 
+use super::containers::is_sidecar;
 use crate::check::{Faults, NEGATIVE, dns1123_label, invalid_each, qualified_name};
 use crate::json::{fields, items, set, text};
 
 const NOT_INTEGER: &str = "must be an integer";
 const HUGE_PAGES: &str = "hugepages-";
+const NANOS_PER_UNIT: i128 = 1_000_000_000;
+/// Counted things of a namespace.
 const INTEGER_NAMES: [&str; 9] = [
     "pods",
     "services",
@@ -21,6 +26,19 @@ const INTEGER_NAMES: [&str; 9] = [
     "services.nodeports",
     "services.loadbalancers",
 ];
+const COMPUTE_NAMES: [&str; 9] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+];
+const CONTAINER_NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+const POD_NAMES: [&str; 2] = ["cpu", "memory"];
 
 pub fn quantity(value: &Value) -> Option<Quantity> {
     match value {
@@ -41,11 +59,21 @@ pub fn is_extended(name: &str) -> bool {
         && !name.starts_with("requests.")
         && qualified_name(&format!("requests.{name}")).is_empty()
 }
-fn may_overcommit(name: &str) -> bool {
+pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 fn is_integer(name: &str) -> bool {
-    INTEGER_NAMES.contains(&name) || name.starts_with("count/") || is_extended(name)
+    INTEGER_NAMES.contains(&name) || is_extended(name)
+}
+fn is_quota_huge_page(name: &str) -> bool {
+    is_huge_page(name.strip_prefix("requests.").unwrap_or(name))
+}
+/// A name that a quota may speak of without a domain.
+pub fn is_standard_quota(name: &str) -> bool {
+    COMPUTE_NAMES.contains(&name)
+        || INTEGER_NAMES.contains(&name)
+        || name == "requests.storage"
+        || is_quota_huge_page(name)
 }
 
 pub fn amount(faults: &mut Faults, path: &Path, name: &str, value: &Value) {
@@ -57,17 +85,25 @@ pub fn amount(faults: &mut Faults, path: &Path, name: &str, value: &Value) {
     if quantity.is_negative() {
         faults.push(Error::invalid(path, quantity.to_string(), NEGATIVE));
     }
-    if is_integer(name) && quantity.nanos() % 1_000_000_000 != 0 {
+    if is_integer(name) && quantity.nanos() % NANOS_PER_UNIT != 0 {
         faults.push(Error::invalid(path, quantity.to_string(), NOT_INTEGER));
     }
 }
 
-fn container_resource_name(faults: &mut Faults, path: &Path, name: &str) {
+/// A qualified name which, without a domain, is one of the system's.
+pub fn resource_name(faults: &mut Faults, path: &Path, name: &str) {
     let texts = qualified_name(name);
     if !texts.is_empty() {
         invalid_each(faults, path, name, texts);
-    } else if !name.contains('/') {
-        if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !is_huge_page(name) {
+    } else if !name.contains('/') && !is_standard_quota(name) && name != "storage" {
+        faults.push(Error::invalid(path, name, "must be a standard resource type or fully qualified"));
+    }
+}
+
+pub fn container_resource_name(faults: &mut Faults, path: &Path, name: &str) {
+    resource_name(faults, path, name);
+    if !name.contains('/') {
+        if !CONTAINER_NAMES.contains(&name) && !is_huge_page(name) {
             faults.push(Error::invalid(path, name, "must be a standard resource for containers"));
         }
     } else if !is_native(name) && !is_extended(name) {
@@ -75,62 +111,152 @@ fn container_resource_name(faults: &mut Faults, path: &Path, name: &str) {
     }
 }
 
+pub fn quota_resource_name(faults: &mut Faults, path: &Path, name: &str) {
+    resource_name(faults, path, name);
+    if !name.contains('/') && !is_standard_quota(name) {
+        faults.push(Error::invalid(path, name, "must be a standard resource for quota"));
+    }
+}
+
+fn pod_resource_name(faults: &mut Faults, path: &Path, name: &str) {
+    let before = faults.len();
+    resource_name(faults, path, name);
+    if faults.len() == before && !POD_NAMES.contains(&name) && !is_huge_page(name) {
+        faults.push(Error::not_supported(path, name, &["cpu", "hugepages-", "memory"]));
+    }
+}
+
+/// Huge pages come whole.
+fn whole_pages(faults: &mut Faults, path: &Path, name: &str, value: &Value) {
+    let (Some(size), Some(amount)) = (name.strip_prefix(HUGE_PAGES), quantity(value)) else { return };
+    let page = Quantity::parse(size).ok().map(Quantity::nanos).filter(|n| *n > 0 && n % NANOS_PER_UNIT == 0);
+    if page.is_none_or(|page| i128::from(amount.units()) * NANOS_PER_UNIT % page != 0) {
+        let detail = format!("{amount} is not positive integer multiple of {name}");
+        faults.push(Error::invalid(path, amount.to_string(), detail));
+    }
+}
+
 /// `resources` of a container or, with `pod_level`, of the pod as a whole.
 pub fn requirements(faults: &mut Faults, path: &Path, resources: &Value, claims: &Value, pod_level: bool) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
     let (limits, requests) = (&resources["limits"], &resources["requests"]);
+    let name_rule = if pod_level { pod_resource_name } else { container_resource_name };
     for (name, value) in fields(limits) {
         let at = limits_path.key(name);
-        resource_name(faults, &at, name, pod_level);
+        name_rule(faults, &at, name);
         amount(faults, &at, name, value);
+        whole_pages(faults, &at, name, value);
     }
     for (name, value) in fields(requests) {
         let at = requests_path.key(name);
-        resource_name(faults, &at, name, pod_level);
+        name_rule(faults, &at, name);
         amount(faults, &at, name, value);
-        let Some(request) = quantity(value) else { continue };
-        match quantity(&limits[name]) {
-            Some(limit) if request != limit && !may_overcommit(name) => faults.push(Error::invalid(
-                &requests_path,
-                request.to_string(),
-                format!("must be equal to {name} limit of {limit}"),
-            )),
-            Some(limit) if request > limit => faults.push(Error::invalid(
-                &requests_path,
-                request.to_string(),
-                format!("must be less than or equal to {name} limit of {limit}"),
-            )),
-            None if !may_overcommit(name) => {
-                faults.push(Error::required(
-                    &limits_path,
-                    "Limit must be set for non overcommitable resources",
-                ));
-            }
-            _ => {}
-        }
+        request_within_limit(faults, path, name, value, limits);
+        whole_pages(faults, &at, name, value);
     }
     let names = || fields(limits).chain(fields(requests)).map(|(name, _)| name);
     if names().any(is_huge_page) && !names().any(|name| name == "cpu" || name == "memory") {
         faults.push(Error::forbidden(path, "HugePages require cpu or memory"));
     }
-    if pod_level && set(&resources["claims"]) {
-        faults
-            .push(Error::forbidden(&path.child("claims"), "claims cannot be set for Resources at pod-level"));
-    } else {
-        claim_names(faults, &path.child("claims"), &resources["claims"], claims);
+    claim_names(faults, &path.child("claims"), &resources["claims"], claims);
+}
+
+fn request_within_limit(faults: &mut Faults, path: &Path, name: &str, value: &Value, limits: &Value) {
+    let Some(request) = quantity(value) else { return };
+    let at = path.child("requests");
+    match quantity(&limits[name]) {
+        Some(limit) if request != limit && !may_overcommit(name) => {
+            let detail = format!("must be equal to {name} limit of {limit}");
+            faults.push(Error::invalid(&at, request.to_string(), detail));
+        }
+        Some(limit) if request > limit => {
+            let detail = format!("must be less than or equal to {name} limit of {limit}");
+            faults.push(Error::invalid(&at, request.to_string(), detail));
+        }
+        None if !may_overcommit(name) => {
+            let detail = "Limit must be set for non overcommitable resources";
+            faults.push(Error::required(&path.child("limits"), detail));
+        }
+        _ => {}
     }
 }
 
-fn resource_name(faults: &mut Faults, path: &Path, name: &str, pod_level: bool) {
-    if !pod_level {
-        container_resource_name(faults, path, name);
-    } else if !["cpu", "memory"].contains(&name) && !is_huge_page(name) {
-        faults.push(Error::not_supported(path, name, &["cpu", "hugepages-", "memory"]));
+/// `spec.resources`: amounts for the pod as a whole, in which its containers must find room.
+pub fn pod_level(faults: &mut Faults, path: &Path, spec: &Value) {
+    let resources = &spec["resources"];
+    if !set(resources) {
+        return;
+    }
+    if text(&spec["os"]["name"]) == "windows" {
+        faults.push(Error::forbidden(path, "may not be set for a windows pod"));
+        return;
+    }
+    if set(&resources["claims"]) {
+        let detail = "claims cannot be set for Resources at pod-level";
+        faults.push(Error::forbidden(&path.child("claims"), detail));
+    }
+    requirements(faults, path, resources, &spec["resourceClaims"], true);
+    for (kind, all) in [("requests", true), ("limits", false)] {
+        for (name, sum) in aggregate(spec, kind) {
+            let Some(own) = quantity(&resources[kind][&name]) else { continue };
+            if (all || is_huge_page(&name)) && sum > own {
+                let detail = format!("must be greater than or equal to aggregate container {kind} of {sum}");
+                faults.push(Error::invalid(&path.child(kind).key(&name), own.to_string(), detail));
+            }
+        }
+    }
+    for (i, container) in items(&spec["containers"]).iter().enumerate() {
+        for (name, value) in fields(&container["resources"]["limits"]) {
+            if let (Some(limit), Some(most)) = (quantity(value), quantity(&resources["limits"][name]))
+                && limit > most
+            {
+                let at = path.child("containers").index(i).key(name).child("limits");
+                let detail = format!("must be less than or equal to pod limits of {most}");
+                faults.push(Error::invalid(&at, limit.to_string(), detail));
+            }
+        }
+    }
+}
+
+/// What a pod's containers need together: init containers run one after the other, sidecars stay.
+pub fn aggregate(spec: &Value, kind: &str) -> BTreeMap<String, Quantity> {
+    let mut running: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut sidecars = running.clone();
+    let mut starting = running.clone();
+    let add = |sums: &mut BTreeMap<String, Quantity>, container: &Value| {
+        for (name, value) in fields(&container["resources"][kind]) {
+            let Some(amount) = quantity(value) else { continue };
+            let sum = sums.get(name).map_or(amount, |sum| sum.plus(amount));
+            sums.insert(name.to_owned(), sum);
+        }
+    };
+    items(&spec["containers"]).iter().for_each(|container| add(&mut running, container));
+    for container in items(&spec["initContainers"]) {
+        let mut now = sidecars.clone();
+        add(&mut now, container);
+        if is_sidecar(container) {
+            add(&mut running, container);
+            sidecars = now.clone();
+        }
+        raise(&mut starting, now);
+    }
+    raise(&mut running, starting);
+    running
+}
+
+/// The larger of both, name by name.
+fn raise(sums: &mut BTreeMap<String, Quantity>, others: BTreeMap<String, Quantity>) {
+    for (name, amount) in others {
+        if sums.get(&name).is_none_or(|sum| amount > *sum) {
+            sums.insert(name, amount);
+        }
     }
 }
 
 fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Value) {
-    let declared: Vec<&str> = items(declared).iter().map(|claim| text(&claim["name"])).collect();
+    let mut declared: Vec<&str> =
+        items(declared).iter().map(|claim| text(&claim["name"])).filter(|name| !name.is_empty()).collect();
+    declared.sort_unstable();
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, claim) in items(wanted).iter().enumerate() {
         let at = path.index(i);
@@ -139,12 +265,16 @@ fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Valu
             faults.push(Error::required(&at, ""));
             continue;
         }
-        if !request.is_empty() {
+        let whole_claim_seen = seen.iter().any(|(n, r)| *n == name && r.is_empty());
+        if !whole_claim_seen && !request.is_empty() {
             invalid_each(faults, &at.child("request"), request, dns1123_label(request));
         }
-        if seen.iter().any(|(n, r)| *n == name && (r.is_empty() || request.is_empty() || *r == request)) {
-            let shown = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
-            faults.push(Error::duplicate(&at, shown));
+        if whole_claim_seen {
+            faults.push(Error::duplicate(&at, name));
+        } else if seen.contains(&(name, request)) {
+            faults.push(Error::duplicate(&at, format!("{name}/{request}")));
+        } else if request.is_empty() && seen.iter().any(|(n, _)| *n == name) {
+            faults.push(Error::duplicate(&at, name));
         }
         seen.push((name, request));
         if !declared.contains(&name) {
@@ -216,6 +346,7 @@ mod tests {
         assert_eq!(
             texts,
             [
+                "r.requests[gpu]: Invalid value: \"gpu\": must be a standard resource type or fully qualified",
                 "r.requests[gpu]: Invalid value: \"gpu\": must be a standard resource for containers",
                 "r.requests: Invalid value: \"2Gi\": must be less than or equal to memory limit of 1Gi",
             ]

@@ -1,10 +1,10 @@
 //! The fields that say where a pod may run: node selectors, affinity, tolerations, spreading.
 
 use amphipod_api::field::{Error, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check::{self, Faults, invalid_each};
-use crate::json::{fields, int, items, number, set, text};
+use crate::json::{each, fields, int, items, number, put, set, text, with};
 
 pub const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -46,6 +46,7 @@ pub fn node_selector(faults: &mut Faults, path: &Path, selector: &Value) {
     let at = path.child("nodeSelectorTerms");
     if terms.is_empty() {
         faults.push(Error::required(&at, "must have at least one node selector term"));
+        return;
     }
     for (i, term) in terms.iter().enumerate() {
         node_selector_term(faults, &at.index(i), term, false);
@@ -125,22 +126,71 @@ fn pod_term(faults: &mut Faults, path: &Path, term: &Value) {
     invalid_each(faults, &path.child("topologyKey"), key, check::qualified_name(key));
 }
 
+/// Keys whose values are taken from the pod itself, checked against the selector they join.
 fn label_keys(faults: &mut Faults, path: &Path, term: &Value) {
     let (keys, mismatch) = (items(&term["matchLabelKeys"]), items(&term["mismatchLabelKeys"]));
+    let selector = &term["labelSelector"];
     for (name, list) in [("matchLabelKeys", keys), ("mismatchLabelKeys", mismatch)] {
-        if !list.is_empty() && !set(&term["labelSelector"]) {
-            let detail = "must not be specified when labelSelector is not set";
-            faults.push(Error::forbidden(&path.child(name), detail));
+        let at = path.child(name);
+        if !list.is_empty() && !set(selector) {
+            faults.push(Error::forbidden(&at, "must not be specified when labelSelector is not set"));
+            continue;
         }
         for (i, key) in list.iter().enumerate() {
-            invalid_each(faults, &path.child(name).index(i), text(key), check::qualified_name(text(key)));
+            invalid_each(faults, &at.index(i), text(key), check::qualified_name(text(key)));
         }
     }
-    for (i, key) in keys.iter().enumerate() {
-        if mismatch.contains(key) {
-            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
-            faults.push(Error::invalid(&path.child("matchLabelKeys").index(i), text(key), detail));
+    // The server has added one expression for each key: another is the client's own.
+    let mut seen: Vec<&str> = fields(&selector["matchLabels"]).map(|(key, _)| key).collect();
+    for expression in items(&selector["matchExpressions"]) {
+        let key = text(&expression["key"]);
+        if let Some(i) = keys.iter().rposition(|k| text(k) == key).filter(|_| seen.contains(&key)) {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            faults.push(Error::invalid(&path.index(i), key, detail));
         }
+        seen.push(key);
+    }
+    for (i, key) in keys.iter().enumerate().filter(|(_, key)| mismatch.contains(key)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        faults.push(Error::invalid(&path.child("matchLabelKeys").index(i), text(key), detail));
+    }
+}
+
+/// Writes the values that a pod's labels have for `matchLabelKeys` into the selectors of its terms.
+pub fn merge_label_keys(pod: &mut Value) {
+    let labels = pod["metadata"]["labels"].clone();
+    let spec = &mut pod["spec"];
+    each(spec, "topologySpreadConstraints", |constraint| merge_keys(constraint, &labels));
+    with(spec, "affinity", |affinity| {
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            with(affinity, kind, |terms| {
+                each(terms, REQUIRED, |term| merge_keys(term, &labels));
+                each(terms, PREFERRED, |weighted| {
+                    with(weighted, "podAffinityTerm", |term| merge_keys(term, &labels));
+                });
+            });
+        }
+    });
+}
+
+fn merge_keys(term: &mut Value, labels: &Value) {
+    if !set(&term["labelSelector"]) {
+        return;
+    }
+    let mut added: Vec<Value> = Vec::new();
+    for (list, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in items(&term[list]) {
+            if let Some(value) = labels.get(text(key)) {
+                added.push(json!({"key": key, "operator": operator, "values": [value]}));
+            }
+        }
+    }
+    if !added.is_empty() {
+        with(term, "labelSelector", |selector| {
+            let mut all = items(&selector["matchExpressions"]).to_vec();
+            all.extend(added);
+            put(selector, "matchExpressions", all);
+        });
     }
 }
 
@@ -185,34 +235,36 @@ pub fn tolerations(faults: &mut Faults, path: &Path, tolerations: &Value) {
 }
 
 pub fn topology_spread(faults: &mut Faults, path: &Path, constraints: &Value) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for (i, constraint) in items(constraints).iter().enumerate() {
+    let constraints = items(constraints);
+    let kind = |c: &Value| (text(&c["topologyKey"]).to_owned(), text(&c["whenUnsatisfiable"]).to_owned());
+    for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         let skew = number(&constraint["maxSkew"]);
         if skew <= 0 {
             faults.push(Error::invalid(&at.child("maxSkew"), skew, "must be greater than zero"));
         }
-        let key = text(&constraint["topologyKey"]);
+        let (key, action) = kind(constraint);
         if key.is_empty() {
             faults.push(Error::required(&at.child("topologyKey"), "can not be empty"));
-        } else {
-            invalid_each(faults, &at.child("topologyKey"), key, check::qualified_name(key));
         }
-        let action = text(&constraint["whenUnsatisfiable"]);
         let actions = ["DoNotSchedule", "ScheduleAnyway"];
-        if !actions.contains(&action) {
-            faults.push(Error::not_supported(&at.child("whenUnsatisfiable"), action, &actions));
+        if !actions.contains(&action.as_str()) {
+            faults.push(Error::not_supported(&at.child("whenUnsatisfiable"), action.as_str(), &actions));
         }
-        if seen.contains(&(key, action)) {
+        if constraints[i + 1..].iter().any(|other| kind(other) == (key.clone(), action.clone())) {
+            let at = at.child("{topologyKey, whenUnsatisfiable}");
             faults.push(Error::duplicate(&at, format!("{{{key}, {action}}}")));
         }
-        seen.push((key, action));
-        let least = int(&constraint["minDomains"]);
-        if let Some(least) = least.filter(|least| *least <= 0) {
-            faults.push(Error::invalid(&at.child("minDomains"), least, "must be greater than zero"));
-        } else if let Some(least) = least.filter(|_| action != "DoNotSchedule") {
-            let detail = "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not ScheduleAnyway";
-            faults.push(Error::invalid(&at.child("minDomains"), least, detail));
+        if let Some(least) = int(&constraint["minDomains"]) {
+            let at = at.child("minDomains");
+            if least <= 0 {
+                faults.push(Error::invalid(&at, least, "must be greater than zero"));
+            }
+            if action != "DoNotSchedule" {
+                let detail =
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
+                faults.push(Error::invalid(&at, least, detail));
+            }
         }
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             check::optional_one_of(faults, &at.child(policy), &constraint[policy], &["Honor", "Ignore"]);

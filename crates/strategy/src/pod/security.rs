@@ -4,11 +4,14 @@ use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::Value;
 
+use super::windows;
 use crate::check::{self, Faults};
 use crate::json::{int, items, set, text, truthy};
 
 const MAX_ID: i64 = i32::MAX as i64;
 const PROFILE_TYPES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+/// Mounting with a label instead of relabelling waits for a feature that is off at this API level.
+const SELINUX_CHANGES: [&str; 1] = ["Recursive"];
 const SYSCTL_MAX: usize = 253;
 const SYSCTL_REGEX: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 /// PATH_MAX without the final zero.
@@ -45,6 +48,7 @@ pub fn container(faults: &mut Faults, path: &Path, context: &Value, host_users: 
             faults.push(Error::invalid(path, context.clone(), detail));
         }
     }
+    windows::options(faults, &path.child("windowsOptions"), &context["windowsOptions"]);
     apparmor(faults, &path.child("appArmorProfile"), &context["appArmorProfile"]);
 }
 
@@ -69,6 +73,7 @@ pub fn pod(faults: &mut Faults, path: &Path, spec: &Value) {
         &changes,
     );
     seccomp(faults, &path.child("seccompProfile"), &context["seccompProfile"]);
+    windows::options(faults, &path.child("windowsOptions"), &context["windowsOptions"]);
     apparmor(faults, &path.child("appArmorProfile"), &context["appArmorProfile"]);
     check::optional_one_of(
         faults,
@@ -80,7 +85,7 @@ pub fn pod(faults: &mut Faults, path: &Path, spec: &Value) {
         faults,
         &path.child("seLinuxChangePolicy"),
         &context["seLinuxChangePolicy"],
-        &["MountOption", "Recursive"],
+        &SELINUX_CHANGES,
     );
 }
 
@@ -93,6 +98,11 @@ pub fn host_users(faults: &mut Faults, path: &Path, spec: &Value) {
             faults.push(Error::forbidden(&path.child(shown), "when `hostUsers` is false"));
         }
     }
+    super::visit(spec, path, |container, at| {
+        if !items(&container["volumeDevices"]).is_empty() {
+            faults.push(Error::forbidden(&at.child("volumeDevices"), "when `hostUsers` is false"));
+        }
+    });
 }
 
 fn seccomp(faults: &mut Faults, path: &Path, profile: &Value) {
@@ -121,6 +131,13 @@ fn seccomp(faults: &mut Faults, path: &Path, profile: &Value) {
     }
 }
 
+/// Whether the profile could stand in a security context.
+pub fn apparmor_fits(profile: &Value) -> bool {
+    let mut faults = Faults::new();
+    apparmor(&mut faults, &Path::default(), profile);
+    faults.is_empty()
+}
+
 fn apparmor(faults: &mut Faults, path: &Path, profile: &Value) {
     if !set(profile) {
         return;
@@ -129,7 +146,7 @@ fn apparmor(faults: &mut Faults, path: &Path, profile: &Value) {
     match text(&profile["type"]) {
         "Localhost" => {
             let name = text(file);
-            if name.trim().is_empty() && name.is_empty() {
+            if name.is_empty() {
                 faults.push(Error::required(&at, "must be set when AppArmor type is Localhost"));
             } else if name.trim() != name {
                 faults.push(Error::invalid(&at, name, "must not be padded with whitespace"));
@@ -179,10 +196,11 @@ fn sysctls(faults: &mut Faults, path: &Path, spec: &Value) {
         }
         seen.push(name);
         let dotted = name.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."];
+        let is_ipc = dotted == "kernel.sem" || ipc.iter().any(|p| dotted.starts_with(p));
         if truthy(&spec["hostNetwork"]) && dotted.starts_with("net.") {
             faults.push(Error::invalid(&at, name, "may not be specified when 'hostNetwork' is true"));
-        } else if truthy(&spec["hostIPC"]) && ipc.iter().any(|p| dotted.starts_with(p)) {
+        } else if truthy(&spec["hostIPC"]) && is_ipc {
             faults.push(Error::invalid(&at, name, "may not be specified when 'hostIPC' is true"));
         }
     }

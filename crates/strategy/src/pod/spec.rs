@@ -2,37 +2,35 @@
 
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::containers::{self, Scope};
+use super::volume_source::Owner;
 use super::volumes::Volumes;
-use super::{resources, scheduling, security};
+use super::{annotations, env, resources, scheduling, security, windows};
 use crate::check::{self, Faults, invalid_each};
-use crate::json::{int, items, set, text};
+use crate::json::{int, items, set, text, truthy};
 
-type NameCheck = fn(&str) -> Vec<String>;
-
+const HOSTNAME_MAX: usize = 64;
+const CLAIM_SOURCES: [&str; 2] = ["resourceClaimName", "resourceClaimTemplateName"];
 const MAX_DNS_NAMESERVERS: usize = 3;
 const MAX_DNS_SEARCHES: usize = 32;
 const MAX_DNS_SEARCH_CHARS: usize = 2048;
 const DNS_POLICIES: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 pub const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
 
-/// `pod_name` is empty for templates.
-pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, pod_name: &str, is_pod: bool) {
+/// The spec of a pod or of a template of pods.
+pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, owner: Owner) {
     if !set(&spec["terminationGracePeriodSeconds"]) {
         faults.push(Error::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
-    let volumes = Volumes::check(faults, &path.child("volumes"), spec, pod_name);
+    let volumes = Volumes::check(faults, &path.child("volumes"), spec, owner);
     resource_claims(faults, &path.child("resourceClaims"), &spec["resourceClaims"]);
-    let scope = Scope { spec, volumes: &volumes, is_pod };
+    let scope = Scope { spec, volumes: &volumes, is_pod: owner.is_pod };
     containers::regular(faults, &path.child("containers"), &scope);
     containers::init(faults, &path.child("initContainers"), &scope);
     containers::ephemeral(faults, &path.child("ephemeralContainers"), &scope);
-    if set(&spec["resources"]) {
-        let at = path.child("resources");
-        resources::requirements(faults, &at, &spec["resources"], &Value::Null, true);
-    }
+    resources::pod_level(faults, &path.child("resources"), spec);
     containers::host_network_ports(faults, path, &scope);
     check::one_of(faults, &path.child("restartPolicy"), &spec["restartPolicy"], &RESTART_POLICIES);
     check::one_of(faults, &path.child("dnsPolicy"), &spec["dnsPolicy"], &DNS_POLICIES);
@@ -41,50 +39,68 @@ pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, pod_name: &str, 
     scheduling::affinity(faults, &path.child("affinity"), &spec["affinity"]);
     dns_config(faults, &path.child("dnsConfig"), spec);
     gates(faults, path, spec);
-    scheduling::topology_spread(
-        faults,
-        &path.child("topologySpreadConstraints"),
-        &spec["topologySpreadConstraints"],
-    );
+    let spread = path.child("topologySpreadConstraints");
+    scheduling::topology_spread(faults, &spread, &spec["topologySpreadConstraints"]);
+    windows::host_process(faults, path, spec);
     security::host_users(faults, path, spec);
-    names(faults, path, spec);
-    scheduling::tolerations(faults, &path.child("tolerations"), &spec["tolerations"]);
-    host_aliases(faults, &path.child("hostAliases"), &spec["hostAliases"]);
-    rest(faults, path, spec);
-}
-
-fn names(faults: &mut Faults, path: &Path, spec: &Value) {
-    let rules: [(&str, NameCheck); 6] = [
-        ("serviceAccountName", check::dns1123_subdomain),
-        ("nodeName", check::dns1123_subdomain),
-        ("hostname", check::dns1123_label),
-        ("subdomain", check::dns1123_label),
-        ("priorityClassName", check::dns1123_subdomain),
-        ("runtimeClassName", check::dns1123_subdomain),
-    ];
-    for (key, rule) in rules {
-        let value = text(&spec[key]);
-        if !value.is_empty() {
-            invalid_each(faults, &path.child(key), value, rule(value));
-        }
-    }
+    hostname_override(faults, &path.child("hostnameOverride"), spec);
+    names(faults, path, spec, &["serviceAccountName", "nodeName"]);
     if let Some(seconds) = int(&spec["activeDeadlineSeconds"])
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
         let detail = inclusive_range_text(1, i64::from(i32::MAX));
         faults.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
     }
+    names(faults, path, spec, &["hostname", "subdomain"]);
+    scheduling::tolerations(faults, &path.child("tolerations"), &spec["tolerations"]);
+    host_aliases(faults, &path.child("hostAliases"), &spec["hostAliases"]);
+    names(faults, path, spec, &["priorityClassName", "runtimeClassName"]);
+    rest(faults, path, spec);
+}
+
+fn names(faults: &mut Faults, path: &Path, spec: &Value, keys: &[&str]) {
+    for key in keys {
+        let value = text(&spec[*key]);
+        // A class that is named must have a name; the others may be left empty.
+        if value.is_empty() && !(*key == "runtimeClassName" && set(&spec[*key])) {
+            continue;
+        }
+        let texts = match *key {
+            "hostname" | "subdomain" => check::dns1123_label(value),
+            _ => check::dns1123_subdomain(value),
+        };
+        invalid_each(faults, &path.child(key), value, texts);
+    }
+}
+
+fn hostname_override(faults: &mut Faults, path: &Path, spec: &Value) {
+    if !set(&spec["hostnameOverride"]) {
+        return;
+    }
+    if truthy(&spec["setHostnameAsFQDN"]) {
+        faults.push(Error::forbidden(path, "may not be specified when setHostnameAsFQDN is true"));
+    }
+    if truthy(&spec["hostNetwork"]) {
+        faults.push(Error::forbidden(path, "may not be specified when hostNetwork is true"));
+    }
+    let name = text(&spec["hostnameOverride"]);
+    if name.len() > HOSTNAME_MAX {
+        faults.push(Error::too_long(path, HOSTNAME_MAX));
+    }
+    invalid_each(faults, path, name, check::dns1123_subdomain(name));
 }
 
 fn rest(faults: &mut Faults, path: &Path, spec: &Value) {
-    let policies = ["Never", "PreemptLowerPriority"];
-    check::optional_one_of(faults, &path.child("preemptionPolicy"), &spec["preemptionPolicy"], &policies);
-    for (name, value) in crate::json::fields(&spec["overhead"]) {
-        resources::amount(faults, &path.child("overhead").key(name), name, value);
+    if set(&spec["preemptionPolicy"]) {
+        let policies = ["Never", "PreemptLowerPriority"];
+        check::one_of(faults, &path.child("preemptionPolicy"), &spec["preemptionPolicy"], &policies);
     }
-    if set(&spec["os"]) {
-        check::one_of(faults, &path.child("os").child("name"), &spec["os"]["name"], &["linux", "windows"]);
+    if set(&spec["overhead"]) {
+        let limits = json!({"limits": spec["overhead"]});
+        resources::requirements(faults, &path.child("overhead"), &limits, &Value::Null, false);
     }
+    windows::operating_system(faults, path, spec);
+    env::file_key_volumes(faults, path, spec);
 }
 
 fn resource_claims(faults: &mut Faults, path: &Path, claims: &Value) {
@@ -100,14 +116,19 @@ fn resource_claims(faults: &mut Faults, path: &Path, claims: &Value) {
             invalid_each(faults, &at.child("name"), name, check::dns1123_label(name));
             seen.push(name);
         }
-        let detail = match (set(&claim["resourceClaimName"]), set(&claim["resourceClaimTemplateName"])) {
-            (true, true) => {
+        let given = CLAIM_SOURCES.iter().filter(|key| set(&claim[**key])).count();
+        if given != 1 {
+            let detail = if given == 0 {
+                "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
+            } else {
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
-            }
-            (false, false) => "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
-            _ => continue,
-        };
-        faults.push(Error::invalid(&at, claim.clone(), detail));
+            };
+            faults.push(Error::invalid(&at, claim.clone(), detail));
+        }
+        for key in CLAIM_SOURCES.iter().filter(|key| set(&claim[**key])) {
+            let name = text(&claim[*key]);
+            invalid_each(faults, &at.child(key), name, check::dns1123_subdomain(name));
+        }
     }
 }
 
@@ -185,16 +206,22 @@ fn host_aliases(faults: &mut Faults, path: &Path, aliases: &Value) {
 
 /// A `PodTemplateSpec`.
 pub fn template(faults: &mut Faults, path: &Path, template: &Value) {
-    let metadata = path.child("metadata");
-    check::labels(faults, &path.child("labels"), &template["metadata"]["labels"]);
-    crate::metadata::annotations(
-        faults,
-        &metadata.child("annotations"),
-        &template["metadata"]["annotations"],
-    );
-    validate(faults, &path.child("spec"), &template["spec"], "", false);
-    if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
-        let at = path.child("spec").child("ephemeralContainers");
+    let (metadata, spec) = (&template["metadata"], &template["spec"]);
+    template_metadata(faults, path, template);
+    let spec_path = path.child("spec");
+    validate(faults, &spec_path, spec, Owner { pod_name: "", is_pod: false });
+    annotations::agree_with_fields(faults, &spec_path, metadata, spec);
+    if !items(&spec["ephemeralContainers"]).is_empty() {
+        let at = spec_path.child("ephemeralContainers");
         faults.push(Error::forbidden(&at, "ephemeral containers not allowed in pod template"));
     }
+}
+
+/// Labels and annotations of a template; they are reported without the word metadata.
+pub fn template_metadata(faults: &mut Faults, path: &Path, template: &Value) {
+    let metadata = &template["metadata"];
+    check::labels(faults, &path.child("labels"), &metadata["labels"]);
+    let at = path.child("annotations");
+    crate::metadata::annotations(faults, &at, &metadata["annotations"]);
+    annotations::check(faults, &at, metadata, &template["spec"]);
 }

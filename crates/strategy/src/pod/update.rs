@@ -5,7 +5,6 @@ use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::Value;
 
-use super::resources::{qos_class, quantity};
 use super::scheduling;
 use crate::check::{self, Faults};
 use crate::json::{fields, int, items, put, remove, same, set, text};
@@ -73,8 +72,35 @@ fn gated(faults: &mut Faults, path: &Path, munged: &mut Value, old: &Value) {
     }
     crate::json::copy(munged, "nodeSelector", old);
     let affinity = old["affinity"]["nodeAffinity"].clone();
+    let at = path.child("affinity").child("nodeAffinity");
+    narrowed(faults, &at, &munged["affinity"]["nodeAffinity"], &affinity);
     if set(&munged["affinity"]) || set(&affinity) {
         crate::json::within(munged, "affinity", |own| put(own, "nodeAffinity", affinity));
+    }
+}
+
+/// Terms that were there stay, each with what it demanded and perhaps more.
+fn narrowed(faults: &mut Faults, path: &Path, new: &Value, old: &Value) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let (now, then) =
+        (items(&new[REQUIRED]["nodeSelectorTerms"]), items(&old[REQUIRED]["nodeSelectorTerms"]));
+    let at = path.child(REQUIRED).child("nodeSelectorTerms");
+    if !then.is_empty() && now.len() != then.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        faults.push(Error::invalid(&at, now.to_vec(), detail));
+        return;
+    }
+    for (i, (term, before)) in now.iter().zip(then).enumerate() {
+        let lists = ["matchExpressions", "matchFields"];
+        let empty = |term: &Value| lists.iter().all(|list| items(&term[*list]).is_empty());
+        let grown = lists.iter().all(|list| {
+            let (now, then) = (items(&term[*list]), items(&before[*list]));
+            now.len() >= then.len() && now.iter().zip(then).all(|(n, t)| same(n, t))
+        });
+        if !grown || (empty(before) && !empty(term)) {
+            let detail = "only additions are allowed (no mutations or deletions)";
+            faults.push(Error::invalid(&at.index(i), term.clone(), detail));
+        }
     }
 }
 
@@ -144,78 +170,18 @@ fn differences(shown: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
     }
 }
 
-pub fn status_change(faults: &mut Faults, new: &Value, old: &Value) {
-    let path = Path::new("status");
-    let (status, before) = (&new["status"], &old["status"]);
-    for (i, condition) in items(&status["conditions"]).iter().enumerate() {
-        let kind = text(&condition["type"]);
-        let at = Path::new("metadata").child("conditions").index(i).child("Type");
-        check::invalid_each(faults, &at, kind, check::qualified_name(kind));
-    }
-    let nominated = text(&status["nominatedNodeName"]);
-    if !nominated.is_empty() && nominated != text(&before["nominatedNodeName"]) {
-        let at = path.child("nominatedNodeName");
-        check::invalid_each(faults, &at, nominated, check::dns1123_subdomain(nominated));
-    }
-    if text(&status["qosClass"]) != text(&before["qosClass"]) {
-        let value = text(&status["qosClass"]);
-        faults.push(Error::invalid(&path.child("qosClass"), value, check::IMMUTABLE));
-    }
-    let restart = text(&old["spec"]["restartPolicy"]);
-    for (list, policy) in [
-        ("containerStatuses", restart),
-        ("initContainerStatuses", restart),
-        ("ephemeralContainerStatuses", "Never"),
-    ] {
-        transitions(faults, &path.child(list), &status[list], &before[list], policy, &old["spec"]);
-    }
-    for list in ["podIPs", "hostIPs"] {
-        for (i, ip) in items(&status[list]).iter().enumerate() {
-            check::ip(faults, &path.child(list).index(i), text(&ip["ip"]));
-        }
-    }
-}
-
-/// A container that ended for good cannot run again.
-fn transitions(faults: &mut Faults, path: &Path, new: &Value, old: &Value, restart: &str, spec: &Value) {
-    if restart == "Always" {
+/// `found` is what the changed pod is guilty of in itself.
+pub fn ephemeral_change(found: &mut Faults, new: &Value, old: &Value) {
+    if super::annotations::is_mirror(old) {
+        *found = vec![check::forbidden_whole("static pods do not support ephemeral containers")];
         return;
     }
-    for (i, status) in items(old).iter().enumerate() {
-        let ended = &status["state"]["terminated"];
-        let failed = int(&ended["exitCode"]).unwrap_or(0) != 0;
-        if !set(ended) || (failed && restart == "OnFailure") || restarts_itself(spec, text(&status["name"])) {
-            continue;
-        }
-        let revived =
-            items(new).iter().any(|n| n["name"] == status["name"] && !set(&n["state"]["terminated"]));
-        if revived {
-            let text = "may not be transitioned to non-terminated state";
-            faults.push(Error::forbidden(&path.index(i).child("state"), text));
-        }
-    }
-}
-
-/// A container with its own restart policy or rules is not bound by the pod's.
-fn restarts_itself(spec: &Value, name: &str) -> bool {
-    ["initContainers", "containers"].iter().flat_map(|list| items(&spec[*list])).any(|container| {
-        text(&container["name"]) == name
-            && (["Always", "OnFailure"].contains(&text(&container["restartPolicy"]))
-                || !items(&container["restartPolicyRules"]).is_empty())
-    })
-}
-
-pub fn ephemeral_change(faults: &mut Faults, new: &Value, old: &Value) {
     let path = Path::new("spec").child("ephemeralContainers");
-    if crate::json::fields(&old["metadata"]["annotations"]).any(|(key, _)| key == super::MIRROR_ANNOTATION) {
-        faults.push(Error::forbidden(&Path::default(), "static pods do not support ephemeral containers"));
-        return;
-    }
     let now = items(&new["spec"]["ephemeralContainers"]);
     for container in items(&old["spec"]["ephemeralContainers"]) {
         let name = text(&container["name"]);
         match now.iter().find(|n| n["name"] == container["name"]) {
-            None => faults.push(Error::forbidden(
+            None => found.push(Error::forbidden(
                 &path,
                 format!("existing ephemeral containers \"{name}\" may not be removed\n"),
             )),
@@ -224,67 +190,10 @@ pub fn ephemeral_change(faults: &mut Faults, new: &Value, old: &Value) {
                 differences(&mut shown, "", n, container);
                 let shown = shown.join("\n");
                 let text = format!("existing ephemeral containers \"{name}\" may not be changed\n{shown}");
-                faults.push(Error::forbidden(&path, text));
+                found.push(Error::forbidden(&path, text));
             }
             Some(_) => {}
         }
-    }
-}
-
-pub fn resize(faults: &mut Faults, new: &Value, old: &Value) {
-    let path = Path::new("spec");
-    if crate::json::fields(&old["metadata"]["annotations"]).any(|(key, _)| key == super::MIRROR_ANNOTATION) {
-        faults.push(Error::forbidden(&Path::default(), "static pods cannot be resized"));
-        return;
-    }
-    if text(&old["status"]["qosClass"]) != qos_class(&new["spec"]) {
-        let class = text(&old["status"]["qosClass"]);
-        faults.push(Error::invalid(&path, class, "Pod QOS Class may not change as a result of resizing"));
-    }
-    for (i, (now, then)) in
-        items(&new["spec"]["containers"]).iter().zip(items(&old["spec"]["containers"])).enumerate()
-    {
-        let at = path.child("containers").index(i).child("resources");
-        container_resize(faults, &at, now, then);
-    }
-    let mut munged = new["spec"].clone();
-    let lists = ["containers", "initContainers"];
-    lists.iter().for_each(|list| {
-        let olds = &old["spec"][*list];
-        for (i, item) in munged.get_mut(*list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
-        {
-            if *list == "containers" || text(&item["restartPolicy"]) == "Always" {
-                for kind in ["limits", "requests"] {
-                    let before = olds[i]["resources"][kind].clone();
-                    crate::json::within(item, "resources", |r| {
-                        crate::json::within(r, kind, |amounts| {
-                            ["cpu", "memory"]
-                                .iter()
-                                .for_each(|name| crate::json::copy(amounts, name, &before));
-                        });
-                    });
-                }
-            }
-        }
-    });
-    if !same(&munged, &old["spec"]) {
-        faults.push(Error::forbidden(&path, "only cpu and memory resources are mutable"));
-    }
-}
-
-fn container_resize(faults: &mut Faults, path: &Path, new: &Value, old: &Value) {
-    for (kind, noun) in [("requests", "resource requests"), ("limits", "resource limits")] {
-        let now = &new["resources"][kind];
-        if fields(&old["resources"][kind]).any(|(name, _)| !set(&now[name])) {
-            faults.push(Error::forbidden(&path.child(kind), format!("{noun} cannot be removed")));
-        }
-    }
-    let policy = items(&new["resizePolicy"]).iter().find(|p| text(&p["resourceName"]) == "memory");
-    let restarts = policy.is_some_and(|p| text(&p["restartPolicy"]) == "RestartContainer");
-    let limit = |c: &Value| quantity(&c["resources"]["limits"]["memory"]);
-    if !restarts && limit(old).is_none() && limit(new).is_some() {
-        let text = "memory limits cannot be added unless resizePolicy is RestartContainer";
-        faults.push(Error::forbidden(&path.child("limits").key("memory"), text));
     }
 }
 

@@ -1,11 +1,19 @@
-//! Hints about pods that are accepted but hardly meant: deprecated fields, duplicates.
+//! Hints about pods that are accepted but hardly meant: deprecated fields, duplicates, fractions of
+//! bytes. Templates get the same hints, with their own path before them.
 
-use amphipod_api::field::Path;
+use amphipod_api::field::{Path, go_quote};
 use serde_json::Value;
 
+use super::annotations::{self, SECCOMP_CONTAINER, SECCOMP_POD};
 use super::resources::quantity;
-use crate::json::{fields, items, set, text};
+use crate::check;
+use crate::json::{fields, int, items, number, set, text};
 
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
+const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+const APPARMOR: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
 const NODE_LABELS: [(&str, &str); 6] = [
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
     ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
@@ -23,113 +31,333 @@ const NODE_LABELS: [(&str, &str); 6] = [
     ),
     ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
 ];
-const VOLUMES: [(&str, &str); 4] = [
-    ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-    ("gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
-    ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-    ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
+const ANNOTATIONS: [(&str, &str); 3] = [
+    (
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+    ),
+    ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    (
+        "security.alpha.kubernetes.io/unsafe-sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
 ];
-const MORE_VOLUMES: [(&str, &str); 3] = [
-    ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-    ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-    ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
+/// Kind of source, the name its hint uses, and the hint.
+const VOLUMES: [(&str, &str, &str); 9] = [
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
-/// Warnings of a pod (`path` empty) or of a template (`path` is `spec.template`). Nothing is said
-/// again when the spec stayed as it was.
-pub fn for_template(path: &Path, template: &Value, old: Option<&Value>) -> Vec<String> {
-    let spec = &template["spec"];
-    if old.is_some_and(|old| crate::json::same(&old["spec"], spec)) {
-        return Vec::new();
-    }
+/// Hints about a pod (`path` empty) or a template (`path` is `spec.template`, say).
+pub fn for_template(path: &Path, template: &Value) -> Vec<String> {
+    let (metadata, spec) = (&template["metadata"], &template["spec"]);
     let at = path.child("spec");
+    let annotations_path = path.child("metadata").child("annotations");
     let mut texts = Vec::new();
     node_labels(&mut texts, &at, spec);
+    for (key, hint) in ANNOTATIONS.iter().filter(|(key, _)| set(&metadata["annotations"][*key])) {
+        texts.push(format!("{}: {hint}", annotations_path.key(key)));
+    }
     volumes(&mut texts, &at, spec);
-    for list in ["initContainers", "containers"] {
-        for (i, container) in items(&spec[list]).iter().enumerate() {
-            in_container(&mut texts, &at.child(list).index(i), container);
+    token_paths(&mut texts, &at.child("volumes"), spec);
+    duplicates(&mut texts, &at, spec);
+    fractions(&mut texts, &at.child("overhead"), &spec["overhead"]);
+    let seccomp = &spec["securityContext"]["seccompProfile"];
+    if !set(seccomp) && set(&metadata["annotations"][SECCOMP_POD]) {
+        texts.push(format!("{}: {SECCOMP}", annotations_path.key(SECCOMP_POD)));
+    }
+    let is_template = *path != Path::default();
+    super::visit(spec, &at, |container, at| {
+        profile_annotations(&mut texts, &annotations_path, metadata, spec, container, is_template);
+        for kind in ["limits", "requests"] {
+            fractions(&mut texts, &at.child("resources").child(kind), &container["resources"][kind]);
         }
-    }
+        hidden_variables(&mut texts, &at.child("env"), container);
+    });
     overlapping_ports(&mut texts, &at, spec);
-    if number_is(&spec["terminationGracePeriodSeconds"], |s| s < 0) {
-        texts.push(format!(
-            "{}: must be >= 0; negative values are invalid and will be treated as 1",
-            at.child("terminationGracePeriodSeconds")
-        ));
+    if int(&spec["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        let at = at.child("terminationGracePeriodSeconds");
+        texts.push(format!("{at}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
+    null_selectors(&mut texts, &at.child("affinity"), &spec["affinity"]);
+    addresses(&mut texts, &at, spec);
     texts
 }
 
-fn number_is(value: &Value, test: impl Fn(i64) -> bool) -> bool {
-    value.as_i64().is_some_and(test)
+/// What a controller says of its own name, which its pods will carry.
+pub fn for_name(object: &Value, noun: &str) -> Vec<String> {
+    let faults = check::dns1123_label(text(&object["metadata"]["name"]));
+    if faults.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in {noun}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        faults.join(" ")
+    )]
+}
+
+/// What is said of a label that nodes once had.
+pub fn node_label(key: &str) -> Option<&'static str> {
+    NODE_LABELS.iter().find(|(label, _)| *label == key).map(|(_, hint)| *hint)
 }
 
 fn node_labels(texts: &mut Vec<String>, at: &Path, spec: &Value) {
-    for (label, hint) in NODE_LABELS {
-        if set(&spec["nodeSelector"][label]) {
-            texts.push(format!("{}: {hint}", at.child("nodeSelector").key(label)));
+    for (key, _) in fields(&spec["nodeSelector"]) {
+        if let Some(hint) = node_label(key) {
+            texts.push(format!("{}: {hint}", at.child("nodeSelector").key(key)));
+        }
+    }
+    let affinity = &spec["affinity"]["nodeAffinity"];
+    let affinity_path = at.child("affinity").child("nodeAffinity");
+    let terms_path = affinity_path.child(REQUIRED).child("nodeSelectorTerms");
+    for (i, term) in items(&affinity[REQUIRED]["nodeSelectorTerms"]).iter().enumerate() {
+        term_labels(texts, &terms_path.index(i), term, false);
+    }
+    for (i, term) in items(&affinity[PREFERRED]).iter().enumerate() {
+        let at = affinity_path.child(PREFERRED).index(i).child("preference");
+        term_labels(texts, &at, &term["preference"], true);
+    }
+    for (i, constraint) in items(&spec["topologySpreadConstraints"]).iter().enumerate() {
+        let at = at.child("topologySpreadConstraints").index(i);
+        let key = text(&constraint["topologyKey"]);
+        if let Some(hint) = node_label(key) {
+            texts.push(format!("{}: {key} is {hint}", at.child("topologyKey")));
+        }
+        if !set(&constraint["labelSelector"]) {
+            texts.push(format!("{}: {NULL_SELECTOR}", at.child("labelSelector")));
+        }
+    }
+}
+
+/// A preference may name values no label can have: nothing but a hint says so.
+fn term_labels(texts: &mut Vec<String>, path: &Path, term: &Value, values_too: bool) {
+    for (i, expression) in items(&term["matchExpressions"]).iter().enumerate() {
+        let at = path.child("matchExpressions").index(i);
+        let key = text(&expression["key"]);
+        if let Some(hint) = node_label(key) {
+            texts.push(format!("{}: {key} is {hint}", at.child("key")));
+        }
+        for (v, value) in items(&expression["values"]).iter().enumerate().filter(|_| values_too) {
+            let at = at.child("values").index(v);
+            texts.extend(check::label_value(text(value)).into_iter().map(|fault| format!("{at}: {fault}")));
         }
     }
 }
 
 fn volumes(texts: &mut Vec<String>, at: &Path, spec: &Value) {
     for (i, volume) in items(&spec["volumes"]).iter().enumerate() {
-        for (kind, hint) in VOLUMES.iter().chain(&MORE_VOLUMES) {
-            if set(&volume[*kind]) {
-                texts.push(format!("{}: {hint}", at.child("volumes").index(i).child(kind)));
-            }
+        let at = at.child("volumes").index(i);
+        for (_, shown, hint) in VOLUMES.iter().filter(|(kind, _, _)| set(&volume[*kind])) {
+            texts.push(format!("{}: {hint}", at.child(shown)));
         }
-    }
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
-        let name = text(&secret["name"]);
-        let place = at.child("imagePullSecrets").index(i);
-        if name.is_empty() {
-            texts.push(format!("{}: invalid empty name \"\"", place.child("name")));
-        } else if seen.contains(&name) {
-            texts.push(format!("{}: duplicate name \"{name}\"", place.child("name")));
-        }
-        seen.push(name);
+        let template = &volume["ephemeral"]["volumeClaimTemplate"];
+        let at = at.child("ephemeral").child("volumeClaimTemplate").child("spec");
+        claim_spec(texts, &at, &template["spec"]);
     }
 }
 
-fn in_container(texts: &mut Vec<String>, at: &Path, container: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, variable) in items(&container["env"]).iter().enumerate() {
-        let name = text(&variable["name"]);
-        if seen.contains(&name) {
-            let place = at.child("env").index(i);
-            texts.push(format!(
-                "{place}: hides previous definition of \"{name}\", which may be dropped when using apply"
-            ));
-        }
-        seen.push(name);
+/// A claim for a fraction of a byte.
+pub fn claim_spec(texts: &mut Vec<String>, path: &Path, spec: &Value) {
+    for kind in ["requests", "limits"] {
+        let storage = &spec["resources"][kind]["storage"];
+        fraction(texts, &path.child("resources").child(kind).key("storage"), storage);
     }
-    for kind in ["limits", "requests"] {
-        for (name, value) in fields(&container["resources"][kind]) {
-            let fractional = name != "cpu" && quantity(value).is_some_and(|q| q.nanos() % 1_000_000_000 != 0);
-            if fractional {
-                let place = at.child("resources").child(kind).key(name);
-                let shown = text(value);
-                texts.push(format!(
-                    "{place}: fractional byte value \"{shown}\" is invalid, must be an integer"
-                ));
+}
+
+/// Files of other sources where a token will stand.
+fn token_paths(texts: &mut Vec<String>, path: &Path, spec: &Value) {
+    let volumes = items(&spec["volumes"]);
+    let sources = |volume: &Value| items(&volume["projected"]["sources"]).to_vec();
+    let tokens: Vec<String> = volumes
+        .iter()
+        .flat_map(sources)
+        .filter(|source| set(&source["serviceAccountToken"]))
+        .map(|source| text(&source["serviceAccountToken"]["path"]).to_owned())
+        .collect();
+    let mut hint = |at: Path, file: &str| {
+        if tokens.iter().any(|token| token == file) {
+            texts.push(format!("{at}: has duplicated path with ServiceAccountToken {}", go_quote(file)));
+        }
+    };
+    for (i, volume) in volumes.iter().enumerate() {
+        let at = path.index(i).child("projected").child("sources");
+        for source in items(&volume["projected"]["sources"]) {
+            for (kind, shown) in
+                [("configMap", "configMap"), ("secret", "secrets"), ("downwardAPI", "downwardAPI")]
+            {
+                for (j, item) in items(&source[kind]["items"]).iter().enumerate() {
+                    hint(at.child(shown).index(j), text(&item["path"]));
+                }
             }
+            let bundle = &source["clusterTrustBundle"];
+            if set(bundle) {
+                hint(at.child("ClusterTrustBundle"), text(&bundle["path"]));
+            }
+        }
+    }
+}
+
+fn duplicates(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+    for (list, key, noun) in [("hostAliases", "ip", "ip"), ("imagePullSecrets", "name", "name")] {
+        let all = items(&spec[list]);
+        for (i, item) in all.iter().enumerate() {
+            if all[..i].iter().any(|earlier| text(&earlier[key]) == text(&item[key])) {
+                let at = at.child(list).index(i).child(key);
+                texts.push(format!("{at}: duplicate {noun} {}", go_quote(text(&item[key]))));
+            }
+        }
+    }
+    for (i, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
+        if text(&secret["name"]).is_empty() {
+            let at = at.child("imagePullSecrets").index(i).child("name");
+            texts.push(format!("{at}: invalid empty name \"\""));
+        }
+    }
+}
+
+fn fractions(texts: &mut Vec<String>, at: &Path, amounts: &Value) {
+    for name in ["memory", "ephemeral-storage"] {
+        fraction(texts, &at.key(name), &amounts[name]);
+    }
+}
+
+fn fraction(texts: &mut Vec<String>, at: &Path, amount: &Value) {
+    if let Some(amount) = quantity(amount).filter(|q| q.nanos() % 1_000_000_000 != 0) {
+        let shown = go_quote(&amount.to_string());
+        texts.push(format!("{at}: fractional byte value {shown} is invalid, must be an integer"));
+    }
+}
+
+fn profile_annotations(
+    texts: &mut Vec<String>,
+    path: &Path,
+    metadata: &Value,
+    spec: &Value,
+    container: &Value,
+    is_template: bool,
+) {
+    let context = &container["securityContext"];
+    let name = text(&container["name"]);
+    let seccomp = format!("{SECCOMP_CONTAINER}{name}");
+    if !set(&context["seccompProfile"]) && set(&metadata["annotations"][&seccomp]) {
+        texts.push(format!("{}: {SECCOMP}", path.key(&seccomp)));
+    }
+    // In a pod the annotation has been written into the field by now.
+    let has_field =
+        set(&spec["securityContext"]["appArmorProfile"]) || (set(&context["appArmorProfile"]) && is_template);
+    let key = format!("{}{name}", annotations::APPARMOR);
+    if !has_field && set(&metadata["annotations"][&key]) {
+        texts.push(format!("{}: {APPARMOR}", path.key(&key)));
+    }
+}
+
+/// A later variable of the same name that does not build on the earlier one.
+fn hidden_variables(texts: &mut Vec<String>, at: &Path, container: &Value) {
+    let variables = items(&container["env"]);
+    for (i, variable) in variables.iter().enumerate() {
+        let name = text(&variable["name"]);
+        if !variables[..i].iter().any(|earlier| text(&earlier["name"]) == name) {
+            continue;
+        }
+        let (value, reference) = (text(&variable["value"]), format!("$({name})"));
+        if set(&variable["valueFrom"]) || value == reference || !value.contains(&reference) {
+            texts.push(format!(
+                "{}: hides previous definition of {}, which may be dropped when using apply",
+                at.index(i),
+                go_quote(name)
+            ));
         }
     }
 }
 
 fn overlapping_ports(texts: &mut Vec<String>, at: &Path, spec: &Value) {
-    let mut seen: Vec<(i64, &str)> = Vec::new();
-    for (i, container) in items(&spec["containers"]).iter().enumerate() {
-        for (p, port) in items(&container["ports"]).iter().enumerate() {
-            let key = (port["containerPort"].as_i64().unwrap_or(0), text(&port["protocol"]));
-            let place = at.child("containers").index(i).child("ports").index(p);
-            if seen.contains(&key) && !set(&port["hostPort"]) {
-                texts.push(format!("{place}: duplicate port definition with earlier port"));
+    let mut seen: Vec<(Path, &Value)> = Vec::new();
+    super::visit(spec, at, |container, at| {
+        for (i, port) in items(&container["ports"]).iter().enumerate() {
+            let at = at.child("ports").index(i);
+            let (host_port, host_ip) = (number(&port["hostPort"]), text(&port["hostIP"]));
+            if !host_ip.is_empty() && host_port == 0 {
+                texts.push(format!("{at}: hostIP set without hostPort: {}", shown_port(port)));
             }
-            seen.push(key);
+            let same = |other: &Value| {
+                number(&other["containerPort"]) == number(&port["containerPort"])
+                    && text(&other["protocol"]) == text(&port["protocol"])
+            };
+            for (place, other) in seen.iter().filter(|(_, other)| same(other)) {
+                let (other_port, other_ip) = (number(&other["hostPort"]), text(&other["hostIP"]));
+                let what = if (host_ip, host_port) == (other_ip, other_port) {
+                    "duplicate"
+                } else if host_port == 0 || other_port == 0 {
+                    "overlapping"
+                } else if host_port == other_port && host_ip.is_empty() != other_ip.is_empty() {
+                    "dangerously ambiguous"
+                } else {
+                    continue;
+                };
+                texts.push(format!("{at}: {what} port definition with {place}"));
+            }
+            seen.push((at, port));
         }
+    });
+}
+
+fn shown_port(port: &Value) -> String {
+    format!(
+        "{{Name:{} HostPort:{} ContainerPort:{} Protocol:{} HostIP:{}}}",
+        text(&port["name"]),
+        number(&port["hostPort"]),
+        number(&port["containerPort"]),
+        text(&port["protocol"]),
+        text(&port["hostIP"])
+    )
+}
+
+fn null_selectors(texts: &mut Vec<String>, at: &Path, affinity: &Value) {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let at = at.child(kind);
+        for (i, term) in items(&affinity[kind][REQUIRED]).iter().enumerate() {
+            if !set(&term["labelSelector"]) {
+                let at = at.child(REQUIRED).index(i).child("labelSelector");
+                texts.push(format!("{at}: {NULL_SELECTOR}"));
+            }
+        }
+        for (i, term) in items(&affinity[kind][PREFERRED]).iter().enumerate() {
+            if !set(&term["podAffinityTerm"]["labelSelector"]) {
+                let at = at.child(PREFERRED).index(i).child("podAffinityTerm").child("labelSelector");
+                texts.push(format!("{at}: {NULL_SELECTOR}"));
+            }
+        }
+    }
+}
+
+fn addresses(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+    for (i, server) in items(&spec["dnsConfig"]["nameservers"]).iter().enumerate() {
+        address(texts, &at.child("dnsConfig").child("nameservers").index(i), text(server));
+    }
+    for (i, alias) in items(&spec["hostAliases"]).iter().enumerate() {
+        address(texts, &at.child("hostAliases").index(i).child("ip"), text(&alias["ip"]));
+    }
+}
+
+/// An address that is not written the one usual way.
+fn address(texts: &mut Vec<String>, at: &Path, value: &str) {
+    let Ok(std::net::IpAddr::V6(address)) = value.parse() else { return };
+    if let Some(v4) = address.to_ipv4_mapped() {
+        texts.push(format!(
+            "{at}: non-standard IP address {} will be considered invalid in a future Kubernetes release: use \"{v4}\"",
+            go_quote(value)
+        ));
+    } else if address.to_string() != value {
+        let shown = go_quote(value);
+        texts.push(format!(
+            "{at}: IPv6 address {shown} should be in RFC 5952 canonical format (\"{address}\")"
+        ));
     }
 }
