@@ -9,7 +9,8 @@ fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
         subresource: "",
         now,
         schema: Node::of_kind("apps", "v1", "Deployment"),
-        reset_fields: &[&["status"]],
+        tracked: Tracked::AllBut(&[&["status"]]),
+        versions: &OneVersion,
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::times::{canonical_duration, canonical_micro_time, canonical_time};
 use crate::field::go_quote;
-use crate::quantity::Quantity;
+use crate::quantity;
 use crate::schema::{Field, Message, Scalar, Shape, Special};
 
 /// Values nest at most this deep; what was parsed never does deeper, what patches made may.
@@ -137,7 +137,8 @@ impl Walk {
                     self.field(&mut child, Place { owner: message, field })?;
                     let empty = child.as_array().is_some_and(Vec::is_empty)
                         || (field.shape == Shape::Map && child.as_object().is_some_and(Map::is_empty));
-                    if !empty || field.required {
+                    // An empty list of managed fields asks for them to be forgotten.
+                    if !empty || field.required || field.name == "managedFields" {
                         map.insert(key, child);
                     }
                 }
@@ -272,8 +273,7 @@ fn quantity(value: &mut Value) -> Result<(), Option<String>> {
         Value::Number(number) => number.to_string(),
         _ => return Err(None),
     };
-    let parsed = Quantity::parse(&text).map_err(|e| Some(e.to_string()))?;
-    *value = Value::String(parsed.to_string());
+    *value = Value::String(quantity::canonical(text.trim()).map_err(|e| Some(e.to_string()))?);
     Ok(())
 }
 

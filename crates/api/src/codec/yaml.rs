@@ -61,7 +61,11 @@ fn write_map(value: &Value, depth: usize, out: &mut String) {
         if i > 0 {
             indent(depth, out);
         }
-        write_text(key, depth, out);
+        match key.contains('\n') {
+            // A key has no block form.
+            true => out.push_str(&Value::String(key.clone()).to_string()),
+            false => write_text(key, depth, out),
+        }
         out.push(':');
         write_child(child, depth, out);
     }
