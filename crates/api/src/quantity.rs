@@ -207,14 +207,14 @@ impl<'a> Parts<'a> {
         let kept = self.number.len() as i64 + exponent + 9;
         let mut nanos: i128 = 0;
         for digit in self.digits().take(kept.clamp(0, given) as usize) {
-            nanos = (nanos * 10 + digit).min(MAX_NANOS);
+            nanos = nanos.saturating_mul(10).saturating_add(digit).min(MAX_NANOS);
         }
         // Trailing zeros of the exponent; a zero stays one however many there are.
         for _ in given..kept {
             if nanos == 0 || nanos == MAX_NANOS {
                 break;
             }
-            nanos = (nanos * 10).min(MAX_NANOS);
+            nanos = nanos.saturating_mul(10).min(MAX_NANOS);
         }
         let rest = self.digits().skip(kept.clamp(0, given) as usize).any(|d| d != 0);
         (nanos + i128::from(rest)).min(MAX_NANOS)

@@ -7,6 +7,7 @@ use amphipod_api::apply::{self, Fields, OneVersion, Tracked, Writer};
 use amphipod_api::schema::Node;
 use serde_json::{Map, Value, json};
 
+use crate::choices::some;
 use crate::for_seeds;
 use crate::rng::Rng;
 
@@ -171,12 +172,12 @@ const MANAGERS: [Manager; 4] = [
 fn random(rng: &mut Rng) -> Object {
     let mut leaves = Object::new();
     let value = |rng: &mut Rng| rng.pick(&["0", "1"]).to_owned();
-    for key in rng.some(&KEYS) {
+    for key in some(rng, &KEYS) {
         leaves.insert(Label(key.to_owned()), value(rng));
     }
-    for name in rng.some(&KEYS) {
+    for name in some(rng, &KEYS) {
         leaves.insert(Field(name.to_owned(), "name".to_owned()), name.to_owned());
-        for field in rng.some(&FIELDS) {
+        for field in some(rng, &FIELDS) {
             leaves.insert(Field(name.to_owned(), field.to_owned()), value(rng));
         }
     }

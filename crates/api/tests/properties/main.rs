@@ -2,6 +2,7 @@
 //! seed; `PROPERTY_SEED=<n>` tries that one alone.
 
 mod apply;
+mod choices;
 mod objects;
 mod protobuf;
 mod rng;

@@ -6,6 +6,7 @@ use amphipod_api::patch::apply_strategic_merge_patch;
 use amphipod_api::schema::Node;
 use serde_json::{Map, Value, json};
 
+use crate::choices::{shuffle, some};
 use crate::for_seeds;
 use crate::rng::Rng;
 
@@ -33,12 +34,12 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const FIELDS: [&str; 3] = ["image", "workingDir", "imagePullPolicy"];
 
 fn fields(rng: &mut Rng) -> BTreeMap<String, String> {
-    rng.some(&FIELDS).into_iter().map(|f| (f.to_owned(), rng.pick(&NAMES).to_owned())).collect()
+    some(rng, &FIELDS).into_iter().map(|f| (f.to_owned(), rng.pick(&NAMES).to_owned())).collect()
 }
 
 fn names(rng: &mut Rng) -> Vec<String> {
-    let mut names: Vec<String> = rng.some(&NAMES).into_iter().map(str::to_owned).collect();
-    rng.shuffle(&mut names);
+    let mut names: Vec<String> = some(rng, &NAMES).into_iter().map(str::to_owned).collect();
+    shuffle(rng, &mut names);
     names
 }
 
@@ -68,7 +69,7 @@ fn patch(rng: &mut Rng) -> Patch {
     let change =
         |rng: &mut Rng, text: &str| (text.to_owned(), (!rng.one_in(3)).then(|| rng.pick(&NAMES).to_owned()));
     let containers = kept.iter().map(|n| {
-        let changed = rng.some(&FIELDS);
+        let changed = some(rng, &FIELDS);
         (n.clone(), changed.into_iter().map(|f| change(rng, f)).collect())
     });
     let containers: Vec<(String, BTreeMap<String, Option<String>>)> = containers.collect();
@@ -84,7 +85,7 @@ fn patch(rng: &mut Rng) -> Patch {
     });
     let (finalizers, without_finalizers) = names(rng).into_iter().partition(|_| !rng.one_in(3));
     Patch {
-        labels: rng.some(&NAMES).into_iter().map(|n| change(rng, n)).collect(),
+        labels: some(rng, &NAMES).into_iter().map(|n| change(rng, n)).collect(),
         replace_labels: rng.one_in(4),
         finalizers,
         without_finalizers,

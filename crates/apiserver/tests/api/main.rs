@@ -3,6 +3,7 @@
 
 mod apply;
 mod crud;
+mod hostile;
 mod lists;
 mod patches;
 mod restart;
