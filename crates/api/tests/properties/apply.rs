@@ -260,12 +260,12 @@ fn run(seed: u64, steps: usize) {
 
 #[test]
 fn apply_agrees_with_its_model() {
-    for_seeds(600, |seed| run(seed, 12));
+    for_seeds(300, |seed| run(seed, 12));
 }
 
 #[test]
 fn disjoint_managers_commute() {
-    for_seeds(500, |seed| {
+    for_seeds(200, |seed| {
         let mut rng = Rng::new(seed);
         let all = random(&mut rng);
         // Labels for the one, containers for the other.

@@ -7,7 +7,7 @@ use crate::rng::Rng;
 use crate::{for_seeds, objects};
 
 /// Seeds tried of each kind.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 
 #[test]
 fn json_to_protobuf_to_json_is_the_identity() {

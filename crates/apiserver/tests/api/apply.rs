@@ -249,3 +249,44 @@ async fn moving_from_client_side_apply() {
     let refused = apply(&server, &path, "kubectl", &full(2)).await.refused(409, "Conflict");
     assert!(refused.contains("conflict with \"hand\" using apps/v1: .spec.replicas"), "{refused}");
 }
+
+#[tokio::test]
+async fn managers_are_rewritten_as_kubectl_migrates_them() {
+    let server = server().await;
+    let path = format!("{DEPLOYMENTS}/d");
+    let created = server
+        .post(&format!("{DEPLOYMENTS}?fieldManager=kubectl-client-side-apply"), &full(1))
+        .await
+        .expect(201);
+    let mut entries = created["metadata"]["managedFields"].clone();
+    entries[0]["manager"] = "kubectl".into();
+    entries[0]["operation"] = "Apply".into();
+    let migration = |version: &Value| {
+        json!([{"op": "replace", "path": "/metadata/managedFields", "value": entries},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": version}])
+    };
+    let form = "application/json-patch+json";
+    let stale = migration(&json!("1")).to_string();
+    server.with("PATCH", &path, form, &stale).await.refused(409, "Conflict");
+    let body = migration(&created["metadata"]["resourceVersion"]).to_string();
+    let migrated = server.with("PATCH", &path, form, &body).await.expect(200);
+    assert_eq!(managers(&migrated), ["kubectl Apply"]);
+    // What is left out of the next apply goes, for it is kubectl's now.
+    let mut fewer = full(1);
+    fewer["metadata"]["labels"] = json!({"new": "1"});
+    fewer["spec"].as_object_mut().expect("a spec").remove("replicas");
+    let applied = apply(&server, &path, "kubectl", &fewer).await.expect(200);
+    assert_eq!(managers(&applied), ["kubectl Apply"]);
+    assert!(fields(&applied, "kubectl")["f:spec"].get("f:replicas").is_none());
+}
+
+#[tokio::test]
+async fn unreadable_managed_fields_do_not_come_in() {
+    let server = server().await;
+    server.post(&format!("{MAPS}?fieldManager=maker"), &crate::support::config_map("m")).await.expect(201);
+    let path = format!("{MAPS}/m?fieldManager=hand");
+    let strange = json!([{"manager": "x", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"x:y": {}}}]);
+    let after = server.merge(&path, &json!({"metadata": {"managedFields": strange}})).await.expect(200);
+    assert_eq!(managers(&after), ["maker Update"]);
+}
