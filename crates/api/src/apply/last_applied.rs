@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::conflicts::Conflicts;
-use super::{Fields, Writer, typed};
+use super::{Fields, Writer, check, typed};
 
 const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The only manager this is done for; others opt out by their name.
@@ -30,7 +30,7 @@ fn applied_by_client(live: &Value, writer: &Writer<'_>) -> Option<Fields> {
     if crate::object::api_version(&config) != writer.api_version {
         return None;
     }
-    if !typed::faults(&config, &writer.schema).is_empty() {
+    if !check::faults(&config, &writer.schema).is_empty() {
         return None;
     }
     let config = super::canonical(&config, writer).ok()?;

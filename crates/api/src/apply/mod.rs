@@ -1,6 +1,7 @@
 //! Field ownership: server-side apply and the bookkeeping of ordinary writes, with the semantics
 //! of structured-merge-diff (KEP-555).
 
+mod check;
 mod conflicts;
 mod fields;
 mod last_applied;
@@ -199,7 +200,7 @@ fn check_config(config: &Value, writer: &Writer<'_>) -> Result<(), Status> {
     if config.pointer("/metadata/managedFields").is_some_and(|l| !l.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let faults = typed::faults(config, &writer.schema);
+    let faults = check::faults(config, &writer.schema);
     let text = match faults.as_slice() {
         [] => return Ok(()),
         [only] => only.clone(),

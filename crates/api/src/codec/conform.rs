@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::times::{canonical_duration, canonical_micro_time, canonical_time};
 use crate::field::go_quote;
+use crate::go_text::json_type;
 use crate::quantity;
 use crate::schema::{Field, Message, Scalar, Shape, Special};
 
@@ -19,18 +20,6 @@ pub fn conform(value: &mut Value, message: &'static Message) -> Result<Vec<Strin
     let mut walk = Walk { names: Vec::new(), path: String::new(), unknown: Vec::new(), depth: 0 };
     walk.message(value, message, None)?;
     Ok(walk.unknown)
-}
-
-/// What Go calls a JSON value's type.
-pub(super) fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// The struct and field a type error names.

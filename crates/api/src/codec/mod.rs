@@ -152,7 +152,7 @@ fn check_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> {
             "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ \
              APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
              \"json:\\\"kind,omitempty\\\"\" }}",
-            conform::json_type(value)
+            crate::go_text::json_type(value)
         );
         let text = value.to_string();
         return Err(unrecognized(expected, text.as_bytes(), &what));
