@@ -5,6 +5,7 @@ pub mod apply;
 pub mod codec;
 pub mod duration;
 pub mod field;
+mod go_text;
 pub mod intstr;
 pub mod names;
 pub mod object;

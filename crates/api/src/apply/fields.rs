@@ -6,6 +6,9 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
+use super::typed::is_struct;
+use crate::schema::Node;
+
 /// A set of paths, seen from one place. `here` says that the place itself belongs to the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -108,25 +111,66 @@ impl Fields {
         }
         common
     }
-    /// Every named field on the way to a member becomes a member.
-    pub fn with_named_fields(&self) -> Fields {
+    /// Every declared field on the way to a member becomes a member; entries of maps do not.
+    pub fn with_named_fields(&self, node: &Node<'_>) -> Fields {
+        let declares = is_struct(node);
         let children = self.children.iter().map(|(element, child)| {
-            let mut child = child.with_named_fields();
-            child.here |= element.starts_with("f:");
+            let (below, declared) = match element.strip_prefix("f:") {
+                Some(name) => (node.child(name), declares && node.child(name).is_some()),
+                None => (Some(node.item()), false),
+            };
+            let mut child = child.with_named_fields(&below.unwrap_or(Node::Deduced));
+            child.here |= declared;
             (element.clone(), child)
         });
         Fields { here: self.here, children: children.collect() }
     }
+    /// Where a place is owned as a whole now, what was owned below it counts as owning it.
+    pub fn collapse_atomic(&mut self, node: &Node<'_>) {
+        if self.children.is_empty() {
+            return;
+        }
+        if is_atomic(node) {
+            *self = Fields { here: true, children: BTreeMap::new() };
+            return;
+        }
+        for (element, child) in &mut self.children {
+            let below = match element.strip_prefix("f:") {
+                Some(name) => node.child(name).unwrap_or(Node::Deduced),
+                None => node.item(),
+            };
+            child.collapse_atomic(&below);
+        }
+    }
+    /// Keeps only what lies at or below one of the places; `*` stands for any element.
+    pub fn keep_below(&self, places: &[&[&str]]) -> Fields {
+        if places.iter().any(|place| place.is_empty()) {
+            return self.clone();
+        }
+        let mut kept = Fields::default();
+        for (element, child) in &self.children {
+            let name = element.strip_prefix("f:").unwrap_or("*");
+            let matching = places.iter().filter(|p| p[0] == "*" || p[0] == name).map(|p| &p[1..]);
+            let below: Vec<&[&str]> = matching.collect();
+            if !below.is_empty() {
+                kept.attach(element.clone(), child.keep_below(&below));
+            }
+        }
+        kept
+    }
 
-    /// All member paths.
+    /// All member paths; those of one place come before those below it.
     pub fn paths(&self) -> Vec<Vec<String>> {
         let mut found = Vec::new();
+        if self.here {
+            found.push(Vec::new());
+        }
         self.collect(&mut Vec::new(), &mut found);
         found
     }
     fn collect(&self, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
-        if self.here {
-            found.push(at.clone());
+        for (element, _) in self.children.iter().filter(|(_, child)| child.here) {
+            found.push(at.iter().chain([element]).cloned().collect());
         }
         for (element, child) in &self.children {
             at.push(element.clone());
@@ -174,6 +218,14 @@ impl Fields {
         }
         Some(fields)
     }
+}
+
+fn is_atomic(node: &Node<'_>) -> bool {
+    use crate::schema::{ListKind, NodeKind};
+    matches!(
+        node.kind(),
+        NodeKind::Scalar | NodeKind::Map { atomic: true } | NodeKind::List { kind: ListKind::Atomic, .. }
+    )
 }
 
 /// Checks an element and gives its JSON part the one spelling sets compare by.
@@ -241,7 +293,25 @@ mod tests {
         a.subtract_below(&set(json!({"f:a": {}})));
         assert_eq!(a.to_json(), json!({"f:c": {}}));
         a.union(&set(json!({"f:d": {"f:e": {}}})));
-        assert_eq!(a.with_named_fields().to_json(), json!({"f:c": {}, "f:d": {".": {}, "f:e": {}}}));
+        assert_eq!(a.with_named_fields(&Node::Deduced), a);
+        let pod = Node::of_kind("", "v1", "Pod");
+        let labels = set(json!({"f:metadata": {"f:labels": {"f:a": {}}}}));
+        let named = json!({"f:metadata": {".": {}, "f:labels": {".": {}, "f:a": {}}}});
+        assert_eq!(labels.with_named_fields(&pod).to_json(), named);
+        let mut selector = set(json!({"f:spec": {"f:nodeSelector": {"f:x": {}}}}));
+        selector.collapse_atomic(&pod);
+        assert_eq!(selector.to_json(), json!({"f:spec": {"f:nodeSelector": {}}}));
+        let texts: Vec<String> =
+            set(json!({"f:a": {"f:b": {}}, "f:c": {}})).paths().iter().map(|p| path_text(p)).collect();
+        assert_eq!(texts, [".c", ".a.b"]);
+        let containers = set(
+            json!({"f:a": {}, "f:spec": {"f:containers": {"k:{\"name\":\"x\"}": {".": {}, "f:image": {}, "f:resources": {"f:limits": {}}}}}}),
+        );
+        let kept = containers.keep_below(&[&["spec", "containers", "*", "resources"]]);
+        assert_eq!(
+            kept.to_json(),
+            json!({"f:spec": {"f:containers": {"k:{\"name\":\"x\"}": {"f:resources": {"f:limits": {}}}}}})
+        );
         let path = ["f:spec".to_owned(), "k:{\"name\":\"x\"}".to_owned(), "v:\"y\"".to_owned()];
         assert_eq!(path_text(&path), ".spec[name=\"x\"][=\"y\"]");
     }

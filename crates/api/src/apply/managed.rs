@@ -52,9 +52,13 @@ fn list(object: &Value) -> Option<&Vec<Value>> {
     object.pointer("/metadata/managedFields").and_then(Value::as_array)
 }
 
-/// One empty entry asks for everything to be forgotten.
+/// An empty list, or one empty entry, asks for everything to be forgotten.
 fn asks_for_reset(object: &Value) -> bool {
-    matches!(list(object).map(Vec::as_slice), Some([Value::Object(only)]) if only.is_empty())
+    match list(object).map(Vec::as_slice) {
+        Some([]) => true,
+        Some([Value::Object(only)]) => only.is_empty(),
+        _ => false,
+    }
 }
 
 /// The entries of an object; `None` where they cannot be read.
@@ -67,7 +71,7 @@ pub(super) fn read(object: &Value) -> Option<Managers> {
             "Update" => false,
             _ => return None,
         };
-        if text("fieldsType") != "FieldsV1" {
+        if text("fieldsType") != "FieldsV1" || text("apiVersion").is_empty() {
             return None;
         }
         let fields = match entry.get("fieldsV1") {
@@ -101,25 +105,35 @@ pub(super) fn live_or_new(live: Option<&Value>, new: &Value, subresource: &str) 
 const MAX_UPDATE_ENTRIES: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 
-/// Merges the oldest update entries where there are too many.
+/// Merges the oldest update entries of a version where there are too many.
 pub(super) fn bound(managers: &mut Managers) {
     let mut updates: Vec<(Option<String>, Identity)> =
         managers.iter().filter(|(i, _)| !i.applies).map(|(i, e)| (e.time.clone(), i.clone())).collect();
-    if updates.len() <= MAX_UPDATE_ENTRIES {
-        return;
-    }
+    let mut surplus = updates.len().saturating_sub(MAX_UPDATE_ENTRIES);
     updates.sort();
-    let surplus = updates.len() - MAX_UPDATE_ENTRIES;
-    for (time, identity) in updates.into_iter().take(surplus + 1) {
+    let mut first_of_version: BTreeMap<String, Identity> = BTreeMap::new();
+    for (time, identity) in updates {
+        if surplus == 0 {
+            return;
+        }
+        let version = identity.api_version.clone();
+        let Some(first) = first_of_version.get(&version) else {
+            first_of_version.insert(version, identity);
+            continue;
+        };
+        // A bucket is made of two entries at least; one alone stays itself.
+        let bucket = Identity::new(ANCIENT, false, &version, "");
+        if !managers.contains_key(&bucket)
+            && let Some(entry) = managers.remove(first)
+        {
+            managers.insert(bucket.clone(), entry);
+        }
         let Some(entry) = managers.remove(&identity) else { continue };
-        let bucket = Identity::new(ANCIENT, false, &entry.api_version, "");
-        let merged = managers.entry(bucket).or_insert_with(|| Entry {
-            fields: Fields::default(),
-            api_version: entry.api_version.clone(),
-            time: None,
-        });
-        merged.fields.union(&entry.fields);
-        merged.time = merged.time.take().max(time);
+        if let Some(merged) = managers.get_mut(&bucket) {
+            merged.fields.union(&entry.fields);
+            merged.time = time;
+        }
+        surplus -= 1;
     }
 }
 
@@ -149,6 +163,18 @@ pub(super) fn strip(managers: &mut Managers) {
         entry.fields.subtract(&unowned);
     }
     managers.retain(|_, entry| !entry.fields.is_empty());
+}
+
+/// Whether two lists say the same but for when.
+pub(super) fn same_but_for_time(left: &Value, right: &Value) -> bool {
+    let timeless = |object: &Value| -> Vec<Value> {
+        let mut entries = list(object).cloned().unwrap_or_default();
+        for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
+            entry.remove("time");
+        }
+        entries
+    };
+    timeless(left) == timeless(right)
 }
 
 /// Replaces the object's entries.

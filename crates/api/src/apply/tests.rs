@@ -9,7 +9,8 @@ fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
         subresource: "",
         now,
         schema: Node::of_kind("apps", "v1", "Deployment"),
-        reset_fields: &[&["status"]],
+        tracked: Tracked::AllBut(&[&["status"]]),
+        versions: &OneVersion,
     }
 }
 
@@ -172,4 +173,128 @@ fn old_updates_are_merged() {
     let entries = live["metadata"]["managedFields"].as_array().expect("entries");
     assert_eq!(entries.len(), 10);
     assert_eq!(entries[0]["manager"], "ancient-changes");
+}
+
+fn structural() -> Value {
+    json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a", "b"],
+            "items": {"type": "object", "properties": {"a": {"type": "string"},
+                "b": {"type": "integer", "default": 1}, "v": {"type": "string"}}}},
+        "list": {"type": "array", "items": {"type": "string"}},
+        "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}},
+        "parts": {"type": "object", "additionalProperties": {"type": "string"}},
+        "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "port": {"x-kubernetes-int-or-string": true}}}}})
+}
+
+fn custom<'a>(manager: &'a str, schema: &'a Value) -> Writer<'a> {
+    let tracked = Tracked::AllBut(&[]);
+    Writer { api_version: "apps/v1", schema: Node::Structural(schema), tracked, ..writer(manager, "t") }
+}
+
+#[test]
+fn every_kind_of_list_and_map() {
+    let schema = structural();
+    let one =
+        config(json!({"set": ["x", "y"], "map": [{"a": "k", "v": "1"}], "list": ["l"], "whole": {"w": "1"},
+        "parts": {"p": "1"}, "open": {"o": {"deep": [1]}}, "port": "http"}));
+    let live = apply(None, &one, false, &custom("one", &schema)).expect("creates");
+    let owned = json!({"f:spec": {"f:set": {"v:\"x\"": {}, "v:\"y\"": {}}, "f:list": {}, "f:whole": {},
+        "f:map": {"k:{\"a\":\"k\",\"b\":1}": {".": {}, "f:a": {}, "f:v": {}}}, "f:parts": {"f:p": {}},
+        "f:open": {"f:o": {".": {}, "f:deep": {}}}, "f:port": {}}});
+    assert_eq!(entry(&live, "one")["fieldsV1"], owned);
+
+    let two = config(json!({"set": ["z", "x"], "map": [{"a": "k", "b": 2}], "parts": {"q": "1"}}));
+    let both = apply(Some(&live), &two, false, &custom("two", &schema)).expect("nothing in common but x");
+    assert_eq!(both["spec"]["set"], json!(["z", "x", "y"]));
+    assert_eq!(both["spec"]["map"], json!([{"a": "k", "v": "1"}, {"a": "k", "b": 2}]));
+    assert_eq!(both["spec"]["parts"], json!({"p": "1", "q": "1"}));
+    let gone = apply(Some(&both), &config(json!({})), false, &custom("one", &schema)).expect("leaves");
+    assert_eq!(gone["spec"], json!({"set": ["z", "x"], "map": [{"a": "k", "b": 2}], "parts": {"q": "1"}}));
+
+    for field in ["list", "whole"] {
+        let other = if field == "list" { json!(["m"]) } else { json!({"other": "1"}) };
+        let wanted = config(json!({field: other}));
+        let status = apply(Some(&live), &wanted, false, &custom("two", &schema)).expect_err("owned as one");
+        assert!(
+            status.message.ends_with(&format!("conflict with \"one\": .spec.{field}")),
+            "{}",
+            status.message
+        );
+    }
+}
+
+#[test]
+fn items_that_cannot_be_told_apart_are_one() {
+    let schema = structural();
+    let mut live = config(json!({"set": ["x", "x"], "map": [{"a": "k", "v": "1"}, {"a": "k", "v": "2"}]}));
+    update_managers(None, &mut live, &custom("maker", &schema));
+    let owned = &entry(&live, "maker")["fieldsV1"]["f:spec"];
+    assert_eq!(owned["f:map"], json!({".": {}, "k:{\"a\":\"k\",\"b\":1}": {}}));
+    // What is applied replaces all of them where the first stood; others keep theirs.
+    let wanted = config(json!({"map": [{"a": "k", "v": "3"}]}));
+    let status = apply(Some(&live), &wanted, false, &custom("me", &schema)).expect_err("owned by the maker");
+    assert_eq!(status.code, 409);
+    let merged = apply(Some(&live), &wanted, true, &custom("me", &schema)).expect("forced");
+    assert_eq!(merged["spec"], json!({"set": ["x", "x"], "map": [{"a": "k", "v": "3"}]}));
+    let fault =
+        apply(None, &config(json!({"set": ["x", "x"]})), false, &custom("me", &schema)).expect_err("twice");
+    assert!(fault.message.ends_with(".spec.set: duplicate entries for key [=\"x\"]"), "{}", fault.message);
+}
+
+#[test]
+fn faults_name_values_as_go_prints_them() {
+    let fault = |spec: Value| {
+        let status = apply(None, &config(spec), false, &writer("me", "t")).expect_err("refused");
+        status.message.rsplit_once("Kind=Deployment): ").expect("a prefix").1.to_owned()
+    };
+    let cases = [
+        (json!({"replicas": "x"}), ".spec.replicas: expected numeric (int or float), got string"),
+        (json!({"paused": "x"}), ".spec.paused: expected boolean, got &{x}"),
+        (json!({"template": []}), ".spec.template: expected map, got &{[]}"),
+        (
+            json!({"selector": {"matchLabels": {"a": 1}}}),
+            ".spec.selector.matchLabels.a: expected string, got &value.valueUnstructured{Value:1}",
+        ),
+        (
+            json!({"template": {"spec": {"containers": {"name": "a"}}}}),
+            ".spec.template.spec.containers: expected list, got &{map[name:a]}",
+        ),
+        (
+            json!({"template": {"spec": {"containers": [null]}}}),
+            ".spec.template.spec.containers: element 0: associative list with keys may not have a null element",
+        ),
+    ];
+    for (spec, text) in cases {
+        assert_eq!(fault(spec), text);
+    }
+}
+
+#[test]
+fn an_applied_null_leaves_what_is_there() {
+    let live = apply(
+        None,
+        &config(json!({"replicas": 1, "template": {"metadata": {"labels": {"a": "b"}}}})),
+        false,
+        &writer("one", "t"),
+    );
+    let live = live.expect("creates");
+    let wanted = config(json!({"template": {"metadata": {"labels": null}}}));
+    let merged = apply(Some(&live), &wanted, false, &writer("two", "t")).expect("merges");
+    assert_eq!(merged["spec"], live["spec"]);
+}
+
+#[test]
+fn times_alone_are_no_change() {
+    let mut old = config(json!({"replicas": 1}));
+    update_managers(None, &mut old, &writer("m", "t1"));
+    let mut new = old.clone();
+    new["metadata"]["managedFields"][0]["time"] = "t2".into();
+    keep_times(&old, &mut new);
+    assert_eq!(new, old);
+    new["metadata"]["managedFields"][0]["time"] = "t2".into();
+    new["spec"]["replicas"] = 2.into();
+    keep_times(&old, &mut new);
+    assert_eq!(new["metadata"]["managedFields"][0]["time"], "t2");
 }

@@ -1,7 +1,7 @@
 //! Walks over a value with its schema: which fields it sets, how two values differ, how an applied
 //! configuration merges into the live object, and what is left when fields are removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Map, Value};
 
@@ -26,7 +26,7 @@ fn form(node: &Node<'_>, value: &Value) -> Form {
 }
 
 /// A struct's fields are declared; entries of maps and items of lists exist by being there.
-fn is_struct(node: &Node<'_>) -> bool {
+pub(super) fn is_struct(node: &Node<'_>) -> bool {
     match node {
         Node::Message(_) => true,
         Node::Field(field) => field.shape == Shape::Single,
@@ -36,7 +36,13 @@ fn is_struct(node: &Node<'_>) -> bool {
 }
 
 /// The path element of a list's item.
-fn item_element(item: &Value, index: usize, node: &Node<'_>, kind: ListKind, keys: &[String]) -> String {
+pub(super) fn item_element(
+    item: &Value,
+    index: usize,
+    node: &Node<'_>,
+    kind: ListKind,
+    keys: &[String],
+) -> String {
     if kind == ListKind::Set {
         return format!("v:{item}");
     }
@@ -54,6 +60,14 @@ fn elements(list: &[Value], node: &Node<'_>, kind: ListKind, keys: &[String]) ->
     list.iter().enumerate().map(|(i, item)| item_element(item, i, node, kind, keys)).collect()
 }
 
+fn counted(elements: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for element in elements {
+        *counts.entry(element.as_str()).or_insert(0) += 1;
+    }
+    counts
+}
+
 /// Every field an applied configuration sets.
 pub(super) fn field_set(value: &Value, node: &Node<'_>, set: &mut Fields) {
     match (form(node, value), value) {
@@ -69,9 +83,14 @@ pub(super) fn field_set(value: &Value, node: &Node<'_>, set: &mut Fields) {
             }
         }
         (Form::List { kind, keys }, Value::Array(list)) => {
-            for (item, element) in list.iter().zip(elements(list, node, kind, &keys)) {
-                let below = set.at_mut(&element);
-                field_set(item, &node.item(), below);
+            let named = elements(list, node, kind, &keys);
+            let counts = counted(&named);
+            for (item, element) in list.iter().zip(&named) {
+                let below = set.at_mut(element);
+                // Items that cannot be told apart are owned together.
+                if counts[element.as_str()] == 1 {
+                    field_set(item, &node.item(), below);
+                }
                 below.insert_here();
             }
         }
@@ -87,118 +106,188 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    fn attach(&mut self, element: String, below: Comparison) {
-        // Mostly one of the three has something.
-        let Comparison { added, modified, removed } = below;
-        if !removed.is_empty() {
-            self.removed.attach(element.clone(), removed);
-        }
-        if !added.is_empty() {
-            self.added.attach(element.clone(), added);
-        }
-        self.modified.attach(element, modified);
-    }
-    pub fn is_same(&self) -> bool {
-        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
-    }
     /// Added or modified.
     pub fn changed(&self) -> Fields {
         let mut changed = self.added.clone();
         changed.union(&self.modified);
         changed
     }
-    pub fn exclude(&mut self, ignored: &Fields) {
-        self.added.subtract_below(ignored);
-        self.modified.subtract_below(ignored);
-        self.removed.subtract_below(ignored);
+    pub fn each(&mut self, change: impl Fn(&mut Fields)) {
+        change(&mut self.added);
+        change(&mut self.modified);
+        change(&mut self.removed);
     }
 }
 
-/// What is new, changed and gone in `right`, seen from the place both stand at.
+/// What is new, changed and gone in `right`, both being whole objects.
 pub(super) fn compare(left: &Value, right: &Value, node: &Node<'_>) -> Comparison {
     let mut found = Comparison::default();
-    if left == right {
-        return found;
-    }
-    match (form(node, left), left, form(node, right), right) {
-        (Form::Map, Value::Object(l), Form::Map, Value::Object(r)) if !(l.is_empty() && r.is_empty()) => {
-            for (key, value) in l {
-                let child = node.child(key).unwrap_or(Node::Deduced);
-                match r.get(key) {
-                    Some(other) if other == value => {}
-                    Some(other) => found.attach(field_element(key), compare(value, other, &child)),
-                    None => found.removed.attach(field_element(key), only(value, &child, false)),
-                }
-            }
-            for (key, value) in r.iter().filter(|(k, _)| !l.contains_key(*k)) {
-                let child = node.child(key).unwrap_or(Node::Deduced);
-                found.added.attach(field_element(key), only(value, &child, false));
-            }
-        }
-        (Form::List { kind, keys }, Value::Array(l), Form::List { .. }, Value::Array(r)) => {
-            compare_lists(l, r, node, kind, &keys, &mut found);
-        }
-        _ => found.modified.insert_here(),
-    }
+    let mut walk = Compare { path: Vec::new(), found: &mut found };
+    walk.values(Some(left), Some(right), node, true);
     found
 }
 
-fn compare_lists(
-    left: &[Value],
-    right: &[Value],
-    node: &Node<'_>,
-    kind: ListKind,
-    keys: &[String],
-    found: &mut Comparison,
-) {
-    let item = node.item();
-    // Of items with the same key the first counts.
-    let index = |list: &[Value]| -> BTreeMap<String, usize> {
-        let all = elements(list, node, kind, keys).into_iter().enumerate().rev();
-        all.map(|(i, element)| (element, i)).collect()
-    };
-    let mut r = index(right);
-    for (element, at) in index(left) {
-        match r.remove(&element) {
-            Some(other) => found.attach(element, compare(&left[at], &right[other], &item)),
-            None => found.removed.attach(element, only(&left[at], &item, true)),
+struct Compare<'a> {
+    path: Vec<String>,
+    found: &'a mut Comparison,
+}
+
+impl Compare<'_> {
+    fn added(&mut self) {
+        self.found.added.insert(&self.path);
+    }
+    fn removed(&mut self) {
+        self.found.removed.insert(&self.path);
+    }
+    fn modified(&mut self) {
+        self.found.modified.insert(&self.path);
+    }
+
+    /// `held`: the original's types hold the struct here by value, so that it is always there.
+    fn values(&mut self, left: Option<&Value>, right: Option<&Value>, node: &Node<'_>, held: bool) {
+        if left == right {
+            return;
+        }
+        match (contents(left, node), contents(right, node)) {
+            (Contents::Map(l), Contents::Map(r)) => self.maps(Some(l), Some(r), node, held),
+            (Contents::List(l), Contents::List(r)) => self.lists(l, r, node),
+            (l, r) if l.is_container() || r.is_container() => {
+                // A leaf became a container or the reverse: both sides are told.
+                if matches!(l, Contents::Leaf) || matches!(r, Contents::Leaf) {
+                    self.modified();
+                }
+                self.one_sided(l, node, held, true);
+                self.one_sided(r, node, held, false);
+                self.presence(left, right, held);
+            }
+            _ if left.is_some() && right.is_some() => self.modified(),
+            _ => self.presence(left, right, held),
         }
     }
-    for (element, at) in r {
-        found.added.attach(element, only(&right[at], &item, true));
+
+    fn presence(&mut self, left: Option<&Value>, right: Option<&Value>, held: bool) {
+        let always_there = |value: &Value| held && value.is_object();
+        match (left, right) {
+            (None, Some(new)) if !always_there(new) => self.added(),
+            (Some(old), None) if !always_there(old) => self.removed(),
+            _ => {}
+        }
+    }
+
+    fn one_sided(&mut self, contents: Contents<'_>, node: &Node<'_>, held: bool, left: bool) {
+        match (contents, left) {
+            (Contents::Nothing | Contents::Leaf, _) => {}
+            (Contents::Map(map), true) => self.maps(Some(map), None, node, held),
+            (Contents::Map(map), false) => self.maps(None, Some(map), node, held),
+            (Contents::List(list), true) => self.lists(list, &[], node),
+            (Contents::List(list), false) => self.lists(&[], list, node),
+        }
+    }
+
+    fn maps(
+        &mut self,
+        left: Option<&Map<String, Value>>,
+        right: Option<&Map<String, Value>>,
+        node: &Node<'_>,
+        held: bool,
+    ) {
+        let in_left = |key: &str| left.and_then(|l| l.get(key));
+        let in_right = |key: &str| right.and_then(|r| r.get(key));
+        let only_right = right.into_iter().flatten().map(|(k, _)| k).filter(|k| in_left(k).is_none());
+        for key in left.into_iter().flatten().map(|(k, _)| k).chain(only_right) {
+            self.path.push(field_element(key));
+            let child = node.child(key).unwrap_or(Node::Deduced);
+            let held = held && node.holds_by_value(key);
+            self.values(in_left(key), in_right(key), &child, held);
+            self.path.pop();
+        }
+    }
+
+    fn lists(&mut self, left: &[Value], right: &[Value], node: &Node<'_>) {
+        let NodeKind::List { kind, keys } = node.kind() else { return };
+        let group = |list: &[Value]| -> BTreeMap<String, Vec<usize>> {
+            let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+            for (index, element) in elements(list, node, kind, &keys).into_iter().enumerate() {
+                groups.entry(element).or_default().push(index);
+            }
+            groups
+        };
+        let (l, mut r) = (group(left), group(right));
+        let item = node.item();
+        for (element, at) in l {
+            let others = r.remove(&element).unwrap_or_default();
+            self.path.push(element);
+            self.items(&pick(left, &at), &pick(right, &others), &item);
+            self.path.pop();
+        }
+        for (element, at) in r {
+            self.path.push(element);
+            self.items(&[], &pick(right, &at), &item);
+            self.path.pop();
+        }
+    }
+
+    /// The items of one key; several that share it are one thing.
+    fn items(&mut self, left: &[&Value], right: &[&Value], item: &Node<'_>) {
+        match (left.len(), right.len()) {
+            (0 | 1, 0 | 1) => {
+                self.values(left.first().copied(), right.first().copied(), item, false);
+            }
+            (0 | 1, _) => {
+                if let Some(one) = left.first() {
+                    self.values(Some(one), None, item, false);
+                }
+                self.added();
+            }
+            (_, 0 | 1) => {
+                if let Some(one) = right.first() {
+                    self.values(None, Some(one), item, false);
+                }
+                self.removed();
+            }
+            _ if left != right => self.modified(),
+            _ => {}
+        }
     }
 }
 
-/// Every field of a value only one side has.
-fn only(value: &Value, node: &Node<'_>, is_item: bool) -> Fields {
-    let mut fields = Fields::default();
-    let leaf = match (form(node, value), value) {
-        (Form::Map, Value::Object(map)) => {
-            for (key, child) in map {
-                let below = only(child, &node.child(key).unwrap_or(Node::Deduced), false);
-                fields.attach(field_element(key), below);
-            }
-            // A struct is there because its fields are; saying so for each would only add noise.
-            map.is_empty() || !is_struct(node) || is_item
-        }
-        (Form::List { kind, keys }, Value::Array(list)) => {
-            for (item, element) in list.iter().zip(elements(list, node, kind, &keys)) {
-                fields.attach(element, only(item, &node.item(), true));
-            }
-            list.is_empty()
-        }
-        _ => true,
-    };
-    if leaf {
-        fields.insert_here();
+fn pick<'a>(list: &'a [Value], at: &[usize]) -> Vec<&'a Value> {
+    at.iter().map(|i| &list[*i]).collect()
+}
+
+/// What a value holds that has owners of its own.
+enum Contents<'a> {
+    /// Absent, null or an empty container.
+    Nothing,
+    Leaf,
+    Map(&'a Map<String, Value>),
+    List(&'a [Value]),
+}
+
+impl Contents<'_> {
+    fn is_container(&self) -> bool {
+        matches!(self, Contents::Map(_) | Contents::List(_))
     }
-    fields
+}
+
+fn contents<'a>(value: Option<&'a Value>, node: &Node<'_>) -> Contents<'a> {
+    let Some(value) = value else { return Contents::Nothing };
+    match (form(node, value), value) {
+        (_, Value::Null) => Contents::Nothing,
+        (Form::Map, Value::Object(map)) if map.is_empty() => Contents::Nothing,
+        (Form::List { .. }, Value::Array(list)) if list.is_empty() => Contents::Nothing,
+        (Form::Map, Value::Object(map)) => Contents::Map(map),
+        (Form::List { .. }, Value::Array(list)) => Contents::List(list),
+        _ => Contents::Leaf,
+    }
 }
 
 /// The live object with the configuration laid over it.
 pub(super) fn merge(left: &Value, right: &Value, node: &Node<'_>) -> Value {
-    match (form(node, left), left, form(node, right), right) {
-        (Form::Map, Value::Object(l), Form::Map, Value::Object(r)) => {
+    match (contents(Some(left), node), right) {
+        // Nothing laid over something granular leaves it as it is.
+        (Contents::Map(_) | Contents::List(_), Value::Null) => left.clone(),
+        (Contents::Map(l), Value::Object(r)) => {
             let mut merged = l.clone();
             for (key, value) in r {
                 let new = match l.get(key) {
@@ -209,59 +298,60 @@ pub(super) fn merge(left: &Value, right: &Value, node: &Node<'_>) -> Value {
             }
             Value::Object(merged)
         }
-        (Form::List { kind, keys }, Value::Array(l), Form::List { .. }, Value::Array(r)) => {
-            Value::Array(merge_lists(l, r, node, kind, &keys))
-        }
+        (Contents::List(l), Value::Array(r)) => Value::Array(merge_lists(l, r, node)),
         _ => right.clone(),
     }
 }
 
 /// Items of the configuration come in its order; items only the live list has keep their place
 /// relative to the shared ones.
-fn merge_lists(
-    left: &[Value],
-    right: &[Value],
-    node: &Node<'_>,
-    kind: ListKind,
-    keys: &[String],
-) -> Vec<Value> {
-    let (l, r) = (elements(left, node, kind, keys), elements(right, node, kind, keys));
+fn merge_lists(left: &[Value], right: &[Value], node: &Node<'_>) -> Vec<Value> {
+    let NodeKind::List { kind, keys } = node.kind() else { return right.to_vec() };
+    let (l, r) = (elements(left, node, kind, &keys), elements(right, node, kind, &keys));
     let item = node.item();
-    let mut shared = r.iter().filter(|e| l.contains(e));
-    let mut next_shared = shared.next();
+    let (in_left, in_right) = (places(&l), places(&r));
+    let mut shared: VecDeque<&String> = r.iter().filter(|e| in_left.contains_key(e.as_str())).collect();
+    let mut taken: BTreeSet<&str> = BTreeSet::new();
     let mut merged = Vec::with_capacity(left.len() + right.len());
     let (mut at_left, mut at_right) = (0, 0);
     while at_left < l.len() || at_right < r.len() {
-        if let Some(element) = l.get(at_left) {
-            if !r.contains(element) {
+        let together = at_left < l.len() && l.get(at_left) == r.get(at_right);
+        if let (false, Some(element)) = (together, l.get(at_left)) {
+            if !in_right.contains_key(element.as_str()) {
                 merged.push(left[at_left].clone());
                 at_left += 1;
                 continue;
             }
-            if at_right < r.len() && next_shared != Some(element) {
-                // Shared, but its turn comes by the other list's order.
+            if at_right < r.len() && shared.front().is_some_and(|next| *next != element) {
+                // Shared, but its turn comes by the configuration's order.
                 at_left += 1;
                 continue;
             }
+            at_left += usize::from(taken.contains(element.as_str()));
         }
-        let Some(element) = r.get(at_right) else {
-            at_left += 1;
-            continue;
-        };
-        let old = l.iter().position(|e| e == element);
-        merged.push(match old {
-            Some(old) => merge(&left[old], &right[at_right], &item),
-            None => right[at_right].clone(),
-        });
-        if l.get(at_left) == Some(element) {
-            at_left += 1;
-        }
-        if next_shared == Some(element) {
-            next_shared = shared.next();
+        let Some(element) = r.get(at_right) else { continue };
+        // Of several items with one key none is merged into.
+        let old = in_left.get(element.as_str()).and_then(|at| *at);
+        merged.push(
+            old.map_or_else(|| right[at_right].clone(), |old| merge(&left[old], &right[at_right], &item)),
+        );
+        taken.insert(element);
+        at_left += usize::from(together);
+        if shared.front() == Some(&element) {
+            shared.pop_front();
         }
         at_right += 1;
     }
     merged
+}
+
+/// Where each element stands; `None` where it does so more than once.
+fn places(elements: &[String]) -> BTreeMap<&str, Option<usize>> {
+    let mut places: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+    for (index, element) in elements.iter().enumerate() {
+        places.entry(element).and_modify(|at| *at = None).or_insert(Some(index));
+    }
+    places
 }
 
 /// The value without the members of `remove`; `None` where nothing is left of a map or list.
@@ -297,83 +387,4 @@ fn keep(value: &Value, remove: Option<&Fields>, node: &Node<'_>) -> Option<Value
         Some(fields) if fields.contains_here() => None,
         Some(fields) => remove_items(value, fields, node),
     }
-}
-
-/// What is wrong with a configuration, in structured-merge-diff's words.
-pub(super) fn faults(value: &Value, node: &Node<'_>) -> Vec<String> {
-    let mut walk = Check { path: Vec::new(), faults: Vec::new() };
-    walk.check(value, node);
-    walk.faults
-}
-
-struct Check {
-    path: Vec<String>,
-    faults: Vec<String>,
-}
-
-/// Faults listed of one configuration.
-const MAX_FAULTS: usize = 100;
-
-impl Check {
-    fn fault(&mut self, text: &str) {
-        if self.faults.len() < MAX_FAULTS {
-            self.faults.push(format!("{}: {text}", super::fields::path_text(&self.path)));
-        }
-    }
-
-    fn check(&mut self, value: &Value, node: &Node<'_>) {
-        match (node.kind(), value) {
-            (_, Value::Null) => {}
-            (NodeKind::Map { .. } | NodeKind::Deduced, Value::Object(map)) => {
-                for (key, child) in map {
-                    self.path.push(field_element(key));
-                    match node.child(key) {
-                        Some(schema) => self.check(child, &schema),
-                        None if node.preserves_unknown() => {}
-                        None => self.fault("field not declared in schema"),
-                    }
-                    self.path.pop();
-                }
-            }
-            (NodeKind::Map { .. }, other) => self.fault(&format!("expected map, got {}", shown(other))),
-            (NodeKind::List { kind, keys }, Value::Array(list)) => self.list(list, node, kind, &keys),
-            (NodeKind::List { .. }, other) => self.fault(&format!("expected list, got {}", shown(other))),
-            _ => {}
-        }
-    }
-
-    fn list(&mut self, list: &[Value], node: &Node<'_>, kind: ListKind, keys: &[String]) {
-        let item_node = node.item();
-        let mut seen = Vec::new();
-        for (index, item) in list.iter().enumerate() {
-            let element = match kind {
-                ListKind::Atomic => format!("i:{index}"),
-                _ => item_element(item, index, node, kind, keys),
-            };
-            if kind == ListKind::Map
-                && let Some(key) =
-                    keys.iter().find(|k| item.get(*k).is_none() && item_node.key_default(k).is_none())
-            {
-                self.fault(&format!(
-                    "element {index}: associative list with keys has an element that omits key field \"{key}\" (and \
-                     doesn't have default value)"
-                ));
-                continue;
-            }
-            if kind != ListKind::Atomic && seen.contains(&element) {
-                let text = super::fields::path_text(std::slice::from_ref(&element));
-                self.fault(&format!("duplicate entries for key {text}"));
-                continue;
-            }
-            self.path.push(element.clone());
-            self.check(item, &item_node);
-            self.path.pop();
-            seen.push(element);
-        }
-    }
-}
-
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    text.chars().take(60).collect()
 }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::times::{canonical_duration, canonical_micro_time, canonical_time};
 use crate::field::go_quote;
-use crate::quantity::Quantity;
+use crate::go_text::json_type;
+use crate::quantity;
 use crate::schema::{Field, Message, Scalar, Shape, Special};
 
 /// Values nest at most this deep; what was parsed never does deeper, what patches made may.
@@ -19,18 +20,6 @@ pub fn conform(value: &mut Value, message: &'static Message) -> Result<Vec<Strin
     let mut walk = Walk { names: Vec::new(), path: String::new(), unknown: Vec::new(), depth: 0 };
     walk.message(value, message, None)?;
     Ok(walk.unknown)
-}
-
-/// What Go calls a JSON value's type.
-pub(super) fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// The struct and field a type error names.
@@ -137,7 +126,8 @@ impl Walk {
                     self.field(&mut child, Place { owner: message, field })?;
                     let empty = child.as_array().is_some_and(Vec::is_empty)
                         || (field.shape == Shape::Map && child.as_object().is_some_and(Map::is_empty));
-                    if !empty || field.required {
+                    // An empty list of managed fields asks for them to be forgotten.
+                    if !empty || field.required || field.name == "managedFields" {
                         map.insert(key, child);
                     }
                 }
@@ -272,8 +262,7 @@ fn quantity(value: &mut Value) -> Result<(), Option<String>> {
         Value::Number(number) => number.to_string(),
         _ => return Err(None),
     };
-    let parsed = Quantity::parse(&text).map_err(|e| Some(e.to_string()))?;
-    *value = Value::String(parsed.to_string());
+    *value = Value::String(quantity::canonical(text.trim()).map_err(|e| Some(e.to_string()))?);
     Ok(())
 }
 

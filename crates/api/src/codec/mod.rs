@@ -56,7 +56,7 @@ impl<'a> Expected<'a> {
     pub fn builtin(group: &'a str, version: &'a str, kind: &'a str) -> Self {
         Expected { group, version, kind, schema: Node::of_kind(group, version, kind) }
     }
-    fn api_version(&self) -> String {
+    pub fn api_version(&self) -> String {
         if self.group.is_empty() {
             self.version.to_owned()
         } else {
@@ -152,7 +152,7 @@ fn check_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> {
             "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ \
              APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
              \"json:\\\"kind,omitempty\\\"\" }}",
-            conform::json_type(value)
+            crate::go_text::json_type(value)
         );
         let text = value.to_string();
         return Err(unrecognized(expected, text.as_bytes(), &what));
@@ -234,25 +234,12 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
-/// Checks a value that did not come from bytes (the outcome of a patch): prunes what the type does
-/// not declare and returns those fields as problems.
-pub fn check_patched(
-    value: &mut Value,
-    expected: Expected<'_>,
-    validation: FieldValidation,
-) -> Result<Vec<String>, Status> {
-    let Node::Message(message) = expected.schema else {
-        settle(value, expected.schema).map_err(|e| not_handled(value, expected, &e))?;
-        return Ok(Vec::new());
-    };
-    let problems = conform(value, message).map_err(|e| not_handled(value, expected, &e))?;
-    match validation {
-        FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(problems),
-        FieldValidation::Strict if problems.is_empty() => Ok(problems),
-        FieldValidation::Strict => {
-            Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))))
-        }
+/// Fits a value that did not come from bytes (the outcome of a patch) to its type: prunes what the
+/// type does not declare and returns those fields as problems.
+pub fn fit(value: &mut Value, schema: Node<'_>) -> Result<Vec<String>, String> {
+    match schema {
+        Node::Message(message) => conform(value, message),
+        _ => settle(value, schema).map(|()| Vec::new()),
     }
 }
 

@@ -55,13 +55,28 @@ fn indent(depth: usize, out: &mut String) {
     out.extend(std::iter::repeat_n("  ", depth));
 }
 
+/// Longer keys are announced: readers give up on an unannounced one.
+const MAX_SIMPLE_KEY: usize = 128;
+
 fn write_map(value: &Value, depth: usize, out: &mut String) {
     let Value::Object(map) = value else { return };
     for (i, (key, child)) in map.iter().enumerate() {
         if i > 0 {
             indent(depth, out);
         }
-        write_text(key, depth, out);
+        let long = key.len() > MAX_SIMPLE_KEY;
+        if long {
+            out.push_str("? ");
+        }
+        match key.contains('\n') {
+            // A key has no block form.
+            true => out.push_str(&escaped(key)),
+            false => write_text(key, depth, out),
+        }
+        if long {
+            out.push('\n');
+            indent(depth, out);
+        }
         out.push(':');
         write_child(child, depth, out);
     }
@@ -118,10 +133,29 @@ fn write_inline(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
+/// Characters YAML does not allow as they are, or takes for line ends.
+fn is_special(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+/// Double-quoted: JSON's form, with more characters escaped.
+fn escaped(text: &str) -> String {
+    let json = Value::String(text.to_owned()).to_string();
+    json.chars().fold(String::with_capacity(json.len()), |mut out, c| {
+        if is_special(c) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{:04x}", c as u32);
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
 fn write_text(text: &str, depth: usize, out: &mut String) {
-    let printable = text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control());
+    let printable = text.chars().all(|c| c == '\n' || c == '\t' || !is_special(c));
     if !printable {
-        out.push_str(&Value::String(text.to_owned()).to_string());
+        out.push_str(&escaped(text));
     } else if text.contains('\n') {
         write_block(text, depth, out);
     } else if looks_typed(text) {

@@ -1,11 +1,14 @@
 //! The three patch formats, applied to JSON values: RFC 6902, RFC 7386 and Kubernetes' strategic
 //! merge. What comes out still has to be checked against its type.
 
+mod json;
 mod order;
 mod strategic;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::codec::FieldValidation;
+use crate::field::{Error as FieldError, Path};
 use crate::schema::Node;
 use crate::status::{Cause, Details, Status};
 
@@ -18,60 +21,97 @@ pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
 const MAX_OPERATIONS: usize = 10_000;
 
 /// RFC 6902. All operations apply or none.
-pub fn apply_json_patch(original: &Value, patch: &Value) -> Result<Value, Status> {
-    let count = patch.as_array().map_or(0, Vec::len);
-    if count > MAX_OPERATIONS {
+pub fn apply_json_patch(
+    original: &Value,
+    patch: &Value,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let operations = operations(patch, validation)?;
+    if operations.len() > MAX_OPERATIONS {
         return Err(Status::too_large(format!(
-            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
         )));
     }
-    let parsed = parse_json_patch(patch)?;
     let mut patched = original.clone();
-    json_patch::patch(&mut patched, &parsed).map_err(|e| unprocessable(&json_patch_error(patch, &e)))?;
+    json::apply(&mut patched, &operations).map_err(|why| unprocessable(&why))?;
     Ok(patched)
 }
 
-/// A document of another shape is no patch (400); one with an operation nobody knows cannot be
-/// applied (422).
-fn parse_json_patch(patch: &Value) -> Result<json_patch::Patch, Status> {
-    let operations = patch.as_array().filter(|list| list.iter().all(Value::is_object));
-    let Some(operations) = operations else {
-        let found = match patch {
-            Value::Object(_) => "object into Go value of type jsonpatch.Patch",
-            Value::Array(_) => "value into Go value of type jsonpatch.Operation",
-            Value::String(_) => "string into Go value of type jsonpatch.Patch",
-            Value::Number(_) => "number into Go value of type jsonpatch.Patch",
-            _ => "value into Go value of type jsonpatch.Patch",
-        };
-        return Err(Status::bad_request(format!("error decoding patch: json: cannot unmarshal {found}")));
-    };
-    let kind = |operation: &Value| operation["op"].as_str().unwrap_or("unknown").to_owned();
-    let known = ["add", "remove", "replace", "move", "copy", "test"];
-    if let Some(unknown) = operations.iter().map(kind).find(|op| !known.contains(&op.as_str())) {
-        return Err(unprocessable(&format!("Unexpected kind: {unknown}")));
-    }
-    serde_json::from_value(patch.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+/// What is strange about a JSON patch that can be applied all the same.
+pub fn json_patch_problems(patch: &Value) -> Vec<String> {
+    let known = ["op", "path", "from", "value"];
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let fields = operations.flat_map(|(i, o)| o.as_object().into_iter().flatten().map(move |(k, _)| (i, k)));
+    let unknown = fields.filter(|(_, key)| !known.contains(&key.as_str()));
+    unknown.map(|(i, key)| format!("json patch unknown field \"[{i}].{key}\"")).collect()
 }
 
-fn json_patch_error(patch: &Value, error: &json_patch::PatchError) -> String {
-    let operation =
-        patch.get(error.operation).and_then(|o| o.get("op")).and_then(Value::as_str).unwrap_or_default();
-    let path = error.path.as_str();
-    match error.kind {
-        json_patch::PatchErrorKind::TestFailed => format!("testing value {path} failed: test failed"),
-        _ => format!("{operation} operation does not apply: doc is missing path: \"{path}\": missing value"),
+/// A document of another shape is no patch.
+fn operations(patch: &Value, validation: FieldValidation) -> Result<Vec<Map<String, Value>>, Status> {
+    let strict = validation != FieldValidation::Ignore;
+    let refuse = |found: &Value, target: &str| {
+        let prefix = if strict { "error decoding patch: " } else { "" };
+        let found = crate::go_text::json_type(found);
+        Status::bad_request(format!("{prefix}json: cannot unmarshal {found} into Go {target}"))
+    };
+    let (list, item) = match strict {
+        true => ("value of type []handlers.jsonPatchOp", "value of type handlers.jsonPatchOp"),
+        false => ("value of type jsonpatch.Patch", "value of type jsonpatch.Operation"),
+    };
+    let Value::Array(operations) = patch else { return Err(refuse(patch, list)) };
+    let mut read = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let Value::Object(fields) = operation else { return Err(refuse(operation, item)) };
+        let wrong = |key: &&str| fields.get(*key).is_some_and(|v| !v.is_string() && !v.is_null());
+        if let Some(key) = ["op", "path", "from"].iter().find(|k| strict && wrong(k)) {
+            let target = format!("struct field jsonPatchOp.{key} of type string");
+            return Err(refuse(&fields[*key], &target));
+        }
+        read.push(fields.clone());
     }
+    Ok(read)
 }
 
 /// RFC 7386.
-pub fn apply_merge_patch(original: &Value, patch: &Value) -> Result<Value, Status> {
+pub fn apply_merge_patch(
+    original: &Value,
+    patch: &Value,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
     if !patch.is_object() {
-        return Err(Status::bad_request("error decoding patch: json: cannot unmarshal into an object"));
+        return Err(match validation {
+            FieldValidation::Ignore => Status::bad_request("Invalid JSON Patch"),
+            _ => Status::bad_request(format!("error decoding patch: {}", no_map(patch))),
+        });
     }
     let mut patched = original.clone();
-    json_patch::merge(&mut patched, patch);
+    merge(&mut patched, patch);
     Ok(patched)
+}
+
+fn no_map(patch: &Value) -> String {
+    let found = crate::go_text::json_type(patch);
+    format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")
+}
+
+/// Nulls delete, maps merge, everything else replaces.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(map) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            map.remove(key);
+        } else {
+            merge(map.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
 }
 
 /// Kubernetes' strategic merge; lists merge by the keys the schema declares.
@@ -80,11 +120,25 @@ pub fn apply_strategic_merge_patch(
     patch: &Value,
     schema: Node<'_>,
 ) -> Result<Value, Status> {
-    let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
-        return Err(Status::bad_request("invalid JSON document"));
-    };
+    let Value::Object(patch) = patch else { return Err(Status::bad_request(no_map(patch))) };
+    let Value::Object(original) = original else { return Err(Status::bad_request("invalid JSON document")) };
     let merged = strategic::merge(original.clone(), patch.clone(), schema);
-    merged.map(Value::Object).map_err(|e| Status::bad_request(e.to_string()))
+    merged.map(Value::Object).map_err(|e| match e.code() {
+        400 => Status::bad_request(e.to_string()),
+        422 => unprocessable(&e.to_string()),
+        code => Status::failure(code, "", e.to_string()),
+    })
+}
+
+/// The refusal of an outcome that does not fit its type; `shown` is what the patch made.
+pub fn invalid_outcome(shown: &str, why: &str) -> Status {
+    let fault = FieldError::invalid(&Path::new("patch"), shown, why);
+    Status::invalid("", "", "", &[fault])
+}
+
+/// A strategic patch as refusals of its outcome show it.
+pub fn strategic_text(patch: &Value) -> String {
+    crate::go_text::plain(patch)
 }
 
 /// 422 in the shape the server gives to patches that cannot be applied.
@@ -112,20 +166,24 @@ mod tests {
         let original = json!({"a": {"b": [1, 2]}});
         let patch = json!([{"op": "test", "path": "/a/b/0", "value": 1}, {"op": "add", "path": "/a/b/-", "value": 3},
             {"op": "replace", "path": "/a/b/0", "value": 9}]);
-        assert_eq!(apply_json_patch(&original, &patch).expect("applies"), json!({"a": {"b": [9, 2, 3]}}));
+        assert_eq!(
+            apply_json_patch(&original, &patch, FieldValidation::Warn).expect("applies"),
+            json!({"a": {"b": [9, 2, 3]}})
+        );
         let patch = json!([{"op": "remove", "path": "/a/c"}]);
-        let status = apply_json_patch(&original, &patch).expect_err("missing");
+        let status = apply_json_patch(&original, &patch, FieldValidation::Warn).expect_err("missing");
         assert_eq!(status.code, 422);
         let patch = json!([{"op": "test", "path": "/a/b/0", "value": 5}]);
-        let status = apply_json_patch(&original, &patch).expect_err("test");
+        let status = apply_json_patch(&original, &patch, FieldValidation::Warn).expect_err("test");
         let cause = status.details.map(|d| d.causes[0].message.clone());
         assert_eq!(cause.as_deref(), Some("testing value /a/b/0 failed: test failed"));
-        let status = apply_json_patch(&original, &json!({"op": 1})).expect_err("shape");
-        let text =
-            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch";
+        let status =
+            apply_json_patch(&original, &json!({"op": 1}), FieldValidation::Ignore).expect_err("shape");
+        let text = "json: cannot unmarshal object into Go value of type jsonpatch.Patch";
         assert_eq!((status.code, status.message.as_str()), (400, text));
         let status =
-            apply_json_patch(&original, &json!([{"op": "bogus", "path": "/a"}])).expect_err("operation");
+            apply_json_patch(&original, &json!([{"op": "bogus", "path": "/a"}]), FieldValidation::Warn)
+                .expect_err("operation");
         assert_eq!(status.code, 422);
         let cause = status.details.map(|d| d.causes[0].message.clone());
         assert_eq!(cause.as_deref(), Some("Unexpected kind: bogus"));
@@ -134,8 +192,13 @@ mod tests {
     #[test]
     fn merge_patches() {
         let original = json!({"a": {"b": 1, "c": 2}, "l": [1]});
-        let patched = apply_merge_patch(&original, &json!({"a": {"b": null}, "l": [2]})).expect("applies");
+        let patched =
+            apply_merge_patch(&original, &json!({"a": {"b": null}, "l": [2]}), FieldValidation::Warn)
+                .expect("applies");
         assert_eq!(patched, json!({"a": {"c": 2}, "l": [2]}));
-        assert_eq!(apply_merge_patch(&original, &json!([])).expect_err("shape").code, 400);
+        assert_eq!(
+            apply_merge_patch(&original, &json!([]), FieldValidation::Warn).expect_err("shape").code,
+            400
+        );
     }
 }

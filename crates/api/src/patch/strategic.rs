@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use super::order::{identity, normalise};
+use super::order::{Index, identity, normalise};
+use crate::go_text::plain;
 use crate::schema::{Node, Strategy};
 
 const PATCH: &str = "$patch";
@@ -17,8 +18,8 @@ const MAX_DEPTH: usize = 120;
 
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub(super) enum Error {
-    #[error("unknown patch type: {0}")]
-    BadPatchType(String),
+    #[error("unknown patch type: {kind} in map: {map}")]
+    BadPatchType { kind: String, map: String },
     #[error("map: {map} does not contain declared merge key: {key}")]
     NoMergeKey { map: String, key: String },
     #[error("invalid patch format of primitive list")]
@@ -27,8 +28,33 @@ pub(super) enum Error {
     RetainKeys,
     #[error("invalid patch format of setElementOrder list")]
     SetElementOrder,
+    #[error("merging lists cannot yet be specified in the patch")]
+    MergeList,
+    #[error("lists of lists are not supported")]
+    ListOfLists,
+    #[error("list element types are not identical: {0}")]
+    MixedList(String),
+    #[error("cannot merge lists without merge key for type {0}")]
+    Keyless(&'static str),
+    #[error("The order in patch list:\n{patch}\n doesn't match $setElementOrder list:\n{order}\n")]
+    Order { patch: String, order: String },
     #[error("invalid JSON document: exceeded max depth")]
     Depth,
+}
+
+impl Error {
+    /// The code of the refusal: faults of form are the client's, what is left is unexpected.
+    pub fn code(&self) -> u16 {
+        match self {
+            Error::PrimitiveList | Error::RetainKeys | Error::SetElementOrder | Error::Depth => 400,
+            Error::ListOfLists => 422,
+            _ => 500,
+        }
+    }
+    fn bad_type(kind: &Value, map: &Object) -> Self {
+        let map = plain(&Value::Object(map.clone()));
+        Error::BadPatchType { kind: plain(kind), map }
+    }
 }
 
 type Object = Map<String, Value>;
@@ -46,12 +72,11 @@ fn merge_map(
     if depth > MAX_DEPTH {
         return Err(Error::Depth);
     }
-    match patch.remove(PATCH) {
+    match patch.get(PATCH).map(|p| (p, p.as_str())) {
         None => {}
-        Some(Value::String(s)) if s == "replace" => return Ok(without_directives(patch)),
-        Some(Value::String(s)) if s == "delete" => return Ok(Object::new()),
-        Some(Value::String(s)) if s == "merge" => {}
-        Some(other) => return Err(Error::BadPatchType(other.to_string())),
+        Some((_, Some("replace"))) => return Ok(without_directives(patch)),
+        Some((_, Some("delete"))) => return Ok(Object::new()),
+        Some((other, _)) => return Err(Error::bad_type(other, &patch)),
     }
     retain_keys(&mut original, &mut patch)?;
     merge_ordered_lists(&mut original, &mut patch, schema, depth)?;
@@ -114,55 +139,88 @@ fn merge_list(
     merge_key: &str,
     depth: usize,
 ) -> Result<Vec<Value>, Error> {
+    if !holds_maps(&original, &patch)? {
+        let nothing = original.is_empty() && patch.is_empty();
+        if !merge_key.is_empty() && !nothing {
+            return Err(Error::NoMergeKey { map: plain(&Value::Array(patch)), key: merge_key.to_owned() });
+        }
+        return Ok(merge_primitives(original, &patch));
+    }
     if merge_key.is_empty() {
-        let mut merged = original.clone();
-        for item in &patch {
-            if !merged.contains(item) {
-                merged.push(item.clone());
+        return Err(Error::Keyless("struct"));
+    }
+    let (original, patch) = split_directives(original, patch, merge_key)?;
+    let Some(patch) = patch else { return Ok(original.into_iter().map(clean).collect()) };
+    let mut merged = original.clone();
+    let mut places = Index::new(&merged, merge_key);
+    for item in &patch {
+        key_of(item, merge_key)?;
+        let Value::Object(content) = item.clone() else { continue };
+        let place = places.find(item);
+        let existing = place.and_then(|p| merged[p].as_object().cloned()).unwrap_or_default();
+        let new = Value::Object(merge_map(existing, content, schema.item(), depth + 1)?);
+        match place {
+            Some(place) => merged[place] = new,
+            None => {
+                places.insert(&new, merged.len());
+                merged.push(new);
             }
         }
-        return Ok(normalise(merged, &patch, &original, ""));
     }
+    Ok(normalise(merged, &patch, &original, merge_key))
+}
+
+/// Whether the items are maps; lists hold one kind of item.
+fn holds_maps(original: &[Value], patch: &[Value]) -> Result<bool, Error> {
+    let mut items = original.iter().chain(patch);
+    let Some(first) = items.next() else { return Ok(false) };
+    if first.is_array() {
+        return Err(Error::ListOfLists);
+    }
+    if items.any(|i| std::mem::discriminant(i) != std::mem::discriminant(first)) {
+        let (original, patch) = (Value::from(original.to_vec()), Value::from(patch.to_vec()));
+        return Err(Error::MixedList(format!("[{} {}]", plain(&original), plain(&patch))));
+    }
+    Ok(first.is_object())
+}
+
+fn merge_primitives(original: Vec<Value>, patch: &[Value]) -> Vec<Value> {
+    let mut seen = std::collections::HashSet::new();
+    let all = original.iter().chain(patch);
+    let merged = all.filter(|item| seen.insert(item.to_string())).cloned().collect();
+    normalise(merged, patch, &original, "")
+}
+
+/// Carries out deletions; what is left of the patch, or `None` where it replaces the list.
+fn split_directives(
+    original: Vec<Value>,
+    patch: Vec<Value>,
+    merge_key: &str,
+) -> Result<(Vec<Value>, Option<Vec<Value>>), Error> {
     let (directed, plain): (Vec<Value>, Vec<Value>) = patch.into_iter().partition(|i| i.get(PATCH).is_some());
-    let mut merged = original.clone();
+    let mut deleted = Index::new(&[], merge_key);
     let mut replace = false;
-    let mut kept = plain;
-    for item in directed {
-        match item.get(PATCH).and_then(Value::as_str) {
-            Some("delete") => {
-                let wanted = key_of(&item, merge_key)?;
-                merged.retain(|i| identity(i, merge_key) != Some(&wanted));
+    for item in &directed {
+        match (item[PATCH].as_str(), item) {
+            (Some("delete"), _) => {
+                key_of(item, merge_key)?;
+                deleted.insert(item, 0);
             }
-            Some("replace") => {
-                replace = true;
-                let cleaned = clean(item);
-                if cleaned.as_object().is_some_and(|m| !m.is_empty()) {
-                    kept.push(cleaned);
-                }
-            }
-            Some("merge") => kept.push(item),
-            _ => return Err(Error::BadPatchType(item[PATCH].to_string())),
+            (Some("replace"), _) => replace = true,
+            (Some("merge"), _) => return Err(Error::MergeList),
+            (_, Value::Object(map)) => return Err(Error::bad_type(&item[PATCH], map)),
+            _ => {}
         }
     }
     if replace {
-        return Ok(kept.into_iter().map(clean).collect());
+        return Ok((plain, None));
     }
-    for item in &kept {
-        let wanted = key_of(item, merge_key)?;
-        let Value::Object(item) = item.clone() else { continue };
-        let place = merged.iter().position(|i| identity(i, merge_key) == Some(&wanted));
-        let existing = place.and_then(|p| merged[p].as_object().cloned()).unwrap_or_default();
-        let new = Value::Object(merge_map(existing, item, schema.item(), depth + 1)?);
-        match place {
-            Some(place) => merged[place] = new,
-            None => merged.push(new),
-        }
-    }
-    Ok(normalise(merged, &kept, &original, merge_key))
+    let kept = original.into_iter().filter(|i| deleted.find(i).is_none()).collect();
+    Ok((kept, Some(plain)))
 }
 
 fn key_of(item: &Value, merge_key: &str) -> Result<Value, Error> {
-    let missing = || Error::NoMergeKey { map: item.to_string(), key: merge_key.to_owned() };
+    let missing = || Error::NoMergeKey { map: plain(item), key: merge_key.to_owned() };
     identity(item, merge_key).cloned().ok_or_else(missing)
 }
 
@@ -201,6 +259,9 @@ fn merge_ordered_lists(
             Some(Value::Array(list)) => list.clone(),
             _ => Vec::new(),
         };
+        if let Some(Value::Array(items)) = patch.get(name) {
+            check_order(items, &order, merge_key)?;
+        }
         let merged = match patch.remove(name) {
             None => before.clone(),
             Some(Value::Null) => {
@@ -221,10 +282,27 @@ fn merge_ordered_lists(
     Ok(())
 }
 
+/// The patch's items must be listed in the order, and stand in it.
+fn check_order(items: &[Value], order: &[Value], merge_key: &str) -> Result<(), Error> {
+    let mut wanted = items.iter().filter(|i| i.get(PATCH).is_none()).peekable();
+    for place in order {
+        if let Some(item) = wanted.peek() {
+            let same = key_of(item, merge_key)? == key_of(place, merge_key)?;
+            wanted.next_if(|_| same);
+        }
+    }
+    if order.is_empty() || wanted.peek().is_none() {
+        return Ok(());
+    }
+    let text = |list: &[Value]| plain(&Value::from(list.to_vec()));
+    Err(Error::Order { patch: text(items), order: text(order) })
+}
+
 fn delete_primitives(original: &mut Object, list: &str, items: &Value) -> Result<(), Error> {
     let Value::Array(items) = items else { return Err(Error::PrimitiveList) };
     if let Some(Value::Array(existing)) = original.get_mut(list) {
-        existing.retain(|i| !items.contains(i));
+        let deleted = Index::new(items, "");
+        existing.retain(|i| deleted.find(i).is_none());
     }
     Ok(())
 }
@@ -317,7 +395,24 @@ mod tests {
         let fault = |patch: Value| {
             apply_strategic_merge_patch(&json!({}), &patch, schema).expect_err("refused").message
         };
-        assert_eq!(fault(json!({"spec": {"$patch": "x"}})), "unknown patch type: \"x\"");
+        assert_eq!(fault(json!({"spec": {"$patch": "x"}})), "unknown patch type: x in map: map[$patch:x]");
+        assert_eq!(
+            fault(json!({"spec": {"containers": [{"$patch": "merge", "name": "a"}]}})),
+            "merging lists cannot yet be specified in the patch"
+        );
+        assert_eq!(
+            fault(json!({"spec": {"$setElementOrder/containers": [{"name": "a"}, {"name": "b"}],
+                "containers": [{"name": "b"}, {"name": "a"}]}})),
+            "The order in patch list:\n[map[name:b] map[name:a]]\n doesn't match $setElementOrder list:\n[map[name:a] map[name:b]]\n"
+        );
+        let nested = json!({"spec": {"containers": [["x"]]}});
+        let status = apply_strategic_merge_patch(&json!({}), &nested, schema).expect_err("refused");
+        let cause = status.details.map(|d| d.causes[0].message.clone());
+        assert_eq!((status.code, cause.as_deref()), (422, Some("lists of lists are not supported")));
+        assert_eq!(
+            fault(json!({"spec": {"containers": [{"name": "a"}, "b"]}})),
+            "list element types are not identical: [[] [map[name:a] b]]"
+        );
         assert!(
             fault(json!({"spec": {"containers": [{"image": "x"}]}}))
                 .contains("does not contain declared merge key: name")

@@ -63,6 +63,16 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether the named struct is part of even the smallest object of this type.
+    pub fn holds_by_value(&self, name: &str) -> bool {
+        let message = match self {
+            Node::Message(message) => Some(*message),
+            Node::Field(field) if field.shape == Shape::Single => field.message(),
+            _ => None,
+        };
+        message.is_some_and(|m| overlay::held_by_value(m.short_name(), m.is_root(), name))
+    }
+
     /// The schema of a list's items.
     pub fn item(&self) -> Node<'a> {
         match self {

@@ -28,7 +28,7 @@ impl FieldSelector {
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             let refuse = || format!("invalid selector: '{text}'; can't understand '{part}'");
             let (label, equals, value) = split_term(part).ok_or_else(refuse)?;
-            let value = unescape(value).ok_or_else(refuse)?;
+            let value = unescape(value)?;
             terms.push(FieldTerm { label: label.to_owned(), value, equals });
         }
         Ok(FieldSelector { terms })
@@ -119,32 +119,61 @@ fn split_unescaped(text: &str, separator: char) -> Vec<&str> {
 }
 
 fn split_term(part: &str) -> Option<(&str, bool, &str)> {
-    for (at, c) in part.char_indices() {
+    for (at, _) in part.char_indices() {
         let rest = &part[at..];
         for (sign, equals) in [("!=", false), ("==", true), ("=", true)] {
             if let Some(value) = rest.strip_prefix(sign) {
                 return Some((&part[..at], equals, value));
             }
         }
-        if c == '\\' {
-            return None;
-        }
     }
     None
 }
 
-fn unescape(value: &str) -> Option<String> {
+fn unescape(value: &str) -> Result<String, String> {
     let mut out = String::with_capacity(value.len());
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => match chars.next()? {
-                e @ ('\\' | ',' | '=') => out.push(e),
-                _ => return None,
+            '\\' => match chars.next() {
+                Some(e @ ('\\' | ',' | '=')) => out.push(e),
+                other => {
+                    let rest = other.map(String::from).unwrap_or_default();
+                    return Err(format!("invalid field selector: invalid escape sequence: \\{rest}"));
+                }
             },
-            ',' | '=' => return None,
+            ',' | '=' => {
+                return Err(format!("invalid field selector: unescaped character in value: {}", c as u32));
+            }
             c => out.push(c),
         }
     }
-    Some(out)
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_and_their_escapes() {
+        let parsed = FieldSelector::parse("b==2,a!=x\\,y\\=z,").expect("parses");
+        let term = |label: &str, value: &str, equals: bool| FieldTerm {
+            label: label.to_owned(),
+            value: value.to_owned(),
+            equals,
+        };
+        assert_eq!(parsed.terms, [term("a", "x,y=z", false), term("b", "2", true)]);
+        assert_eq!(FieldSelector::parse(&parsed.to_string()), Ok(parsed));
+        let refusals = [
+            ("a", "invalid selector: 'a'; can't understand 'a'"),
+            ("b,a=1", "invalid selector: 'b,a=1'; can't understand 'b'"),
+            ("a=\\x", "invalid field selector: invalid escape sequence: \\x"),
+            ("a=\\", "invalid field selector: invalid escape sequence: \\"),
+            ("a=b=c", "invalid field selector: unescaped character in value: 61"),
+        ];
+        for (text, refusal) in refusals {
+            assert_eq!(FieldSelector::parse(text).err().as_deref(), Some(refusal), "{text}");
+        }
+    }
 }

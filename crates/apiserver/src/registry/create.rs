@@ -95,6 +95,12 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
     begin(cx, &mut value)?;
     let (strategy, context) = (cx.strategy(), cx.strategy_context());
     strategy.default(&mut value);
+    // What admission and strategies change after this has no owner.
+    let applied = object::metadata_mut(&mut value).contains_key("managedFields");
+    if !applied || !cx.is_apply() {
+        let (manager, version) = (cx.field_manager()?, cx.resource.api_version());
+        apply::update_managers(None, &mut value, &writer(cx, &manager, &version));
+    }
     let mut value = admit(server, cx, Operation::Create, value, None, dry_run).await?;
     strategy.prepare_create(&context, &mut value);
     strategy.default(&mut value);
@@ -102,11 +108,6 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
     refuse_faults(cx, &value, &strategy.validate(&context, &value))?;
     for text in strategy.warnings(&context, &value, None) {
         cx.warn(text);
-    }
-    let applied = object::metadata_mut(&mut value).contains_key("managedFields");
-    if !applied || !cx.is_apply() {
-        let (manager, version) = (cx.field_manager()?, cx.resource.api_version());
-        apply::update_managers(None, &mut value, &writer(cx, &manager, &version));
     }
     let value = validate_admission(server, cx, Operation::Create, value, None, dry_run).await?;
     if dry_run {

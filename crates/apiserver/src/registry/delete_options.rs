@@ -219,13 +219,14 @@ fn set_finalizers(strategy: &dyn Strategy, new: &mut Value, options: &DeleteOpti
 
 #[cfg(test)]
 mod tests {
+    use amphipod_api::codec::FieldValidation;
+
     use super::*;
 
     fn pod(extra: Value) -> Value {
-        let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "generation": 1},
+        let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "generation": 1},
             "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
-        json_patch::merge(&mut pod, &extra);
-        pod
+        amphipod_api::patch::apply_merge_patch(&pod, &extra, FieldValidation::Ignore).expect("a patch")
     }
 
     fn run(value: &Value, options: &DeleteOptions) -> Plan {

@@ -8,17 +8,19 @@ pub mod encode;
 pub mod list;
 mod message_list;
 pub mod options;
+mod ownership;
 pub mod patch;
 pub mod update;
 pub mod view;
 pub mod watch;
 
-use amphipod_api::apply::Writer;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use amphipod_store::{Compare, KeyValue, LeaseId, Op, Revision, Txn};
 use bytes::Bytes;
 use serde_json::Value;
+
+pub use ownership::writer;
 
 use crate::cache::{ROOT, storage_status};
 use crate::context::Context;
@@ -126,27 +128,6 @@ pub fn unwritten(resource: &Resource, mut value: Value, revision: Revision) -> R
     }
     view::to_stored(resource, &mut value);
     Ok(serde_json::to_vec(&value).map_err(Status::internal)?.into())
-}
-
-/// Paths a write to this endpoint resets, for field ownership.
-pub fn reset_fields(cx: &Context) -> &'static [&'static [&'static str]] {
-    let has_status = cx.resource.subresource("status").is_some();
-    match cx.subresource() {
-        "status" => &[&["spec"]],
-        _ if has_status => &[&["status"]],
-        _ => &[],
-    }
-}
-
-pub fn writer<'a>(cx: &'a Context, manager: &'a str, api_version: &'a str) -> Writer<'a> {
-    Writer {
-        manager,
-        api_version,
-        subresource: cx.subresource(),
-        now: &cx.now_text,
-        schema: cx.schema(),
-        reset_fields: reset_fields(cx),
-    }
 }
 
 /// Runs mutating admission; the object that comes out is the one to write.

@@ -6,6 +6,7 @@ use amphipod_api::codec::{self, FieldValidation};
 use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object;
 use amphipod_api::patch;
+use amphipod_api::schema::Node;
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use http::Response;
@@ -25,8 +26,18 @@ pub enum Kind {
     Apply,
 }
 
-const ACCEPTED: &[&str] =
+pub const ACCEPTED: &[&str] =
     &[patch::JSON_PATCH, patch::MERGE_PATCH, patch::STRATEGIC_MERGE_PATCH, patch::APPLY_PATCH];
+
+/// Custom resources have no type that would say how lists merge.
+const ACCEPTED_OF_CUSTOM: &[&str] = &[patch::JSON_PATCH, patch::MERGE_PATCH, patch::APPLY_PATCH];
+
+fn accepted(cx: &Context) -> &'static [&'static str] {
+    match cx.schema() {
+        Node::Message(_) => ACCEPTED,
+        _ => ACCEPTED_OF_CUSTOM,
+    }
+}
 
 pub fn kind_of(content_type: &str) -> Option<Kind> {
     match content_type.split(';').next().unwrap_or("").trim() {
@@ -46,21 +57,22 @@ impl Context {
 }
 
 pub async fn patch(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
-    let kind = kind_of(cx.content_type()).ok_or_else(|| Status::unsupported_media_type(ACCEPTED))?;
-    let document = codec::parse_document(&body, kind == Kind::Apply)
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let refused = || Status::unsupported_media_type(accepted(cx));
+    let kind = kind_of(cx.content_type()).ok_or_else(refused)?;
+    if kind == Kind::Strategic && accepted(cx).len() < ACCEPTED.len() {
+        return Err(refused());
+    }
     let outcome = if kind == Kind::Apply {
-        let change = Applied::new(cx, &body, document)?;
-        update::change(server, cx, &change).await?
+        update::change(server, cx, &Applied::new(cx, &body, cx.expected())?).await?
     } else {
         check_force(cx)?;
-        let change = Patched { cx, kind, document, validation: cx.field_validation()? };
+        let change = Patched { cx, document: Document::read(cx, kind, &body)? };
         update::change(server, cx, &change).await?
     };
     update::respond(cx, &outcome)
 }
 
-fn check_force(cx: &Context) -> Result<(), Status> {
+pub fn check_force(cx: &Context) -> Result<(), Status> {
     if cx.query.contains("force") {
         let fault = FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
         return Err(cx.invalid_options(&fault));
@@ -68,50 +80,104 @@ fn check_force(cx: &Context) -> Result<(), Status> {
     Ok(())
 }
 
-/// Applies a non-apply patch to any value, then fits the outcome to its type.
-pub fn patched(
-    cx: &Context,
+/// A patch other than apply, as it was sent.
+pub struct Document {
     kind: Kind,
-    document: &Value,
-    old: &Value,
-    expected: codec::Expected<'_>,
+    content: Value,
     validation: FieldValidation,
-) -> Result<Value, Status> {
-    let mut new = match kind {
-        Kind::Json => patch::apply_json_patch(old, document)?,
-        Kind::Merge => patch::apply_merge_patch(old, document)?,
-        _ => patch::apply_strategic_merge_patch(old, document, expected.schema)?,
-    };
-    for warning in codec::check_patched(&mut new, expected, validation)? {
-        cx.warn(warning);
+    /// Duplicate and unknown fields of the patch itself.
+    problems: Vec<String>,
+}
+
+impl Document {
+    pub fn read(cx: &Context, kind: Kind, body: &[u8]) -> Result<Self, Status> {
+        let validation = cx.field_validation()?;
+        let (content, mut problems) =
+            codec::parse_reporting(body, false, Node::Deduced).map_err(|e| match kind {
+                Kind::Strategic => Status::bad_request(e),
+                _ => Status::bad_request(format!("error decoding patch: {e}")),
+            })?;
+        if kind == Kind::Json {
+            problems = problems.into_iter().map(|p| format!("json patch {p}")).collect();
+            problems.extend(patch::json_patch_problems(&content));
+        }
+        Ok(Document { kind, content, validation, problems })
     }
-    Ok(new)
-}
 
-struct Patched<'a> {
-    cx: &'a Context,
-    kind: Kind,
-    document: Value,
-    validation: FieldValidation,
-}
-
-impl Change for Patched<'_> {
-    fn apply(&self, old: &Value) -> Result<Value, Status> {
-        let cx = self.cx;
-        let new = patched(cx, self.kind, &self.document, old, cx.expected(), self.validation)?;
-        if object::name(&new) != cx.name() || object::namespace(&new) != object::namespace(old) {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                object::name(&new),
-                cx.name()
-            )));
+    /// Applies the patch to any value, then fits the outcome to its type.
+    pub fn apply(&self, cx: &Context, old: &Value, expected: codec::Expected<'_>) -> Result<Value, Status> {
+        let mut new = match self.kind {
+            Kind::Json => patch::apply_json_patch(old, &self.content, self.validation)?,
+            Kind::Merge => patch::apply_merge_patch(old, &self.content, self.validation)?,
+            _ => patch::apply_strategic_merge_patch(old, &self.content, expected.schema)?,
+        };
+        let refuse = |new: &Value, why: &str| match self.kind {
+            Kind::Strategic => patch::invalid_outcome(&patch::strategic_text(&self.content), why),
+            _ => patch::invalid_outcome(&new.to_string(), why),
+        };
+        if !new.is_object() || object::kind(&new) != object::kind(old) {
+            return Err(refuse(&new, &format!("the outcome is no {}", object::kind(old))));
+        }
+        if object::api_version(&new) != object::api_version(old) {
+            return Err(refuse(&new, &format!("the outcome is not of version {}", object::api_version(old))));
+        }
+        let unknown = codec::fit(&mut new, expected.schema).map_err(|why| refuse(&new, &why))?;
+        let problems: Vec<&String> = self.problems.iter().chain(&unknown).collect();
+        match self.validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => problems.into_iter().for_each(|p| cx.warn(p)),
+            FieldValidation::Strict if problems.is_empty() => {}
+            FieldValidation::Strict => {
+                let all = problems.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(refuse(&new, &format!("strict decoding error: {all}")));
+            }
         }
         Ok(new)
     }
 }
 
+struct Patched<'a> {
+    cx: &'a Context,
+    document: Document,
+}
+
+impl Change for Patched<'_> {
+    fn apply(&self, old: &Value) -> Result<Value, Status> {
+        let cx = self.cx;
+        let mut new = self.document.apply(cx, old, cx.expected())?;
+        check_place(cx, &mut new)?;
+        Ok(new)
+    }
+}
+
+/// A patch may not move the object; what it takes out of the name's place is not put back.
+fn check_place(cx: &Context, new: &mut Value) -> Result<(), Status> {
+    let (name, namespace) = (object::name(new), object::namespace(new));
+    if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            cx.name()
+        )));
+    }
+    if name != cx.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            cx.name()
+        )));
+    }
+    if cx.resource.namespaced {
+        object::metadata_mut(new).insert("namespace".into(), cx.namespace().into());
+    }
+    Ok(())
+}
+
 /// One server-side apply.
-struct Applied<'a> {
+pub struct Applied<'a> {
     cx: &'a Context,
     config: Value,
     manager: String,
@@ -120,25 +186,15 @@ struct Applied<'a> {
 }
 
 impl<'a> Applied<'a> {
-    fn new(cx: &'a Context, body: &[u8], mut config: Value) -> Result<Self, Status> {
-        let manager = cx.query.text("fieldManager").to_owned();
-        if manager.is_empty() {
-            let path = Path::new("fieldManager");
-            return Err(cx.invalid_options(&FieldError::required(&path, "is required for apply patch")));
-        }
-        cx.field_manager()?;
-        let expected = cx.expected();
-        let (_, problems) = codec::parse_reporting(body, true, expected.schema)
-            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-        match cx.field_validation()? {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => problems.into_iter().for_each(|p| cx.warn(p)),
-            FieldValidation::Strict if problems.is_empty() => {}
-            FieldValidation::Strict => {
-                return Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))));
-            }
-        }
+    fn new(cx: &'a Context, body: &[u8], expected: codec::Expected<'_>) -> Result<Self, Status> {
+        let mut config = configuration(cx, body, expected)?;
         complete(cx, &mut config)?;
+        Self::of(cx, config)
+    }
+
+    /// Applies a configuration of the request's resource.
+    pub fn of(cx: &'a Context, config: Value) -> Result<Self, Status> {
+        let manager = cx.field_manager()?;
         let api_version = cx.resource.api_version();
         Ok(Applied { cx, config, manager, api_version, force: cx.query.flag("force") })
     }
@@ -147,20 +203,43 @@ impl<'a> Applied<'a> {
         let cx = self.cx;
         let writer = writer(cx, &self.manager, &self.api_version);
         let mut merged = apply::apply(live, &self.config, self.force, &writer)?;
-        codec::check_patched(&mut merged, cx.expected(), FieldValidation::Ignore)?;
+        codec::fit(&mut merged, cx.schema()).map_err(Status::internal)?;
         Ok(merged)
     }
 }
 
-/// The applied document must name its type; name and namespace come from the URL.
-fn complete(cx: &Context, config: &mut Value) -> Result<(), Status> {
-    let (kind, version) = (object::kind(config).to_owned(), object::api_version(config).to_owned());
-    if kind != cx.resource.kind || version != cx.resource.api_version() {
+/// Reads what is to be applied: YAML or JSON of the expected type.
+pub fn configuration(cx: &Context, body: &[u8], expected: codec::Expected<'_>) -> Result<Value, Status> {
+    if cx.query.text("fieldManager").is_empty() {
+        let path = Path::new("fieldManager");
+        return Err(cx.invalid_options(&FieldError::required(&path, "is required for apply patch")));
+    }
+    let (config, problems) = codec::parse_reporting(body, true, Node::Deduced)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    if !config.is_object() {
+        let why = "json: cannot unmarshal into Go value of type map[string]interface {}";
+        return Err(Status::bad_request(format!("error decoding YAML: {why}")));
+    }
+    match cx.field_validation()? {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => problems.into_iter().for_each(|p| cx.warn(p)),
+        FieldValidation::Strict if problems.is_empty() => {}
+        FieldValidation::Strict => {
+            return Err(Status::bad_request(format!("error strict decoding YAML: {}", problems.join(", "))));
+        }
+    }
+    let (kind, version) = (object::kind(&config), object::api_version(&config));
+    if version != expected.api_version() || kind != expected.kind {
         return Err(Status::bad_request(format!(
             "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            cx.resource.api_version()
+            expected.api_version()
         )));
     }
+    Ok(config)
+}
+
+/// Name and namespace come from the URL.
+fn complete(cx: &Context, config: &mut Value) -> Result<(), Status> {
     let name = object::name(config);
     if !name.is_empty() && name != cx.name() {
         return Err(Status::bad_request(format!(

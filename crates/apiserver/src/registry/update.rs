@@ -145,13 +145,16 @@ async fn attempt(
     let mut new = change.apply(&old)?;
     let conditional = check_preconditions(cx, change, &new, &old, current.revision)?;
     metadata_mut(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
-    let mut new = finish(server, cx, new, &old, dry_run).await?;
-    let reserved = server.allocate(cx, &mut new, Some(&old), dry_run).await?;
-    check(cx, &new, &old)?;
+    cx.strategy().default(&mut new);
     if !change.owns_fields() {
+        // What admission and strategies change after this has no owner.
         let (manager, version) = (cx.field_manager()?, cx.resource.api_version());
         apply::update_managers(Some(&old), &mut new, &writer(cx, &manager, &version));
     }
+    let mut new = finish(server, cx, new, &old, dry_run).await?;
+    let reserved = server.allocate(cx, &mut new, Some(&old), dry_run).await?;
+    check(cx, &new, &old)?;
+    apply::keep_times(&old, &mut new);
     let new = validate_admission(server, cx, Operation::Update, new, Some(&old), dry_run).await?;
     let gone = is_finished(&new);
     if dry_run {
@@ -213,12 +216,11 @@ fn check_preconditions(
 async fn finish(
     server: &ApiServer,
     cx: &Context,
-    mut new: Value,
+    new: Value,
     old: &Value,
     dry_run: bool,
 ) -> Result<Value, Status> {
     let (strategy, context) = (cx.strategy(), cx.strategy_context());
-    strategy.default(&mut new);
     let mut new = admit(server, cx, Operation::Update, new, Some(old), dry_run).await?;
     strategy.prepare_update(&context, &mut new, old);
     strategy.default(&mut new);

@@ -1,6 +1,6 @@
 //! `scale`: the replica count of any workload as one kind.
 
-use amphipod_api::codec::{self, Expected, FieldValidation};
+use amphipod_api::codec::{self, Expected};
 use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object::{self, metadata_mut};
 use amphipod_api::selector::LabelSelector;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::context::Context;
-use crate::registry::patch::{self, Kind};
+use crate::registry::patch::{self, Applied, Document, Kind};
 use crate::registry::update::{self, Change};
 use crate::registry::{existing, key, view};
 use crate::server::ApiServer;
@@ -38,23 +38,37 @@ pub async fn handle(server: &ApiServer, cx: &Context, content: Bytes) -> Result<
             run(server, cx, &Rescale { cx, how: How::Whole(decoded.value) }).await
         }
         _ => {
-            let kind = patch::kind_of(cx.content_type()).filter(|k| *k != Kind::Apply);
-            let kind = kind.ok_or_else(|| {
-                Status::unsupported_media_type(&[
-                    amphipod_api::patch::JSON_PATCH,
-                    amphipod_api::patch::MERGE_PATCH,
-                    amphipod_api::patch::STRATEGIC_MERGE_PATCH,
-                ])
-            })?;
-            let document = codec::parse_document(&content, false)
-                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-            let validation = cx.field_validation()?;
-            run(server, cx, &Rescale { cx, how: How::Patch { kind, document, validation } }).await
+            let kind = patch::kind_of(cx.content_type());
+            let kind = kind.ok_or_else(|| Status::unsupported_media_type(patch::ACCEPTED))?;
+            if kind == Kind::Apply {
+                return applied(server, cx, &content).await;
+            }
+            patch::check_force(cx)?;
+            run(server, cx, &Rescale { cx, how: How::Patch(Document::read(cx, kind, &content)?) }).await
         }
     }
 }
 
-async fn run(server: &ApiServer, cx: &Context, change: &Rescale<'_>) -> Result<Response<Body>, Status> {
+/// Applying a scale is applying its one field to the workload, where its owner is recorded.
+async fn applied(server: &ApiServer, cx: &Context, content: &[u8]) -> Result<Response<Body>, Status> {
+    let scale = patch::configuration(cx, content, expected())?;
+    if scale.pointer("/metadata/managedFields").is_some_and(|l| !l.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let mut config = json!({"apiVersion": cx.resource.api_version(), "kind": cx.resource.kind,
+        "metadata": {"name": cx.name(), "namespace": cx.namespace()}});
+    for key in ["uid", "resourceVersion"] {
+        if let Some(value) = scale.pointer(&format!("/metadata/{key}")) {
+            config["metadata"][key] = value.clone();
+        }
+    }
+    if let Some(replicas) = scale.pointer("/spec/replicas") {
+        config["spec"] = json!({"replicas": replicas});
+    }
+    run(server, cx, &Applied::of(cx, config)?).await
+}
+
+async fn run(server: &ApiServer, cx: &Context, change: &dyn Change) -> Result<Response<Body>, Status> {
     let outcome = update::change(server, cx, change).await?;
     let stored = outcome.stored.value(&cx.resource)?;
     view::value_response(cx, StatusCode::OK, &scale_of(&stored)?)
@@ -92,7 +106,7 @@ pub fn scale_of(object: &Value) -> Result<Value, Status> {
 
 enum How {
     Whole(Value),
-    Patch { kind: Kind, document: Value, validation: FieldValidation },
+    Patch(Document),
 }
 
 struct Rescale<'a> {
@@ -105,9 +119,7 @@ impl Change for Rescale<'_> {
         let before = scale_of(old)?;
         let scale = match &self.how {
             How::Whole(scale) => scale.clone(),
-            How::Patch { kind, document, validation } => {
-                patch::patched(self.cx, *kind, document, &before, expected(), *validation)?
-            }
+            How::Patch(document) => document.apply(self.cx, &before, expected())?,
         };
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {

@@ -1,0 +1,211 @@
+//! What is fuzzed, with what it begins from and what must hold.
+
+use amphipod_api::codec::{self, Expected, FieldValidation};
+use amphipod_api::schema::Node;
+use serde_json::{Value, json};
+
+const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"x":"1"},"finalizers":["a.b/c"],"creationTimestamp":"2026-01-02T03:04:05Z"},"spec":{"containers":[{"name":"a","image":"x","ports":[{"containerPort":80}],"resources":{"limits":{"cpu":"500m","memory":"1Gi"}},"livenessProbe":{"httpGet":{"port":"http","path":"/"}}},{"name":"b"}],"volumes":[{"name":"v","emptyDir":{}}],"tolerations":[{"key":"k","tolerationSeconds":3}]},"status":{"phase":"Running","podIPs":[{"ip":"10.0.0.1"}]}}"#;
+const CRD: &str = r#"{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"a.b"},"spec":{"group":"b","names":{"plural":"a","kind":"A"},"scope":"Cluster","versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","properties":{"x":{"type":"array","items":{"type":"string"},"default":["a"]}},"additionalProperties":false}}}]}}"#;
+const POD_YAML: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: &l {x: \"1\"}}\nspec:\n  containers:\n  - name: a\n    command: [sh, -c, |\n      echo 1\n      ]\n    env:\n    - {name: N, value: 'yes'}\n  nodeSelector: *l\n";
+
+/// No document grows beyond this by being read.
+const MAX_TEXT: usize = 8 << 20;
+
+fn pod() -> Expected<'static> {
+    Expected::builtin("", "v1", "Pod")
+}
+fn crd() -> Expected<'static> {
+    Expected::builtin("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
+}
+
+/// Decodes; what comes out decodes to itself in both text forms.
+fn read(input: &[u8], form: &str) {
+    for expected in [pod(), crd()] {
+        let Ok(decoded) = codec::decode(input, form, expected, FieldValidation::Warn) else { continue };
+        let text = decoded.value.to_string();
+        assert!(text.len() < MAX_TEXT, "{} bytes became {}", input.len(), text.len());
+        let again = codec::decode(text.as_bytes(), codec::JSON, expected, FieldValidation::Ignore);
+        assert_eq!(again.expect("JSON").value, decoded.value);
+        let text = codec::yaml::to_string(&decoded.value);
+        let again = codec::decode(text.as_bytes(), codec::YAML, expected, FieldValidation::Ignore);
+        assert_eq!(again.unwrap_or_else(|e| panic!("{}: {text}", e.message)).value, decoded.value, "{text}");
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        for plural in ["pods", "customresourcedefinitions", "nodes", "services"] {
+            amphipod_api::table::row(expected.group, plural, &decoded.value, now);
+        }
+    }
+}
+
+fn texts(seeds: &[&str]) -> Vec<Vec<u8>> {
+    seeds.iter().map(|s| s.as_bytes().to_vec()).collect()
+}
+
+macro_rules! target {
+    ($name:ident, $seeds:expr, $run:expr) => {
+        pub mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            pub static TARGET: crate::Target =
+                crate::Target { name: stringify!($name), seeds: || $seeds, run: $run };
+        }
+    };
+}
+
+target!(json, texts(&[POD, CRD, "{}"]), |input| read(input, codec::JSON));
+target!(yaml, texts(&[POD_YAML, POD, "a: &a [x]\nb: [*a, *a]\n"]), |input| {
+    read(input, codec::YAML);
+    let _ = codec::yaml::documents(input);
+});
+
+fn enveloped() -> Vec<Vec<u8>> {
+    let encode = |text: &str| {
+        let value = codec::parse_document(text.as_bytes(), false).expect("JSON");
+        amphipod_api::protobuf::encode(&value).expect("protobuf")
+    };
+    vec![encode(POD), encode(CRD), b"k8s\0".to_vec()]
+}
+target!(protobuf, enveloped(), |input| {
+    let Ok(value) = amphipod_api::protobuf::decode(input) else { return };
+    assert!(value.to_string().len() < MAX_TEXT);
+    // An envelope may hold JSON of any shape, which has no protobuf form of its own.
+    let Ok(bytes) = amphipod_api::protobuf::encode(&value) else { return };
+    let first = amphipod_api::protobuf::decode(&bytes).expect("what was written");
+    let again = amphipod_api::protobuf::encode(&first).expect("once more");
+    assert_eq!(amphipod_api::protobuf::decode(&again).as_ref(), Ok(&first));
+});
+
+const PATCHES: &[&str] = &[
+    r#"[{"op":"add","path":"/metadata/labels/y","value":"2"},{"op":"remove","path":"/spec/containers/-1"},{"op":"test","path":"/kind","value":"Pod"}]"#,
+    r#"[{"op":"copy","from":"/spec","path":"/spec/volumes/0/x"},{"op":"move","from":"/status","path":"/metadata/status"},{"op":"replace","path":"","value":{}}]"#,
+    r#"{"metadata":{"labels":{"x":null,"y":"2"},"$deleteFromPrimitiveList/finalizers":["a.b/c"]},"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"a"}],"containers":[{"name":"a","image":"y","$patch":"merge"},{"$patch":"delete","name":"b"}],"volumes":[{"name":"v","$retainKeys":["name"]}]}}"#,
+];
+target!(patches, texts(PATCHES), |input| {
+    use amphipod_api::patch;
+    let Ok(document) = codec::parse_document(input, false) else { return };
+    let original = codec::parse_document(POD.as_bytes(), false).expect("JSON");
+    let schema = Node::of_kind("", "v1", "Pod");
+    let outcomes = [
+        patch::apply_json_patch(&original, &document, FieldValidation::Warn),
+        patch::apply_json_patch(&original, &document, FieldValidation::Ignore),
+        patch::apply_merge_patch(&original, &document, FieldValidation::Warn),
+        patch::apply_strategic_merge_patch(&original, &document, schema),
+    ];
+    for mut outcome in outcomes.into_iter().flatten() {
+        assert!(outcome.to_string().len() < MAX_TEXT);
+        let _ = codec::fit(&mut outcome, schema);
+    }
+    // Applied twice, a merge patch does what it did.
+    if let Ok(once) = patch::apply_merge_patch(&original, &document, FieldValidation::Warn) {
+        let twice = patch::apply_merge_patch(&once, &document, FieldValidation::Warn);
+        assert_eq!(twice.expect("still a patch"), once);
+    }
+});
+
+fn writer<'a>(manager: &'a str, now: &'a str) -> amphipod_api::apply::Writer<'a> {
+    amphipod_api::apply::Writer {
+        manager,
+        api_version: "v1",
+        subresource: "",
+        now,
+        schema: Node::of_kind("", "v1", "Pod"),
+        tracked: amphipod_api::apply::Tracked::AllBut(&[&["status"]]),
+        versions: &amphipod_api::apply::OneVersion,
+    }
+}
+target!(apply, texts(&[POD, POD_YAML]), |input| {
+    use amphipod_api::apply::{apply, update_managers};
+    let Ok(config) = codec::parse_document(input, true) else { return };
+    if !config.is_object() {
+        return;
+    }
+    let mut live: Value = serde_json::from_str(POD).expect("JSON");
+    update_managers(None, &mut live, &writer("maker", "t0"));
+    let Ok(mut once) = apply(Some(&live), &config, true, &writer("me", "t1")) else { return };
+    if codec::fit(&mut once, Node::of_kind("", "v1", "Pod")).is_err() {
+        return;
+    }
+    let twice = apply(Some(&once), &config, false, &writer("me", "t2"));
+    let mut twice = twice.unwrap_or_else(|e| panic!("applied once, then: {}", e.message));
+    codec::fit(&mut twice, Node::of_kind("", "v1", "Pod")).expect("fits as it did");
+    assert_eq!(twice, once);
+    let mut taken = live.clone();
+    update_managers(Some(&once), &mut taken, &writer("other", "t3"));
+});
+target!(
+    owned,
+    texts(&[
+        r#"{"f:metadata":{"f:labels":{".":{},"f:x":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{},"f:image":{}}},"f:finalizers":{"v:\"x\"":{}}}}"#
+    ]),
+    |input| {
+        use amphipod_api::apply::{Fields, apply};
+        let Ok(json) = serde_json::from_slice::<Value>(input) else { return };
+        let mut live: Value = serde_json::from_str(POD).expect("JSON");
+        live["metadata"]["managedFields"] = json!([
+            {"manager": "me", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": json},
+            {"manager": "other", "operation": "Update", "apiVersion": "v2", "fieldsType": "FieldsV1", "fieldsV1": json},
+        ]);
+        let config: Value = serde_json::from_str(POD).expect("JSON");
+        let _ = apply(Some(&live), &config, true, &writer("me", "t"));
+        if let Some(fields) = Fields::from_json(&json) {
+            let again = Fields::from_json(&fields.to_json()).expect("what was written");
+            assert_eq!(again.to_json(), fields.to_json());
+        }
+    }
+);
+
+target!(
+    selectors,
+    texts(&[
+        "a=b,c in (d, e),!f,g notin (h),i!=j,k>1,l<2,m==",
+        "metadata.name=x,spec.nodeName!=a\\,b\\=c",
+        "x.y/z"
+    ]),
+    |input| {
+        use amphipod_api::selector::{FieldSelector, LabelSelector};
+        let text = String::from_utf8_lossy(input);
+        if let Ok(selector) = LabelSelector::parse(&text) {
+            assert_eq!(LabelSelector::parse(&selector.to_string()), Ok(selector), "{text}");
+        }
+        if let Ok(selector) = FieldSelector::parse(&text) {
+            assert_eq!(FieldSelector::parse(&selector.to_string()), Ok(selector), "{text}");
+        }
+        if let Ok(object) = serde_json::from_slice::<Value>(input) {
+            let _ = LabelSelector::from_object(&object);
+        }
+    }
+);
+
+target!(
+    quantities,
+    texts(&["1", "-1.5Gi", "100m", "1e3", "12E", "0.000000001", "9223372036854775807"]),
+    |input| {
+        use amphipod_api::quantity::{self, Quantity};
+        let text = String::from_utf8_lossy(input);
+        let Ok(parsed) = Quantity::parse(&text) else { return };
+        let shown = parsed.to_string();
+        assert_eq!(Quantity::parse(&shown), Ok(parsed), "{text} is shown as {shown}");
+        assert_eq!(Quantity::parse(&shown).map(|q| q.to_string()).as_deref(), Ok(shown.as_str()), "{text}");
+        let canonical = quantity::canonical(&text).expect("it parses");
+        assert_eq!(quantity::canonical(&canonical).as_deref(), Ok(canonical.as_str()), "{text}");
+        let doubled = parsed.plus(parsed);
+        assert!(doubled.minus(parsed) == parsed || doubled.plus(parsed) == doubled, "{text}");
+        let _ = (parsed.units(), parsed.milli(), parsed.as_f64());
+    }
+);
+
+target!(
+    times,
+    texts(&["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.123456+01:00", "1h2m3.5s", "-5us"]),
+    |input| {
+        let text = String::from_utf8_lossy(input);
+        for canonical in [codec::canonical_time, codec::canonical_micro_time] {
+            if let Ok(time) = canonical(&text) {
+                assert_eq!(canonical(&time).as_deref(), Ok(time.as_str()), "{text}");
+            }
+        }
+        if let Some(nanoseconds) = codec::parse_go_duration(&text) {
+            let shown = codec::go_duration(nanoseconds);
+            assert_eq!(codec::parse_go_duration(&shown), Some(nanoseconds), "{text} is shown as {shown}");
+        }
+    }
+);

@@ -1,0 +1,41 @@
+//! JSON to protobuf and back is the identity, for every kind.
+
+use amphipod_api::codec::{self, Expected, FieldValidation};
+use amphipod_api::{protobuf, schema};
+
+use crate::rng::Rng;
+use crate::{for_seeds, objects};
+
+/// Seeds tried of each kind.
+const SEEDS: u64 = 6;
+
+#[test]
+fn json_to_protobuf_to_json_is_the_identity() {
+    let kinds: Vec<_> = schema::messages().iter().filter(|m| m.is_root()).collect();
+    assert!(kinds.len() > 100, "{} kinds", kinds.len());
+    for_seeds(SEEDS, |seed| {
+        for (number, message) in kinds.iter().enumerate() {
+            let object = objects::object(&mut Rng::new(seed << 16 | number as u64), message);
+            let encoded = protobuf::encode(&object).unwrap_or_else(|e| panic!("{}: {e}", message.name));
+            let decoded = protobuf::decode(&encoded).unwrap_or_else(|e| panic!("{}: {e}", message.name));
+            assert_eq!(decoded, object, "{}", message.name);
+        }
+    });
+}
+
+#[test]
+fn what_a_server_holds_decodes_to_itself() {
+    let kinds: Vec<_> = schema::messages().iter().filter(|m| m.is_root()).collect();
+    for_seeds(SEEDS, |seed| {
+        for (number, message) in kinds.iter().enumerate() {
+            let object = objects::object(&mut Rng::new(seed << 16 | number as u64), message);
+            let expected = Expected::builtin(message.group, message.version, message.kind);
+            let texts = [(object.to_string(), codec::JSON), (codec::yaml::to_string(&object), codec::YAML)];
+            for (text, form) in texts {
+                let decoded = codec::decode(text.as_bytes(), form, expected, FieldValidation::Strict);
+                let decoded = decoded.unwrap_or_else(|e| panic!("{} {form}: {}", message.name, e.message));
+                assert_eq!(decoded.value, object, "{} {form}", message.name);
+            }
+        }
+    });
+}
