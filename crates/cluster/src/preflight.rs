@@ -15,8 +15,8 @@ pub struct Needs<'a> {
     pub service_cidr: IpNet,
     /// A real node runs here: containers, network namespaces, nftables.
     pub node: bool,
-    /// The embedded container runtime runs here too.
-    pub embedded_runtime: bool,
+    /// The runtime that serves the node; the embedded one runs here too where `None`.
+    pub runtime_endpoint: Option<&'a str>,
 }
 
 /// Runs every check and reports all failures at once.
@@ -31,10 +31,11 @@ pub fn check(needs: &Needs) -> Result<(), Error> {
         note(root.clone());
         if root.is_ok() {
             note(network_namespaces());
-            if needs.embedded_runtime {
-                note(overlay());
-                note(cgroups());
+            match needs.runtime_endpoint {
+                Some(endpoint) => note(runtime_answers(endpoint)),
+                None => note(overlay()),
             }
+            note(cgroups());
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Preflight(problems.join("\n"))) }
@@ -89,6 +90,22 @@ fn is_root() -> Result<(), String> {
         .to_owned())
 }
 
+fn runtime_answers(endpoint: &str) -> Result<(), String> {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    if !path.starts_with('/') {
+        return Err(format!(
+            "--container-runtime-endpoint {endpoint}: only unix sockets work; give one like \
+             unix:///run/containerd/containerd.sock"
+        ));
+    }
+    std::os::unix::net::UnixStream::connect(path).map(|_| ()).map_err(|error| {
+        format!(
+            "no container runtime answers at {endpoint}: {error}; start it, or leave \
+             --container-runtime-endpoint out to use the embedded one"
+        )
+    })
+}
+
 fn overlay() -> Result<(), String> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay") {
@@ -131,7 +148,7 @@ mod tests {
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node: false,
-            embedded_runtime: false,
+            runtime_endpoint: None,
         }
     }
 
@@ -144,6 +161,13 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let text = check(&needs(directory.path(), taken.local_addr().unwrap())).unwrap_err().to_string();
         assert!(text.contains("already taken") && text.contains("--listen"), "{text}");
+
+        for (endpoint, cure) in
+            [("tcp://localhost:1", "unix:///run"), ("unix:///nothing/here.sock", "start it")]
+        {
+            let text = runtime_answers(endpoint).unwrap_err();
+            assert!(text.contains(endpoint) && text.contains(cure), "{text}");
+        }
 
         let mut overlapping = needs(directory.path(), free);
         overlapping.service_cidr = "10.244.8.0/24".parse().unwrap();

@@ -37,6 +37,17 @@ pub fn remove_cgroup_root(config: &CgroupConfig) {
     cgroups::Cgroups::remove_root(config);
 }
 
+/// Name and version of the runtime behind `endpoint`.
+pub async fn runtime_version(endpoint: &str) -> Result<String, Error> {
+    let runtime = Runtime::connect(endpoint).await?;
+    Ok(format!("{} {}", runtime.name, runtime.version))
+}
+
+/// Stops and removes every pod in the runtime behind `endpoint`, for taking a node down.
+pub async fn remove_pods(endpoint: &str) -> Result<(), Error> {
+    Runtime::connect(endpoint).await?.remove_all_pods().await
+}
+
 use context::Context;
 use runtime::Runtime;
 

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 pub const AMPHIPOD: &str = env!("CARGO_BIN_EXE_amphipod");
 pub const DEMO_1: &str = "amphipod.local/demo:1";
 pub const DEMO_2: &str = "amphipod.local/demo:2";
@@ -56,8 +58,10 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up(flags: &[&str]) -> Self {
+        Cluster::up_in(tempfile::tempdir().unwrap(), flags)
+    }
+    pub fn up_in(data: tempfile::TempDir, flags: &[&str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let data = tempfile::tempdir().unwrap();
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
         let cluster = Cluster { data, listen: free_address(), flags, _turn: turn };
         cluster.start();
@@ -191,6 +195,32 @@ impl Drop for Cluster {
 pub fn kubectl() -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;
     std::env::split_paths(&paths).map(|dir| dir.join("kubectl")).find(|path| path.exists())
+}
+
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// An archive of files: path, contents, mode.
+pub fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, contents, mode) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        builder.append_data(&mut header, path, *contents).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// The architecture, as images name it.
+pub fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 /// A plain HTTP GET: status code and body.
