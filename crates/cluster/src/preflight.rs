@@ -19,6 +19,9 @@ pub struct Needs<'a> {
     pub runtime_endpoint: Option<&'a str>,
 }
 
+/// Free space a start needs: one log file of the store (64 MiB, allocated as a whole), keys, records.
+const MIN_FREE_BYTES: u64 = 80 << 20;
+
 /// Runs every check and reports all failures at once.
 pub fn check(needs: &Needs) -> Result<(), Error> {
     let mut problems = Vec::new();
@@ -63,11 +66,28 @@ fn writable(directory: &Path) -> Result<(), String> {
     let cure = "choose another with --data-dir, or fix its permissions";
     std::fs::create_dir_all(directory)
         .map_err(|e| format!("cannot create {}: {e}; {cure}", directory.display()))?;
+    let disk = rustix::fs::statvfs(directory)
+        .map_err(|e| format!("cannot tell the free space of {}: {e}; {cure}", directory.display()))?;
+    enough_space(directory, disk.f_bavail.saturating_mul(disk.f_frsize))?;
     let probe = directory.join(format!(".probe.{}", std::process::id()));
     std::fs::write(&probe, b"x")
         .map_err(|e| format!("cannot write to {}: {e}; {cure}", directory.display()))?;
     let _ = std::fs::remove_file(probe);
     Ok(())
+}
+
+/// On a full disk a cluster would come up and then refuse every write: better said before.
+fn enough_space(directory: &Path, free_bytes: u64) -> Result<(), String> {
+    if free_bytes >= MIN_FREE_BYTES {
+        return Ok(());
+    }
+    Err(format!(
+        "the disk of {} is full: {} MiB are free and a start needs {}; free some space, or choose another \
+         directory with --data-dir (what is stored there is unharmed)",
+        directory.display(),
+        free_bytes >> 20,
+        MIN_FREE_BYTES >> 20
+    ))
 }
 
 fn port_free(listen: SocketAddr) -> Result<(), String> {
@@ -173,6 +193,10 @@ mod tests {
         overlapping.service_cidr = "10.244.8.0/24".parse().unwrap();
         let text = check(&overlapping).unwrap_err().to_string();
         assert!(text.contains("overlap"), "{text}");
+
+        let text = enough_space(directory.path(), 3 << 20).unwrap_err();
+        assert!(text.contains("3 MiB are free") && text.contains("free some space"), "{text}");
+        assert!(enough_space(directory.path(), MIN_FREE_BYTES).is_ok());
 
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
