@@ -66,6 +66,12 @@ pub async fn run(
     let context = Arc::new(build(config, client, &informers, runtime));
     info!(node = context.config.node_name, runtime = context.runtime.name, "kubelet starting");
     let pods = pods::Pods::new(context.clone(), cancel.clone());
+    let following = Arc::downgrade(&pods);
+    context.objects.on_change(move |uid| {
+        if let Some(pods) = following.upgrade() {
+            pods.sources_changed(uid);
+        }
+    });
     if let Some(address) = context.config.listen {
         server::start(context.clone(), pods.clone(), address, cancel.clone()).await?;
     }
