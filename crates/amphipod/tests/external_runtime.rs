@@ -9,7 +9,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{AMPHIPOD, Cluster, architecture, digest, eventually, http_get, require_root, tar, text};
+use support::{
+    AMPHIPOD, Cluster, architecture, digest, eventually, http_get, require_root, show_end, tar, text,
+};
 
 const SANDBOX_IMAGE: &str = "example.test/pause:1";
 
@@ -81,10 +83,7 @@ bin_dir = "{data}/cni/bin"
 impl Drop for Containerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            eprintln!("--- end of containerd's log");
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            show_end("containerd's log", &self.dir.path().join("log"));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

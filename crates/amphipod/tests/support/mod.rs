@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part of the support")]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -178,10 +178,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.data.path().join("amphipod.log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            eprintln!("--- end of the cluster's log");
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            show_end("the cluster's log", &self.data.path().join("amphipod.log"));
             let events = Command::new(AMPHIPOD)
                 .env("KUBECONFIG", self.kubeconfig())
                 .args(["get", "events", "-A"])
@@ -190,6 +187,14 @@ impl Drop for Cluster {
         }
         let _ = Command::new(AMPHIPOD).args(["down", "--purge", "--data-dir"]).arg(self.data.path()).output();
     }
+}
+
+/// The last lines of a log, for a test that fails.
+pub fn show_end(what: &str, log: &Path) {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let tail: Vec<&str> = log.lines().rev().take(60).collect();
+    eprintln!("--- end of {what}");
+    tail.iter().rev().for_each(|line| eprintln!("{line}"));
 }
 
 pub fn kubectl() -> Option<PathBuf> {
