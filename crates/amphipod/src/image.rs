@@ -1,4 +1,4 @@
-//! `image import|list|remove`, and the images the binary carries.
+//! `image import|export|list|remove`, and the images the binary carries.
 
 use std::process::ExitCode;
 
@@ -29,7 +29,17 @@ pub fn builtin() -> Vec<BuiltinImage> {
     amphipod_demo::IMAGES.iter().map(image).collect()
 }
 
+/// The names of the demo images.
+pub fn references() -> Vec<String> {
+    amphipod_demo::IMAGES.iter().map(|(reference, _)| (*reference).to_owned()).collect()
+}
+
 pub fn run(options: &ImageOptions) -> Result<ExitCode, Failure> {
+    if let ImageCommand::Export { file } = &options.command {
+        amphipod_runtime::images::export(&builtin(), file)?;
+        println!("wrote {} to {}", references().join(" and "), file.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let socket = Files::new(&options.data.data_dir).cri_socket();
     if !socket.exists() {
         return Err(Failure::new(format!(
@@ -45,6 +55,8 @@ pub fn run(options: &ImageOptions) -> Result<ExitCode, Failure> {
                     println!("imported {reference}");
                 }
             }
+            // Served above: it needs no runtime.
+            ImageCommand::Export { .. } => {}
             ImageCommand::List => {
                 for (reference, id, bytes) in amphipod_runtime::images::list(&socket).await? {
                     println!("{reference:<48} {id:.19} {:>8.1} MB", bytes as f64 / 1e6);

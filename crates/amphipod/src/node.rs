@@ -78,8 +78,7 @@ pub fn kubelet_config(
     config.client_ca = Some(files.pki("ca.crt"));
     config.cluster_dns = vec![dns_service(network)];
     config.cluster_domain = network.cluster_domain.clone();
-    config.pinned_images =
-        amphipod_demo::IMAGES.iter().map(|(reference, _)| (*reference).to_owned()).collect();
+    config.pinned_images = crate::image::references();
     config
 }
 
@@ -105,6 +104,14 @@ pub async fn proxy(
 /// where the machine is this cluster's.
 pub fn tear_down(files: &Files, owns_machine: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let external = amphipod_cluster::instance::read(files).and_then(|record| record.runtime_endpoint);
+    if let Some(endpoint) = external {
+        runtime.block_on(amphipod_kubelet::remove_pods(&endpoint)).map_err(|error| {
+            Failure::new(format!(
+                "the pods in {endpoint} were not removed: {error}; start that runtime and run `amphipod down` again"
+            ))
+        })?;
+    }
     if files.runtime().exists() {
         runtime.block_on(amphipod_runtime::cleanup(&runtime_config(files)?))?;
     }

@@ -122,6 +122,8 @@ pub struct ImageOptions {
 pub enum ImageCommand {
     /// Import an OCI or docker archive
     Import { file: PathBuf },
+    /// Write the demo images to an archive that other runtimes can import
+    Export { file: PathBuf },
     /// List images
     List,
     /// Remove an image

@@ -37,7 +37,7 @@ pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
         pod_cidr: options.network.pod_cidr,
         service_cidr: options.network.service_cidr,
         node: options.has_node(),
-        embedded_runtime: options.container_runtime_endpoint.is_none(),
+        runtime_endpoint: options.container_runtime_endpoint.as_deref(),
     })?;
     Ok(())
 }
@@ -116,6 +116,7 @@ fn record(options: &UpOptions, files: &Files) -> Instance {
         started_at: roles::now(),
         ready: false,
         owns_node: options.has_node(),
+        runtime_endpoint: options.container_runtime_endpoint.clone().filter(|_| options.has_node()),
     }
 }
 
@@ -211,6 +212,12 @@ async fn start_node(
         progress.done("container runtime");
     }
     let endpoint = node::cri_endpoint(&files, external);
+    if external.is_some() {
+        let version = amphipod_kubelet::runtime_version(&endpoint).await.map_err(|error| {
+            Failure::new(format!("{endpoint} is no container runtime that speaks CRI v1: {error}"))
+        })?;
+        progress.done(&format!("container runtime {version}"));
+    }
     let since = jiff::Timestamp::now();
     let config = node::kubelet_config(&files, &network, &at.node_name, at.node_ip, &endpoint);
     let client = local.client(&format!("system:node:{}", at.node_name), &["system:nodes"]);

@@ -10,8 +10,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-use support::{AMPHIPOD, Cluster, eventually, require_root, text};
+use support::{AMPHIPOD, Cluster, architecture, digest, eventually, require_root, tar, text};
 
 /// An image of one layer: the demo program as `/demo`, and a file that tells it from others.
 struct Image {
@@ -21,33 +20,13 @@ struct Image {
     layer: Vec<u8>,
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-    format!("sha256:{hex}")
-}
-
-fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, contents, mode) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(contents.len() as u64);
-        header.set_mode(*mode);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_cksum();
-        builder.append_data(&mut header, path, *contents).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
 fn image(mark: &str) -> Image {
     let layer = tar(&[("demo", amphipod_demo::PROGRAM, 0o755), ("mark", mark.as_bytes(), 0o644)]);
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packed.write_all(&layer).unwrap();
     let packed = packed.finish().unwrap();
     let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "architecture": architecture(), "os": "linux",
         "config": {"Entrypoint": ["/demo"], "Env": ["DEMO_VERSION=9"]},
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });

@@ -102,10 +102,10 @@ fn environment_volumes_probes_and_limits() {
     assert_eq!(token.matches('.').count(), 2, "a JWT");
     assert!(exec(&cluster, "get http://127.0.0.1:8080/mem/api").contains("67108864"), "the memory limit");
 
-    // A changed ConfigMap reaches the running pod.
+    // A changed ConfigMap reaches the running pod, by a watch: well before the next look.
     cluster.run(&["create", "configmap", "other", "--from-literal=a=b"]);
     cluster.apply(&SOURCES.replace("colour: blue", "colour: green"));
-    eventually("the volume to follow its ConfigMap", 150, || {
+    eventually("the volume to follow its ConfigMap", 20, || {
         let seen = exec(&cluster, "cat /etc/settings/colour");
         if seen == "green" { Ok(()) } else { Err(seen) }
     });

@@ -100,6 +100,24 @@ impl<T: Resource> Informer<T> {
         }
     }
 
+    /// Follows one object outside the shared set until cancelled, for identities that may only see
+    /// what they can name. Changes go to `handler` from the first list on.
+    pub fn of_one(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        cancel: CancellationToken,
+        handler: impl Fn(&Change<T>) + Send + Sync + 'static,
+    ) -> Self {
+        let informer = Informer::new(cancel.clone(), true);
+        informer.on_change(handler);
+        let field_selector = Some(format!("metadata.name={name}"));
+        let params = ListParams { field_selector, ..ListParams::default() };
+        let api = Api::<T>::namespaced(client, namespace);
+        tokio::spawn(reflect(api, params, informer.clone(), cancel));
+        informer
+    }
+
     /// `key` is `namespace/name`, or `name` for cluster-wide kinds.
     pub fn get(&self, key: &str) -> Option<Arc<T>> {
         self.shared.cache.read().objects.get(key).cloned()

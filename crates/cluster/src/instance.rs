@@ -25,6 +25,9 @@ pub struct Instance {
     pub ready: bool,
     /// The embedded runtime and network were set up and are to be torn down by `down`.
     pub owns_node: bool,
+    /// The external runtime whose pods are to be stopped by `down`.
+    #[serde(default)]
+    pub runtime_endpoint: Option<String>,
 }
 
 /// One real node a machine: bridge, nftables tables and cgroups are the kernel's, not the data

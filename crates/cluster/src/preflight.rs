@@ -15,9 +15,12 @@ pub struct Needs<'a> {
     pub service_cidr: IpNet,
     /// A real node runs here: containers, network namespaces, nftables.
     pub node: bool,
-    /// The embedded container runtime runs here too.
-    pub embedded_runtime: bool,
+    /// The runtime that serves the node; the embedded one runs here too where `None`.
+    pub runtime_endpoint: Option<&'a str>,
 }
+
+/// Free space a start needs: one log file of the store (64 MiB, allocated as a whole), keys, records.
+const MIN_FREE_BYTES: u64 = 80 << 20;
 
 /// Runs every check and reports all failures at once.
 pub fn check(needs: &Needs) -> Result<(), Error> {
@@ -31,10 +34,11 @@ pub fn check(needs: &Needs) -> Result<(), Error> {
         note(root.clone());
         if root.is_ok() {
             note(network_namespaces());
-            if needs.embedded_runtime {
-                note(overlay());
-                note(cgroups());
+            match needs.runtime_endpoint {
+                Some(endpoint) => note(runtime_answers(endpoint)),
+                None => note(overlay()),
             }
+            note(cgroups());
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Preflight(problems.join("\n"))) }
@@ -62,11 +66,28 @@ fn writable(directory: &Path) -> Result<(), String> {
     let cure = "choose another with --data-dir, or fix its permissions";
     std::fs::create_dir_all(directory)
         .map_err(|e| format!("cannot create {}: {e}; {cure}", directory.display()))?;
+    let disk = rustix::fs::statvfs(directory)
+        .map_err(|e| format!("cannot tell the free space of {}: {e}; {cure}", directory.display()))?;
+    enough_space(directory, disk.f_bavail.saturating_mul(disk.f_frsize))?;
     let probe = directory.join(format!(".probe.{}", std::process::id()));
     std::fs::write(&probe, b"x")
         .map_err(|e| format!("cannot write to {}: {e}; {cure}", directory.display()))?;
     let _ = std::fs::remove_file(probe);
     Ok(())
+}
+
+/// On a full disk a cluster would come up and then refuse every write: better said before.
+fn enough_space(directory: &Path, free_bytes: u64) -> Result<(), String> {
+    if free_bytes >= MIN_FREE_BYTES {
+        return Ok(());
+    }
+    Err(format!(
+        "the disk of {} is full: {} MiB are free and a start needs {}; free some space, or choose another \
+         directory with --data-dir (what is stored there is unharmed)",
+        directory.display(),
+        free_bytes >> 20,
+        MIN_FREE_BYTES >> 20
+    ))
 }
 
 fn port_free(listen: SocketAddr) -> Result<(), String> {
@@ -87,6 +108,22 @@ fn is_root() -> Result<(), String> {
     }
     Err("running containers needs root; run with sudo, or without a node: --no-node or --hollow-nodes N"
         .to_owned())
+}
+
+fn runtime_answers(endpoint: &str) -> Result<(), String> {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    if !path.starts_with('/') {
+        return Err(format!(
+            "--container-runtime-endpoint {endpoint}: only unix sockets work; give one like \
+             unix:///run/containerd/containerd.sock"
+        ));
+    }
+    std::os::unix::net::UnixStream::connect(path).map(|_| ()).map_err(|error| {
+        format!(
+            "no container runtime answers at {endpoint}: {error}; start it, or leave \
+             --container-runtime-endpoint out to use the embedded one"
+        )
+    })
 }
 
 fn overlay() -> Result<(), String> {
@@ -131,7 +168,7 @@ mod tests {
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node: false,
-            embedded_runtime: false,
+            runtime_endpoint: None,
         }
     }
 
@@ -145,10 +182,21 @@ mod tests {
         let text = check(&needs(directory.path(), taken.local_addr().unwrap())).unwrap_err().to_string();
         assert!(text.contains("already taken") && text.contains("--listen"), "{text}");
 
+        for (endpoint, cure) in
+            [("tcp://localhost:1", "unix:///run"), ("unix:///nothing/here.sock", "start it")]
+        {
+            let text = runtime_answers(endpoint).unwrap_err();
+            assert!(text.contains(endpoint) && text.contains(cure), "{text}");
+        }
+
         let mut overlapping = needs(directory.path(), free);
         overlapping.service_cidr = "10.244.8.0/24".parse().unwrap();
         let text = check(&overlapping).unwrap_err().to_string();
         assert!(text.contains("overlap"), "{text}");
+
+        let text = enough_space(directory.path(), 3 << 20).unwrap_err();
+        assert!(text.contains("3 MiB are free") && text.contains("free some space"), "{text}");
+        assert!(enough_space(directory.path(), MIN_FREE_BYTES).is_ok());
 
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();

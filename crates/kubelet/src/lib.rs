@@ -37,6 +37,17 @@ pub fn remove_cgroup_root(config: &CgroupConfig) {
     cgroups::Cgroups::remove_root(config);
 }
 
+/// Name and version of the runtime behind `endpoint`.
+pub async fn runtime_version(endpoint: &str) -> Result<String, Error> {
+    let runtime = Runtime::connect(endpoint).await?;
+    Ok(format!("{} {}", runtime.name, runtime.version))
+}
+
+/// Stops and removes every pod in the runtime behind `endpoint`, for taking a node down.
+pub async fn remove_pods(endpoint: &str) -> Result<(), Error> {
+    Runtime::connect(endpoint).await?.remove_all_pods().await
+}
+
 use context::Context;
 use runtime::Runtime;
 
@@ -55,6 +66,12 @@ pub async fn run(
     let context = Arc::new(build(config, client, &informers, runtime));
     info!(node = context.config.node_name, runtime = context.runtime.name, "kubelet starting");
     let pods = pods::Pods::new(context.clone(), cancel.clone());
+    let following = Arc::downgrade(&pods);
+    context.objects.on_change(move |uid| {
+        if let Some(pods) = following.upgrade() {
+            pods.sources_changed(uid);
+        }
+    });
     if let Some(address) = context.config.listen {
         server::start(context.clone(), pods.clone(), address, cancel.clone()).await?;
     }

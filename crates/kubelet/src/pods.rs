@@ -116,6 +116,13 @@ impl Pods {
         }
     }
 
+    /// A config map or secret that a pod refers to is not what it was.
+    pub fn sources_changed(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.inbox.sources_changed();
+        }
+    }
+
     /// Every pod here with its newest status, by namespace and name.
     pub fn list(&self) -> Vec<Arc<Pod>> {
         let entries = self.entries.lock();

@@ -9,6 +9,7 @@ use amphipod_cri::{
 use tonic::transport::Channel;
 
 use crate::error::Error;
+pub use crate::image::export::export;
 
 /// Registers the images of an OCI or docker archive; returns what they can be called now.
 pub async fn import(socket: &Path, archive: &Path) -> Result<Vec<String>, Error> {

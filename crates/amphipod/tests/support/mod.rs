@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "each test program uses its part of the support")]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
 
 pub const AMPHIPOD: &str = env!("CARGO_BIN_EXE_amphipod");
 pub const DEMO_1: &str = "amphipod.local/demo:1";
@@ -56,8 +58,10 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up(flags: &[&str]) -> Self {
+        Cluster::up_in(tempfile::tempdir().unwrap(), flags)
+    }
+    pub fn up_in(data: tempfile::TempDir, flags: &[&str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let data = tempfile::tempdir().unwrap();
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
         let cluster = Cluster { data, listen: free_address(), flags, _turn: turn };
         cluster.start();
@@ -174,10 +178,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.data.path().join("amphipod.log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            eprintln!("--- end of the cluster's log");
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            show_end("the cluster's log", &self.data.path().join("amphipod.log"));
             let events = Command::new(AMPHIPOD)
                 .env("KUBECONFIG", self.kubeconfig())
                 .args(["get", "events", "-A"])
@@ -188,9 +189,43 @@ impl Drop for Cluster {
     }
 }
 
+/// The last lines of a log, for a test that fails.
+pub fn show_end(what: &str, log: &Path) {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let tail: Vec<&str> = log.lines().rev().take(60).collect();
+    eprintln!("--- end of {what}");
+    tail.iter().rev().for_each(|line| eprintln!("{line}"));
+}
+
 pub fn kubectl() -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;
     std::env::split_paths(&paths).map(|dir| dir.join("kubectl")).find(|path| path.exists())
+}
+
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// An archive of files: path, contents, mode.
+pub fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, contents, mode) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        builder.append_data(&mut header, path, *contents).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// The architecture, as images name it.
+pub fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 /// A plain HTTP GET: status code and body.

@@ -211,6 +211,12 @@ mod tests {
         assert!(!allowed(authorizer.authorize(&ask("two", "get", "secrets", "s")).await));
         assert!(!allowed(authorizer.authorize(&ask("one", "get", "secrets", "other")).await));
         assert!(!allowed(authorizer.authorize(&ask("one", "delete", "secrets", "s")).await));
+        // Single objects may be watched, all of a namespace may not.
+        for verb in ["list", "watch"] {
+            assert!(allowed(authorizer.authorize(&ask("one", verb, "secrets", "s")).await));
+            assert!(!allowed(authorizer.authorize(&ask("one", verb, "secrets", "other")).await));
+            assert!(!allowed(authorizer.authorize(&ask("one", verb, "secrets", "")).await));
+        }
         assert!(allowed(authorizer.authorize(&ask("one", "list", "pods", "")).await));
         assert!(!allowed(authorizer.authorize(&ask("one", "update", "nodes", "two")).await));
     }

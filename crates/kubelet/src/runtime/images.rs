@@ -118,7 +118,7 @@ impl Images {
         }
         let image = with_default_tag(&written);
         let found = self.status(&image).await.map_err(|error| {
-            let message = format!("Failed to inspect image {written:?}: {error}");
+            let message = format!("Failed to inspect image {written:?}: {}", error.with_code());
             report(Report::Warning("InspectFailed", message.clone()));
             failure("ImageInspectError", message, None)
         })?;
@@ -179,7 +179,7 @@ impl Images {
                 Ok(present)
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = error.with_telling_code();
                 report(Report::Warning("Failed", format!("Failed to pull image {written:?}: {text}")));
                 self.backoffs.lock().next(&key, Timestamp::now());
                 self.remember_error(key, text.clone());

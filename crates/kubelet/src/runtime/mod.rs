@@ -183,6 +183,18 @@ impl Runtime {
         Ok(prints)
     }
 
+    /// Stops and removes the pods of kubelets in this runtime, whatever state they are in.
+    pub async fn remove_all_pods(&self) -> Result<(), Error> {
+        let call = request(cri::ListPodSandboxRequest { filter: None }, CALL_TIMEOUT);
+        for sandbox in self.client().list_pod_sandbox(call).await?.into_inner().items {
+            if key_of(&sandbox.labels).is_some() {
+                self.stop_sandbox(&sandbox.id).await?;
+                self.remove_sandbox(&sandbox.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String, Error> {
         let call = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         Ok(self.client().run_pod_sandbox(request(call, CALL_TIMEOUT * 2)).await?.into_inner().pod_sandbox_id)

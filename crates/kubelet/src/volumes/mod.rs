@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use amphipod_client::{Api, Resource};
 use amphipod_cri::v1::{self as cri, MountPropagation};
@@ -51,18 +50,11 @@ struct Job<'a> {
     context: &'a Context,
     pod: &'a Pod,
     addresses: &'a Addresses,
-    /// How old a source object may be.
-    max_age: Duration,
 }
 
-/// Sets up all volumes; safe to repeat. Sources older than `max_age` are fetched again.
-pub async fn set_up(
-    context: &Context,
-    pod: &Pod,
-    addresses: &Addresses,
-    max_age: Duration,
-) -> Result<Mounted, Failure> {
-    let job = Job { context, pod, addresses, max_age };
+/// Sets up all volumes; safe to repeat, which makes them follow their sources.
+pub async fn set_up(context: &Context, pod: &Pod, addresses: &Addresses) -> Result<Mounted, Failure> {
+    let job = Job { context, pod, addresses };
     let mut mounted = Mounted::new();
     for volume in spec(pod).volumes.iter().flatten() {
         match job.one(volume).await {
@@ -184,12 +176,12 @@ impl Job<'_> {
     }
 
     async fn config_map(&self, keyed: &Keyed<'_>, name: &str) -> Result<Payload, Error> {
-        let found = self.context.objects.config_map(self.pod.namespace(), name, self.max_age).await?;
+        let found = self.context.objects.config_map(self.pod.namespace(), name).await?;
         payload::config_map(keyed, name, found.as_ref())
     }
 
     async fn secret(&self, keyed: &Keyed<'_>, name: &str) -> Result<Payload, Error> {
-        let found = self.context.objects.secret(self.pod.namespace(), name, self.max_age).await?;
+        let found = self.context.objects.secret(self.pod.namespace(), name).await?;
         payload::secret(keyed, name, found.as_ref())
     }
 

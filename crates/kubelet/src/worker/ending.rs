@@ -74,7 +74,7 @@ impl Worker {
         let ids: Vec<String> = self.state.sandboxes.iter().map(|s| s.id.clone()).collect();
         for id in ids {
             if let Err(error) = self.context.runtime.stop_sandbox(&id).await {
-                let text = format!("error killing pod: failed to \"KillPodSandbox\": {error}");
+                let text = format!("error killing pod: failed to \"KillPodSandbox\": {}", error.with_code());
                 self.context.event(&self.pod, "Warning", "FailedKillPod", text);
                 self.wake_at(now + RETRY);
                 return;

@@ -20,6 +20,7 @@ pub struct News {
     pub removed: bool,
     pub mirror: Option<Target>,
     pub runtime_changed: bool,
+    pub sources_changed: bool,
 }
 
 /// Pods that were let in and hold resources, by uid.
@@ -74,6 +75,10 @@ impl Inbox {
     }
     pub fn runtime_changed(&self) {
         self.news.lock().runtime_changed = true;
+        self.notify.notify_one();
+    }
+    pub fn sources_changed(&self) {
+        self.news.lock().sources_changed = true;
         self.notify.notify_one();
     }
     pub async fn changed(&self) {

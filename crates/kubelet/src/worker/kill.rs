@@ -146,8 +146,10 @@ impl Stop<'_> {
             debug!(%error, container = self.record.name, "stop");
             if let Some(spec) = self.spec() {
                 let text = format!(
-                    "error killing pod: failed to {:?} for {:?} with KillContainerError: {error:?}",
-                    "KillContainer", self.record.name
+                    "error killing pod: failed to {:?} for {:?} with KillContainerError: {:?}",
+                    "KillContainer",
+                    self.record.name,
+                    error.with_code()
                 );
                 self.context.container_event(self.pod, &spec, "Warning", "FailedKillPod", text);
             }

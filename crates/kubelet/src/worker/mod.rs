@@ -87,6 +87,8 @@ pub struct Worker {
     status: Option<PodStatus>,
     mounted: Option<Arc<Mounted>>,
     volumes_at: Option<Timestamp>,
+    /// Volumes are being brought up to date.
+    following: bool,
     starting: Option<CancellationToken>,
     stopping: HashMap<String, AbortHandle>,
     killing: Option<AbortHandle>,
@@ -109,6 +111,7 @@ pub async fn run(context: Arc<Context>, inbox: Arc<Inbox>, pod: Arc<Pod>, cancel
         }
     }
     worker.adopt();
+    worker.follow_objects();
     loop {
         if worker.stale {
             worker.wake = Timestamp::now() + SignedDuration::try_from(BLIND_RETRY).unwrap_or_default();
@@ -158,6 +161,7 @@ impl Worker {
             status: pod.status.clone(),
             mounted: None,
             volumes_at: None,
+            following: false,
             starting: None,
             stopping: HashMap::new(),
             killing: None,
@@ -221,8 +225,12 @@ impl Worker {
                 self.killing = None;
                 self.stale = true;
             }
-            Some(Event::Volumes(Ok(mounted))) => self.mounted = Some(Arc::new(mounted)),
+            Some(Event::Volumes(Ok(mounted))) => {
+                self.following = false;
+                self.mounted = Some(Arc::new(mounted));
+            }
             Some(Event::Volumes(Err(failure))) => {
+                self.following = false;
                 debug!(volume = failure.volume, error = %failure.error, "a volume could not follow its source");
             }
         }
@@ -237,6 +245,10 @@ impl Worker {
                 self.hold.clear();
             }
             self.pod = pod;
+            self.follow_objects();
+        }
+        if news.sources_changed {
+            self.sources_changed();
         }
         self.removed |= news.removed;
         if news.mirror.is_some() {
@@ -290,6 +302,7 @@ impl Worker {
     async fn step(&mut self) -> Life {
         let now = Timestamp::now();
         self.wake = now + MAX_SLEEP;
+        let before = self.life;
         if self.life == Life::Fresh {
             self.life = if self.admitted(now) { Life::Running } else { Life::Terminated };
         }
@@ -297,6 +310,9 @@ impl Worker {
             self.advance(now);
         }
         self.end_step(now).await;
+        if self.life != before {
+            self.follow_objects();
+        }
         self.reconcile_probes();
         if self.life != Life::Gone {
             self.publish(now);

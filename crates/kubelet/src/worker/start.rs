@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use amphipod_client::{Api, Resource};
 use amphipod_cri::v1 as cri;
@@ -108,7 +107,7 @@ impl Job {
             return Err(());
         }
         let addresses = self.addresses();
-        let set_up = volumes::set_up(context, pod, &addresses, Duration::ZERO);
+        let set_up = volumes::set_up(context, pod, &addresses);
         let outcome = tokio::select! {
             () = self.cancel.cancelled() => return Err(()),
             outcome = set_up => outcome,
@@ -170,7 +169,7 @@ impl Job {
             Err(error) => Err(error),
         };
         created.map(|_| ()).map_err(|error| {
-            let text = format!("Failed to create pod sandbox: rpc error: {error}");
+            let text = format!("Failed to create pod sandbox: {}", error.with_code());
             self.context.event(&self.pod, "Warning", "FailedCreatePodSandBox", text);
         })
     }
@@ -245,19 +244,23 @@ impl Job {
 
     async fn pull_secrets(&self) -> Vec<Secret> {
         let mut secrets = Vec::new();
+        let mut missing: Vec<&str> = Vec::new();
         for reference in spec(&self.pod).image_pull_secrets.iter().flatten() {
             let api = Api::<Secret>::namespaced(self.context.client.clone(), self.pod.namespace());
             match api.get(&reference.name).await {
                 Ok(secret) => secrets.push(secret),
                 Err(error) => {
                     debug!(%error, "a pull secret");
-                    let text = format!(
-                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                        reference.name
-                    );
-                    self.context.event(&self.pod, "Warning", "FailedToRetrieveImagePullSecret", text);
+                    missing.push(&reference.name);
                 }
             }
+        }
+        if !missing.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.context.event(&self.pod, "Warning", "FailedToRetrieveImagePullSecret", text);
         }
         secrets
     }
@@ -297,12 +300,12 @@ impl Job {
         let needs = env::needs(&spec.container);
         let mut sources = Sources::default();
         for name in needs.config_maps {
-            if let Some(found) = objects.config_map(namespace, &name, Duration::ZERO).await? {
+            if let Some(found) = objects.config_map(namespace, &name).await? {
                 sources.config_maps.insert(name, found);
             }
         }
         for name in needs.secrets {
-            if let Some(found) = objects.secret(namespace, &name, Duration::ZERO).await? {
+            if let Some(found) = objects.secret(namespace, &name).await? {
                 sources.secrets.insert(name, found);
             }
         }

@@ -1,19 +1,17 @@
 //! Care for a pod that lives: limits that change, volumes that follow their sources, old instances.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use amphipod_client::Resource;
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use super::{Event, Worker};
+use super::{Event, Life, Worker};
 use crate::pod::find_container;
 use crate::volumes;
 
-/// How often volumes follow their sources, and how old a source may then be.
+/// How often volumes are looked at without a sign of change: tokens run out.
 const VOLUME_REFRESH: SignedDuration = SignedDuration::from_secs(60);
-const SOURCE_MAX_AGE: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// Applies changed requests and limits to what runs.
@@ -47,21 +45,46 @@ impl Worker {
         if !volumes::follows_sources(&self.pod) || self.state.running().next().is_none() {
             return;
         }
+        if self.following {
+            // What changed meanwhile is looked at when this round is over.
+            return;
+        }
         let due = self.volumes_at.map_or(now, |at| at + VOLUME_REFRESH);
         if now < due {
             return self.wake_at(due);
         }
         self.wake_at(now + VOLUME_REFRESH);
         self.volumes_at = Some(now);
+        self.following = true;
         let addresses = crate::spec::downward::Addresses {
             pod_ips: self.state.ips().to_vec(),
             host_ips: self.context.host_ips(),
         };
         let (context, pod, sender) = (self.context.clone(), self.pod.clone(), self.sender.clone());
         tokio::spawn(async move {
-            let outcome = volumes::set_up(&context, &pod, &addresses, SOURCE_MAX_AGE).await;
+            let outcome = volumes::set_up(&context, &pod, &addresses).await;
             let _ = sender.send(Event::Volumes(outcome)).await;
         });
+    }
+
+    /// A config map or secret that the pod refers to is there, changed or gone.
+    pub(super) fn sources_changed(&mut self) {
+        self.volumes_at = None;
+        let waiting = &self.waiting;
+        let misses_source = |name: &str| {
+            name.is_empty() || waiting.get(name).is_some_and(|w| w.reason == "CreateContainerConfigError")
+        };
+        self.hold.retain(|name, _| !misses_source(name));
+    }
+
+    /// Keeps watches on what the pod refers to for as long as it can use them.
+    pub(super) fn follow_objects(&self) {
+        match self.life {
+            Life::Fresh | Life::Running => self.context.objects.follow(&self.pod),
+            Life::Terminating { .. } | Life::Terminated | Life::Gone => {
+                self.context.objects.forget(&self.pod);
+            }
+        }
     }
 
     /// Of each container the newest instance and the one before are kept, likewise of sandboxes.

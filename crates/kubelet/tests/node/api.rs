@@ -32,6 +32,28 @@ struct State {
 pub struct MiniApi {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<(String, Value)>,
+    open_watches: Arc<Mutex<Vec<String>>>,
+}
+
+/// Counts a watch while it is open.
+struct OpenWatch {
+    what: String,
+    all: Arc<Mutex<Vec<String>>>,
+}
+
+impl OpenWatch {
+    fn new(what: String, all: &Arc<Mutex<Vec<String>>>) -> Self {
+        all.lock().push(what.clone());
+        OpenWatch { what, all: all.clone() }
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        let position = all.iter().position(|what| *what == self.what).unwrap();
+        all.swap_remove(position);
+    }
 }
 
 /// Resource, namespace, name and subresource of a path.
@@ -98,10 +120,16 @@ fn selected(object: &Value, query: &str) -> bool {
 
 impl MiniApi {
     pub fn new() -> Self {
-        MiniApi { state: Arc::default(), events: broadcast::channel(1024).0 }
+        MiniApi { state: Arc::default(), events: broadcast::channel(1024).0, open_watches: Arc::default() }
     }
     pub fn client(&self) -> Client {
         Client::local(self.clone())
+    }
+    /// Names by which single objects of the resource are watched now, one for each watch.
+    pub fn watched(&self, resource: &str) -> Vec<String> {
+        let all = self.open_watches.lock();
+        let names = all.iter().filter_map(|w| w.strip_prefix(resource)?.strip_prefix(" metadata.name="));
+        names.map(str::to_owned).collect()
     }
     pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let key = (resource.to_owned(), format!("{namespace}/{name}"));
@@ -171,7 +199,11 @@ impl MiniApi {
             .filter(|o| version(o) > since.unwrap_or(0) && selected(o, &query))
             .map(|o| json!({"type": "MODIFIED", "object": o}))
             .collect();
+        let decoded = query.replace("%3D", "=");
+        let selector = decoded.split('&').find_map(|p| p.strip_prefix("fieldSelector="));
+        let open = OpenWatch::new(format!("{resource} {}", selector.unwrap_or_default()), &self.open_watches);
         let live = tokio_stream::wrappers::BroadcastStream::new(receiver).filter_map(move |event| {
+            let _open = &open;
             let (kind, event) = event.unwrap();
             let wanted = kind == resource && selected(&event["object"], &query);
             futures::future::ready(wanted.then_some(event))

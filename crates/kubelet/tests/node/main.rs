@@ -230,7 +230,11 @@ async fn probes_decide_readiness_and_restarts() {
 #[tokio::test]
 async fn what_cannot_start_says_why() {
     let node = Node::start().await;
-    node.create("image", json!({"containers": [{"name": "a", "image": "missing:1"}]}));
+    node.create(
+        "image",
+        json!({"imagePullSecrets": [{"name": "one"}, {"name": "two"}],
+            "containers": [{"name": "a", "image": "missing:1"}]}),
+    );
     node.create("key", json!({"containers": [{"name": "a", "image": "x:1", "env": [{"name": "S", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k"}}}]}]}));
     node.create("volume", json!({"volumes": [{"name": "v", "configMap": {"name": "no"}}], "containers": [{"name": "a", "image": "x:1"}]}));
     node.create(
@@ -241,7 +245,11 @@ async fn what_cannot_start_says_why() {
         |reason: &'static str| move |p: &Value| container(p, 0)["state"]["waiting"]["reason"] == reason;
     node.until_pod("pull error", "image", waits("ErrImagePull")).await;
     node.until_pod("back-off", "image", waits("ImagePullBackOff")).await;
-    node.until_event("spec.containers{a} Failed Failed to pull image \"missing:1\": no such image").await;
+    node.until_event(
+        "spec.containers{a} Failed Failed to pull image \"missing:1\": rpc error: code = NotFound desc = no such image",
+    ).await;
+    let secrets = "Unable to retrieve some image pull secrets (one, two); attempting to pull the image may not succeed.";
+    node.until_event(&format!(" FailedToRetrieveImagePullSecret {secrets}")).await;
     let pod = node.until_pod("config error", "key", waits("CreateContainerConfigError")).await;
     assert_eq!(container(&pod, 0)["state"]["waiting"]["message"], "secret \"no\" not found");
     node.until_event(" FailedMount MountVolume.SetUp failed for volume \"v\" : configmap \"no\" not found")
@@ -324,4 +332,55 @@ async fn hollow_nodes_heartbeat_and_run_pods() {
     assert!(api.get("pods", "ns", "q").unwrap()["status"].is_null());
     cancel.cancel();
     run.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn sources_are_watched_one_by_one_while_pods_use_them() {
+    let node = Node::start().await;
+    let map = |name: &str, value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "ns"}, "data": {"k": value}})
+    };
+    node.api.put("configmaps", map("c", "one"));
+    node.api.put(
+        "secrets",
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "fixed", "namespace": "ns"},
+            "immutable": true, "data": {"k": "eA=="}}),
+    );
+    let spec = json!({
+        "volumes": [
+            {"name": "v", "configMap": {"name": "c"}},
+            {"name": "late", "configMap": {"name": "late", "optional": true}}],
+        "containers": [{"name": "a", "image": "x:1", "env": [
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "fixed", "key": "k"}}}]}]});
+    node.create("p", spec.clone());
+    node.create("q", spec);
+    let p = node.until_pod("ready", "p", is_ready).await;
+    node.until_pod("ready", "q", is_ready).await;
+    let volumes = node.dir.path().join("kubelet/pods").join(p["metadata"]["uid"].as_str().unwrap());
+    let read = |volume: &str| {
+        let file = volumes.join("volumes/kubernetes.io~configmap").join(volume).join("k");
+        std::fs::read_to_string(file).ok()
+    };
+    assert_eq!((read("v").as_deref(), read("late")), (Some("one"), None));
+    let watched = |resource: &str| {
+        let mut names = node.api.watched(resource);
+        names.sort();
+        names
+    };
+    until("one watch each", || (watched("configmaps") == ["c", "late"]).then_some(())).await;
+    until("none of what cannot change", || watched("secrets").is_empty().then_some(())).await;
+
+    node.api.put("configmaps", map("c", "two"));
+    until("a change", || (read("v").as_deref() == Some("two")).then_some(())).await;
+    node.api.put("configmaps", map("late", "here"));
+    until("a late source", || (read("late").as_deref() == Some("here")).then_some(())).await;
+    node.api.delete("configmaps", "ns", "late", None);
+    until("a source that left", || read("late").is_none().then_some(())).await;
+
+    node.api.delete("pods", "ns", "p", Some(1));
+    until("the first pod to go", || node.api.get("pods", "ns", "p").is_none().then_some(())).await;
+    assert_eq!(watched("configmaps"), ["c", "late"], "the other pod still uses them");
+    node.api.delete("pods", "ns", "q", Some(1));
+    until("no watch without a pod", || watched("configmaps").is_empty().then_some(())).await;
 }

@@ -44,7 +44,18 @@ fn install_one(store: &ImageStore, image: &BuiltinImage) -> Result<String, Error
         }
         store.adopt_layer(&staging, &Unpacked { diff_id: layer.clone(), size_bytes })?;
     }
-    let config = ImageConfig {
+    let config = config(image, RootFs { diff_ids: vec![layer] });
+    let bytes = serde_json::to_vec(&config).map_err(|error| Error::Internal(error.to_string()))?;
+    // Two versions may have equal content and must still be two images: the name is part of the identity.
+    let id = digest(&[bytes.as_slice(), image.reference.as_bytes()].concat());
+    let with_digest = reference.with_digest(&id);
+    store.add_image(&id, config, reference.tagged(), Some(with_digest), true)?;
+    Ok(id)
+}
+
+/// The image document of a built-in image.
+pub fn config(image: &BuiltinImage, rootfs: RootFs) -> ImageConfig {
+    ImageConfig {
         architecture: machine().into(),
         os: "linux".into(),
         config: ProcessDefaults {
@@ -55,14 +66,8 @@ fn install_one(store: &ImageStore, image: &BuiltinImage) -> Result<String, Error
             working_dir: image.working_dir.clone(),
             stop_signal: String::new(),
         },
-        rootfs: RootFs { diff_ids: vec![layer] },
-    };
-    let bytes = serde_json::to_vec(&config).map_err(|error| Error::Internal(error.to_string()))?;
-    // Two versions may have equal content and must still be two images: the name is part of the identity.
-    let id = digest(&[bytes.as_slice(), image.reference.as_bytes()].concat());
-    let with_digest = reference.with_digest(&id);
-    store.add_image(&id, config, reference.tagged(), Some(with_digest), true)?;
-    Ok(id)
+        rootfs,
+    }
 }
 
 /// What the layer is known by. Copies of large files are recognised by size and time instead of content,

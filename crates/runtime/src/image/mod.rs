@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod builtin;
+pub mod export;
 pub mod oci;
 pub mod pull;
 pub mod reference;
