@@ -13,6 +13,19 @@ const NOTE_MAX: usize = 1024;
 const REASON_MAX: usize = 128;
 
 fn validate(object: &Value) -> Faults {
+    if text(&object["apiVersion"]) != "events.k8s.io/v1" {
+        return validate_core(object);
+    }
+    let mut core = object.clone();
+    convert(&mut core, true);
+    let mut faults = validate_core(&core);
+    if !set(&core["eventTime"]) {
+        faults.push(Error::required(&Path::new("eventTime"), ""));
+    }
+    faults
+}
+
+fn validate_core(object: &Value) -> Faults {
     let mut faults = Faults::new();
     let involved = text(at(object, &["involvedObject", "namespace"]));
     let namespace = text(at(object, &["metadata", "namespace"]));
@@ -125,6 +138,16 @@ mod tests {
         assert_eq!(event["reportingComponent"], "c");
         convert(&mut event, false);
         assert_eq!(event, new);
+    }
+
+    #[test]
+    fn the_newer_form_is_judged_by_its_own_names() {
+        let mut event = json!({"apiVersion": "events.k8s.io/v1", "metadata": {"namespace": "a"},
+            "regarding": {"namespace": "a"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Do", "reason": "R",
+            "type": "Normal", "reportingController": "c", "reportingInstance": "i"});
+        assert_eq!(validate(&event), []);
+        event["eventTime"] = Value::Null;
+        assert_eq!(validate(&event)[0].to_string(), "eventTime: Required value");
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl Strategy for Kind {
                 }
                 keep_spec(object, old);
             }
+            // What of the status it may set is the kind's to say.
+            "approval" => keep_spec(object, old),
             _ if self.status => copy(object, "status", old),
             _ => {}
         }

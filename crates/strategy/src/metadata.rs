@@ -16,11 +16,14 @@ pub enum NameRule {
     PathSegment,
     /// At most 52 characters: the controller appends to it.
     CronJob,
+    /// An IP address in its canonical form.
+    Address,
 }
 
 impl NameRule {
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
         let rule: fn(&str) -> Vec<String> = match self {
+            NameRule::Address => canonical_address,
             NameRule::Subdomain | NameRule::CronJob => names::dns1123_subdomain,
             NameRule::Label => names::dns1123_label,
             NameRule::Label1035 => names::dns1035_label,
@@ -28,6 +31,14 @@ impl NameRule {
             NameRule::PathSegment => names::path_segment_name,
         };
         if prefix { names::as_prefix(rule, name) } else { rule(name) }
+    }
+}
+
+fn canonical_address(name: &str) -> Vec<String> {
+    match name.parse::<std::net::IpAddr>() {
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(address) if address.to_string() == name => Vec::new(),
+        Ok(address) => vec![format!("must be in canonical form (\"{address}\")")],
     }
 }
 

@@ -194,7 +194,7 @@ pub static RESOURCE_CLAIM_TEMPLATE: Kind = Kind {
 };
 pub static RESOURCE_SLICE: Kind = Kind { generation: true, ..PLAIN };
 pub static DEVICE_CLASS: Kind = Kind { generation: true, ..PLAIN };
-pub static IP_ADDRESS: Kind = Kind { validate_change: spec_fixed, ..PLAIN };
+pub static IP_ADDRESS: Kind = Kind { name: NameRule::Address, validate_change: spec_fixed, ..PLAIN };
 pub static SERVICE_CIDR: Kind =
     Kind { status: true, default: |object| within(object, "status", |_| {}), ..PLAIN };
 
