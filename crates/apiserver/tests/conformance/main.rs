@@ -8,6 +8,7 @@ mod api_machinery;
 mod apps;
 mod auth;
 mod client;
+mod coverage;
 mod instrumentation;
 mod network;
 mod node;

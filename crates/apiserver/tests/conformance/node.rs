@@ -274,6 +274,9 @@ async fn pods_have_a_class_of_service() {
     .await;
 }
 
+/// What is changed, the generation that makes, and how.
+type Change = (&'static str, i64, fn(&mut Value));
+
 async fn generation(pods: &Objects, name: &str) -> i64 {
     pods.get(name).await.unwrap()["metadata"]["generation"].as_i64().expect("a generation")
 }
@@ -285,7 +288,7 @@ async fn pods_count_their_updates() {
         let pods = cluster.of("v1", "pods", NAMESPACE);
         pods.create(&pod("pod")).await.unwrap();
         assert_eq!(generation(&pods, "pod").await, 1);
-        let changes: [(&str, i64, fn(&mut Value)); 4] = [
+        let changes: [Change; 4] = [
             ("an annotation is no change", 1, |p| p["metadata"]["annotations"] = json!({"key": "value"})),
             ("a toleration", 2, |p| {
                 let toleration = json!({"key": "foo-update", "operator": "Exists", "effect": "NoSchedule"});
