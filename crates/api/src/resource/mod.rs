@@ -60,8 +60,16 @@ pub struct SelectableField {
     pub label: Text,
     /// JSON pointer into the stored object: `/spec/nodeName`.
     pub pointer: Text,
-    /// What an absent field compares as: `""`, `"false"`, `"0"`.
+    /// What an absent field compares as: `""`, `"false"`, `"0"`; or the pointer to the field that
+    /// then counts instead.
     pub absent: Text,
+}
+
+impl SelectableField {
+    /// Where to look when there is nothing at `pointer`.
+    pub fn instead(&self) -> Option<&str> {
+        self.absent.starts_with('/').then_some(&*self.absent)
+    }
 }
 
 impl Resource {

@@ -110,11 +110,11 @@ const POD_FIELDS: &str = "spec.nodeName spec.host=/spec/nodeName spec.restartPol
 
 const EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involvedObject.name \
     involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath \
-    reason reportingComponent source=/source/component type";
+    reason reportingComponent source=/source/component~/reportingComponent type";
 
 const NEW_EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involvedObject.name \
     involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath \
-    reason reportingComponent source=/source/component type \
+    reason reportingComponent source=/source/component~/reportingComponent type \
     regarding.kind=/involvedObject/kind regarding.namespace=/involvedObject/namespace \
     regarding.name=/involvedObject/name regarding.uid=/involvedObject/uid \
     regarding.apiVersion=/involvedObject/apiVersion regarding.resourceVersion=/involvedObject/resourceVersion \

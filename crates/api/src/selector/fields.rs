@@ -81,10 +81,13 @@ pub fn field_value<'a>(resource: &Resource, object: &'a Value, label: &str) -> s
         _ => {}
     }
     let Some(field) = resource.selectable_fields.iter().find(|f| f.label == label) else { return "".into() };
-    match object.pointer(&field.pointer) {
+    let present = object.pointer(&field.pointer).filter(|value| !value.is_null());
+    let instead = || field.instead().and_then(|pointer| object.pointer(pointer));
+    match present.or_else(instead) {
         Some(Value::String(s)) => s.as_str().into(),
         Some(Value::Bool(b)) => b.to_string().into(),
         Some(Value::Number(n)) => n.to_string().into(),
+        _ if field.instead().is_some() => "".into(),
         _ => field.absent.to_string().into(),
     }
 }

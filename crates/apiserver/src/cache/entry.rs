@@ -101,12 +101,36 @@ impl Entry {
 pub struct Selector {
     labels: LabelSelector,
     fields: FieldSelector,
-    /// Field label -> place in the packed extract and what absence compares as.
-    places: Vec<(String, usize, String)>,
+    /// Where each field label's value is in the packed extract.
+    places: Vec<Place>,
     /// How many fields the collection extracts.
     extracted: usize,
     prefix: String,
     namespaced: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    label: String,
+    index: usize,
+    absent: Absent,
+}
+
+/// What an absent field compares as.
+#[derive(Clone, Debug)]
+enum Absent {
+    Text(String),
+    /// As another field.
+    Field(usize),
+}
+
+impl Place {
+    fn value<'a>(&'a self, entry: &'a Entry) -> &'a str {
+        entry.field(self.index).unwrap_or_else(|| match &self.absent {
+            Absent::Text(text) => text,
+            Absent::Field(index) => entry.field(*index).unwrap_or(""),
+        })
+    }
 }
 
 impl Selector {
@@ -126,7 +150,11 @@ impl Selector {
         fields.check(resource)?;
         let place = |f: &amphipod_api::resource::SelectableField| {
             let index = pointers.iter().position(|p| *p == f.pointer)?;
-            Some((f.label.to_string(), index, f.absent.to_string()))
+            let absent = match f.instead() {
+                Some(pointer) => Absent::Field(pointers.iter().position(|p| p == pointer)?),
+                None => Absent::Text(f.absent.to_string()),
+            };
+            Some(Place { label: f.label.to_string(), index, absent })
         };
         Ok(Selector {
             places: resource.selectable_fields.iter().filter_map(place).collect(),
@@ -164,8 +192,8 @@ impl Selector {
         match label {
             "metadata.name" => name.into(),
             "metadata.namespace" => namespace.into(),
-            _ => match self.places.iter().find(|(l, _, _)| l == label) {
-                Some((_, index, absent)) => entry.field(*index).unwrap_or(absent).into(),
+            _ => match self.places.iter().find(|place| place.label == label) {
+                Some(place) => place.value(entry).into(),
                 None => "".into(),
             },
         }
