@@ -146,7 +146,7 @@ pub(super) fn io_error(what: &str, path: &Path, e: io::Error) -> Error {
     let context = format!("cannot {what} {}", path.display());
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::NoSpace(format!("{context}: {e}"))
+            Error::NoSpace(format!("{context}: {e}; free space on the data directory's disk"))
         }
         _ => Error::Io { context, source: Arc::new(e) },
     }

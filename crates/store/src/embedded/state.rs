@@ -12,13 +12,6 @@ use crate::contract::{Compare, Error, Key, KeyValue, LeaseId, Op, Revision, Txn}
 
 pub(super) type Map = OrdMap<Key, Arc<KeyValue>>;
 
-/// Longest key; Kubernetes' longest is under 700 bytes.
-const MAX_KEY_BYTES: usize = 4096;
-/// Largest sum of keys and values in one transaction. The API server refuses objects over 3 MiB.
-const MAX_TXN_BYTES: usize = 16 << 20;
-/// Most operations in one transaction.
-const MAX_TXN_OPS: usize = 4096;
-
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub map: Map,
@@ -73,41 +66,15 @@ impl State {
 
     /// Refuses what could not be applied whole, so that `apply` cannot fail half-way.
     pub fn check(&self, txn: &Txn) -> Result<(), Error> {
-        if txn.then.len() > MAX_TXN_OPS {
-            return Err(Error::Invalid(format!("more than {MAX_TXN_OPS} operations in one transaction")));
+        txn.check()?;
+        let lease = |op: &Op| match op {
+            Op::Put { lease, .. } => *lease,
+            Op::Delete { .. } => None,
+        };
+        match txn.then.iter().filter_map(lease).find(|lease| !self.leases.contains_key(lease)) {
+            Some(lease) => Err(Error::LeaseNotFound(lease)),
+            None => Ok(()),
         }
-        let mut bytes = 0;
-        for op in &txn.then {
-            bytes += self.check_op(op)?;
-        }
-        if bytes > MAX_TXN_BYTES {
-            return Err(Error::Invalid(format!("a transaction of {bytes} bytes, more than {MAX_TXN_BYTES}")));
-        }
-        if txn.then.len() > 1 {
-            let mut keys: Vec<&str> = txn.then.iter().map(op_key).collect();
-            keys.sort_unstable();
-            if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(Error::Invalid(format!("the transaction names {} twice", pair[0])));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_op(&self, op: &Op) -> Result<usize, Error> {
-        let key = op_key(op);
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Error::Invalid(format!("a key of {} bytes", key.len())));
-        }
-        let Op::Put { value, stamp, lease, .. } = op else { return Ok(key.len()) };
-        if stamp.is_some_and(|at| at > value.len()) {
-            return Err(Error::Invalid(format!("the revision's place in {key} lies outside the value")));
-        }
-        if let Some(lease) = lease
-            && !self.leases.contains_key(lease)
-        {
-            return Err(Error::LeaseNotFound(*lease));
-        }
-        Ok(key.len() + value.len())
     }
 
     /// Applies checked operations at the next revision; `None` when nothing changes.
@@ -179,12 +146,6 @@ impl State {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound(id))?;
         let ops: Vec<Op> = lease.keys.iter().map(|key| Op::Delete { key: key.to_string() }).collect();
         Ok(self.apply(&ops))
-    }
-}
-
-fn op_key(op: &Op) -> &str {
-    match op {
-        Op::Put { key, .. } | Op::Delete { key } => key,
     }
 }
 
