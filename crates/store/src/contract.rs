@@ -220,6 +220,9 @@ pub enum Error {
     Invalid(String),
     #[error("the data in {path} is damaged at byte {offset}: {why}. {cure}")]
     Damaged { path: String, offset: u64, why: String, cure: String },
+    /// Somebody stored what the caller cannot make sense of.
+    #[error("the value of {key} cannot be read: {why}")]
+    Unreadable { key: String, why: String },
     #[error("{context}: {source}")]
     Io { context: String, source: Arc<std::io::Error> },
     #[error("the storage backend failed: {0}")]

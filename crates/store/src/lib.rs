@@ -12,6 +12,6 @@ mod etcd;
 pub mod suite;
 
 pub use contract::*;
-pub use embedded::{EmbeddedStore, Options};
+pub use embedded::{EmbeddedStore, Faults, Options, Step};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdStore, TlsFiles};

@@ -29,6 +29,16 @@ pub(super) struct Lease {
     pub keys: OrdSet<Key>,
 }
 
+impl Lease {
+    /// What deleting its keys takes in the log, about.
+    pub fn key_bytes(&self) -> usize {
+        self.keys.iter().map(|key| key.len() + OP_OVERHEAD_BYTES).sum()
+    }
+}
+
+/// Bytes of a delete in the log besides its key.
+const OP_OVERHEAD_BYTES: usize = 5;
+
 /// What happened to one key: at least one side is there.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
@@ -141,6 +151,18 @@ impl State {
         self.last_lease = self.last_lease.max(id);
     }
 
+    /// Deletes the first keys of a lease, up to so many bytes of them.
+    pub fn shed(&mut self, id: LeaseId, bytes: usize) -> Option<Commit> {
+        let mut left = bytes;
+        let keys = self.leases.get(&id)?.keys.iter().take_while(|key| {
+            let fits = left >= key.len() + OP_OVERHEAD_BYTES;
+            left = left.saturating_sub(key.len() + OP_OVERHEAD_BYTES);
+            fits
+        });
+        let ops: Vec<Op> = keys.map(|key| Op::Delete { key: key.to_string() }).collect();
+        self.apply(&ops)
+    }
+
     /// Deletes the lease and, at one revision, every key attached to it.
     pub fn revoke(&mut self, id: LeaseId) -> Result<Option<Commit>, Error> {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound(id))?;
@@ -211,5 +233,22 @@ mod tests {
         assert!(state.revoke(2).unwrap().is_none(), "the key let go of the lease");
         assert_eq!(state.live_bytes, 3);
         assert!(state.revoke(2).is_err());
+    }
+
+    #[test]
+    fn a_huge_lease_ends_in_steps() {
+        let mut state = State::default();
+        state.grant(1, 5);
+        for n in 0..10 {
+            state.apply(&[put(&format!("/{n}"), "x", None, Some(1))]);
+        }
+        // Three keys of two bytes each, and what a delete takes besides.
+        let step = 3 * (2 + OP_OVERHEAD_BYTES);
+        let gone = state.shed(1, step).unwrap();
+        assert_eq!((gone.revision, gone.changes.len()), (11, 3));
+        assert_eq!(state.leases[&1].key_bytes(), 7 * (2 + OP_OVERHEAD_BYTES));
+        state.shed(1, step).unwrap();
+        assert_eq!(state.revoke(1).unwrap().unwrap().changes.len(), 4);
+        assert!(state.map.is_empty());
     }
 }

@@ -35,7 +35,7 @@ impl Keys {
     }
 
     /// `None` for keys of others, and for those that no text can hold.
-    pub fn from_etcd(&self, key: &[u8]) -> Option<Key> {
+    pub fn our_key(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(self.theirs.as_str())?;
         Some(Key::from(format!("{}{rest}", self.ours)))
     }
@@ -50,9 +50,9 @@ mod tests {
         let keys = Keys { ours: "/registry".into(), theirs: "/clusters/a".into() };
         let there = keys.to_etcd("/registry/pods/x").expect("below the prefix");
         assert_eq!(there, "/clusters/a/pods/x");
-        assert_eq!(keys.from_etcd(&there).as_deref(), Some("/registry/pods/x"));
-        assert_eq!(keys.from_etcd(b"/clusters/b/pods/x"), None);
-        assert_eq!(keys.from_etcd(b"/clusters/a/\xff"), None);
+        assert_eq!(keys.our_key(&there).as_deref(), Some("/registry/pods/x"));
+        assert_eq!(keys.our_key(b"/clusters/b/pods/x"), None);
+        assert_eq!(keys.our_key(b"/clusters/a/\xff"), None);
         assert!(keys.to_etcd("/other").is_err());
     }
 

@@ -225,7 +225,7 @@ fn header_revision(header: Option<&v3::ResponseHeader>) -> Revision {
 fn item(keys: &Keys, kv: v3::KeyValue) -> Option<KeyValue> {
     let mod_revision = revision(kv.mod_revision);
     Some(KeyValue {
-        key: keys.from_etcd(&kv.key)?,
+        key: keys.our_key(&kv.key)?,
         value: stamp::filled(kv.value, mod_revision),
         create_revision: revision(kv.create_revision),
         mod_revision,

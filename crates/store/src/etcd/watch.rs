@@ -192,7 +192,7 @@ impl Watcher {
     /// `None` for keys that this watch is not about.
     fn event(&self, event: v3::Event) -> Option<Event> {
         let kv = event.kv?;
-        let key = self.shared.keys.from_etcd(&kv.key)?;
+        let key = self.shared.keys.our_key(&kv.key)?;
         if !key.starts_with(&self.prefix) {
             return None;
         }
