@@ -1,9 +1,10 @@
 //! Chores of the workspace: `codegen` makes the schema facts, `cri` the container runtime
-//! interface's code, `layers` checks the direction of dependencies between crates, `verify` runs
+//! interface's code, `etcd` that of etcd's API, `layers` checks the direction of dependencies between crates, `verify` runs
 //! every check and changes nothing.
 
 mod codegen;
 mod cri;
+mod etcd;
 mod layers;
 mod verify;
 mod workspace;
@@ -11,7 +12,7 @@ mod workspace;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask codegen [--check] | cri | layers | verify";
+const USAGE: &str = "usage: cargo xtask codegen [--check] | cri | etcd | layers | verify";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
         ["codegen", "--check"] => codegen::run(codegen::Mode::Check),
         ["cri"] => {
             cri::generate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).map_err(|e| e.to_string())
+        }
+        ["etcd"] => {
+            etcd::generate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).map_err(|e| e.to_string())
         }
         ["layers"] => layers::run(),
         ["verify"] => verify::run(),

@@ -7,6 +7,7 @@ mod node;
 mod options;
 mod plane;
 mod roles;
+mod storage;
 mod up;
 
 use std::ffi::OsString;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+use crate::storage::StoreOptions;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "amphipod",
@@ -77,6 +79,8 @@ pub struct UpOptions {
     pub node_name: Option<String>,
     #[command(flatten)]
     pub network: Network,
+    #[command(flatten)]
+    pub store: StoreOptions,
     /// Control plane only: no kubelet, no containers, no root needed.
     #[arg(long)]
     pub no_node: bool,
@@ -139,6 +143,8 @@ pub struct ApiserverOptions {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub network: Network,
+    #[command(flatten)]
+    pub store: StoreOptions,
     /// Name of the node kubeconfigs are written for [default: the host's].
     #[arg(long)]
     pub node_name: Option<String>,

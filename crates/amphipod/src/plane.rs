@@ -8,11 +8,12 @@ use amphipod_apiserver::config::KeyPair;
 use amphipod_apiserver::{ApiServer, Config};
 use amphipod_cluster::pki::{Authority, Leaf, Pair, service_account_key};
 use amphipod_cluster::{Files, kubeconfig};
-use amphipod_store::{EmbeddedStore, Store};
+use amphipod_store::Store;
 use ipnet::IpNet;
 
 use crate::compose::Failure;
 use crate::options::Network;
+use crate::storage::StoreOptions;
 
 /// Everything signed for this cluster.
 pub struct Keys {
@@ -137,11 +138,13 @@ pub fn server_config(keys: &Keys, at: &Addresses, network: &Network) -> Config {
 }
 
 /// Opens the store and starts the server on it.
-pub async fn start(files: &Files, config: Config) -> Result<(Arc<ApiServer>, Arc<dyn Store>), Failure> {
-    let directory = files.store();
-    let store =
-        tokio::task::spawn_blocking(move || EmbeddedStore::open(&directory, Default::default())).await??;
-    let store: Arc<dyn Store> = Arc::new(store);
+pub async fn start(
+    files: &Files,
+    config: Config,
+    options: &StoreOptions,
+) -> Result<(Arc<ApiServer>, Arc<dyn Store>), Failure> {
+    let store = options.open(files).await?;
+    let config = Config { compaction_interval: options.history, ..config };
     let server = ApiServer::start(config, store.clone()).await?;
     Ok((server, store))
 }

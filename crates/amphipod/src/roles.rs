@@ -79,8 +79,8 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
             node_ip: host::outward_address().unwrap_or(options.listen.ip()),
         };
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
-        let (server, store) =
-            plane::start(&files, plane::server_config(&keys, &at, &options.network)).await?;
+        let config = plane::server_config(&keys, &at, &options.network);
+        let (server, store) = plane::start(&files, config, &options.store).await?;
         compose::grant_rights(&Local(server.clone()).admin()).await?;
         server.serve(TcpListener::bind(options.listen)?, cancel).await?;
         store.close().await?;

@@ -152,7 +152,7 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
     let keys = plane::keys(&files, &at, &network, &kubeconfig(options, &files))?;
     progress.done("keys and kubeconfigs");
     let config = plane::server_config(&keys, &at, &network);
-    let (server, store) = plane::start(&files, config).await?;
+    let (server, store) = plane::start(&files, config, &options.store).await?;
     let mut listen = vec![at.listen];
     if options.has_node() && !at.listen.ip().is_unspecified() {
         listen.push(at.advertise);

@@ -38,14 +38,14 @@ impl Reader for CacheReader {
     ) -> Result<Option<Bytes>, Status> {
         let resource = self.resource(group, plural)?;
         let collection = self.cache.collection(&resource).await?;
-        self.cache.fresh().await?;
+        self.cache.settled().await?;
         Ok(collection.get(&object_key(&resource, namespace, name)).map(|entry| entry.bytes.clone()))
     }
 
     async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status> {
         let resource = self.resource(group, plural)?;
         let collection = self.cache.collection(&resource).await?;
-        let revision = self.cache.fresh().await?;
+        let revision = self.cache.settled().await?;
         let scope = match namespace {
             "" => collection.prefix.clone(),
             namespace => format!("{}{namespace}/", collection.prefix),
@@ -57,7 +57,7 @@ impl Reader for CacheReader {
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status> {
         let resource = self.resource(group, plural)?;
         let collection = self.cache.collection(&resource).await?;
-        self.cache.fresh().await?;
+        self.cache.settled().await?;
         Ok(collection.last_change())
     }
 }

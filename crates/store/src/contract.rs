@@ -79,7 +79,10 @@ pub enum Op {
     Put {
         key: String,
         value: Bytes,
-        /// Byte offset in `value` at which the engine inserts the decimal revision of this write.
+        /// Byte offset in `value` at which the engine inserts the decimal revision of this write: the
+        /// value is then a JSON object, and this is the place between the quotes of its empty
+        /// `metadata.resourceVersion`. (An engine that learns the revision too late to write it finds
+        /// the place again when it reads.)
         stamp: Option<usize>,
         lease: Option<LeaseId>,
     },
@@ -95,6 +98,57 @@ pub enum Op {
 pub struct Txn {
     pub compare: Vec<Compare>,
     pub then: Vec<Op>,
+}
+
+/// Longest key; Kubernetes' longest is under 700 bytes.
+const MAX_KEY_BYTES: usize = 4096;
+/// Largest sum of keys and values in one transaction. The API server refuses objects over 3 MiB.
+const MAX_TXN_BYTES: usize = 16 << 20;
+/// Most operations in one transaction.
+const MAX_TXN_OPS: usize = 4096;
+
+impl Op {
+    pub fn key(&self) -> &str {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key } => key,
+        }
+    }
+
+    /// Bytes of key and value, or why no engine takes this.
+    fn check(&self) -> Result<usize, Error> {
+        let key = self.key();
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(Error::Invalid(format!("a key of {} bytes", key.len())));
+        }
+        let Op::Put { value, stamp, .. } = self else { return Ok(key.len()) };
+        if stamp.is_some_and(|at| at > value.len()) {
+            return Err(Error::Invalid(format!("the revision's place in {key} lies outside the value")));
+        }
+        Ok(key.len() + value.len())
+    }
+}
+
+impl Txn {
+    /// Refuses what no engine takes.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.then.len() > MAX_TXN_OPS {
+            return Err(Error::Invalid(format!("more than {MAX_TXN_OPS} operations in one transaction")));
+        }
+        let mut bytes = 0;
+        for op in &self.then {
+            bytes += op.check()?;
+        }
+        if bytes > MAX_TXN_BYTES {
+            let why = format!("a transaction of {bytes} bytes, more than {MAX_TXN_BYTES}");
+            return Err(Error::TooLarge(why));
+        }
+        let mut keys: Vec<&str> = self.then.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::Invalid(format!("the transaction names {} twice", pair[0]))),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -143,8 +197,18 @@ pub enum Error {
     Future { requested: Revision, newest: Revision },
     #[error("no lease {0}")]
     LeaseNotFound(LeaseId),
-    #[error("the store is full: {0}; free space on the data directory's disk, nothing stored was harmed")]
+    /// What is full and how to make room; nothing was written.
+    #[error("the store is full: {0}; nothing stored was harmed")]
     NoSpace(String),
+    /// The engine takes no request of that size; nothing was written.
+    #[error("the request is too large for the store: {0}")]
+    TooLarge(String),
+    /// Nothing was written, and nothing could be read.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
+    /// A write was sent, but whether it was done is not known: only reading can tell.
+    #[error("whether the write was stored is not known: {0}")]
+    Unknown(String),
     #[error("a watcher fell too far behind and was closed; list again and watch from there")]
     SlowWatcher,
     #[error("the store is closed")]
@@ -156,6 +220,9 @@ pub enum Error {
     Invalid(String),
     #[error("the data in {path} is damaged at byte {offset}: {why}. {cure}")]
     Damaged { path: String, offset: u64, why: String, cure: String },
+    /// Somebody stored what the caller cannot make sense of.
+    #[error("the value of {key} cannot be read: {why}")]
+    Unreadable { key: String, why: String },
     #[error("{context}: {source}")]
     Io { context: String, source: Arc<std::io::Error> },
     #[error("the storage backend failed: {0}")]

@@ -7,7 +7,9 @@
 //! suite::run(|| async { Arc::new(EmbeddedStore::memory().unwrap()) as Arc<dyn Store> }).await;
 //! # }
 //! ```
-//! A check that fails panics, as tests do. Timing is never assumed: waits end with a generous deadline.
+//! Revisions are counted from where the store stands when a check begins, so that an engine which is a
+//! server shared with others can be checked too. A check that fails panics, as tests do. Timing is never
+//! assumed: waits end with a generous deadline.
 
 mod checks;
 pub mod model;
@@ -83,6 +85,11 @@ pub async fn write(store: &dyn Store, then: Vec<Op>) -> TxnResult {
     result
 }
 
+/// Where the store stands.
+pub async fn revision(store: &dyn Store) -> Revision {
+    store.revision().await.expect("the newest revision")
+}
+
 async fn get(store: &dyn Store, key: &str) -> Option<KeyValue> {
     store.range(Range::key(key)).await.expect("a read at the newest revision").items.pop()
 }
@@ -103,27 +110,29 @@ pub async fn next_batch(stream: &mut WatchStream) -> Result<crate::contract::Wat
     next.expect("a watch batch before the deadline").expect("the stream goes on")
 }
 
-/// Events, shown as `3 put /a=x was y`, until one at or after `revision` has been told.
-async fn events_until(stream: &mut WatchStream, revision: Revision) -> Vec<String> {
+/// Events, shown as `3 put /a=x was y` with revisions counted from `base`, until one at or after
+/// `base + steps` has been told.
+async fn events_until(stream: &mut WatchStream, base: Revision, steps: Revision) -> Vec<String> {
     let mut events = Vec::new();
     loop {
         let batch = next_batch(stream).await.expect("no error");
-        events.extend(batch.events.iter().map(show));
-        if batch.revision >= revision {
+        events.extend(batch.events.iter().map(|event| show(event, base)));
+        if batch.revision >= base + steps {
             return events;
         }
     }
 }
 
-fn show(event: &Event) -> String {
+fn show(event: &Event, base: Revision) -> String {
+    let at = event.revision() - base;
     let was = |previous: &Option<KeyValue>| {
         previous.as_ref().map_or(String::new(), |item| format!(" was {}", text(&item.value)))
     };
     match event {
         Event::Put { current, previous } => {
             let value = text(&current.value);
-            format!("{} put {}={value}{}", current.mod_revision, current.key, was(previous))
+            format!("{at} put {}={value}{}", current.key, was(previous))
         }
-        Event::Delete { key, revision, previous } => format!("{revision} delete {key}{}", was(previous)),
+        Event::Delete { key, previous, .. } => format!("{at} delete {key}{}", was(previous)),
     }
 }

@@ -39,12 +39,20 @@ pub enum Error {
 
 /// An enveloped document as JSON, with its apiVersion and kind.
 pub fn decode(bytes: &[u8]) -> Result<Value, Error> {
+    decode_as(bytes, |_| None)
+}
+
+/// The same, where `read_as` may name another version whose objects have the same shape, for versions
+/// without facts of their own. The apiVersion stays the document's.
+pub fn decode_as<'a>(bytes: &[u8], read_as: impl Fn(&str) -> Option<&'a str>) -> Result<Value, Error> {
     let envelope = bytes.strip_prefix(MAGIC).ok_or(Error::NoMagic)?;
     let unknown = decode::envelope(envelope)?;
     if unknown.content_type == "application/json" {
         return serde_json::from_slice(unknown.raw).map_err(|e| Error::Raw(e.to_string()));
     }
-    let message = schema::of(&unknown.api_version, &unknown.kind).ok_or_else(|| Error::UnknownKind {
+    let message = schema::of(&unknown.api_version, &unknown.kind)
+        .or_else(|| schema::of(read_as(&unknown.api_version)?, &unknown.kind));
+    let message = message.ok_or_else(|| Error::UnknownKind {
         api_version: unknown.api_version.clone(),
         kind: unknown.kind.clone(),
     })?;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use amphipod_store::{Event, Key, KeyValue, Revision};
+use amphipod_store::{Error as StoreError, Event, Key, KeyValue, Revision};
 use imbl::OrdMap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::entry::{Entry, trigger_value};
 use super::extract::Wanted;
+use super::foreign::{self, Kind};
 
 /// Changes kept for watches to resume from and for lists at a recent revision. Upstream's cache
 /// grows to 100,000; at this size 75 s of a thousand writes per second still mostly fit, and the
@@ -57,6 +58,8 @@ pub struct Collection {
     /// The extracted field watchers are indexed by, if the kind comes in masses.
     pub trigger: Option<usize>,
     wanted: Wanted,
+    /// What built-in objects are stored as.
+    kind: Option<Kind>,
     state: Mutex<State>,
 }
 
@@ -99,32 +102,39 @@ pub struct Watcher {
 }
 
 impl Collection {
-    pub fn new(prefix: String, pointers: Vec<String>, trigger: Option<&str>) -> Self {
+    pub fn new(prefix: String, pointers: Vec<String>, trigger: Option<&str>, kind: Option<Kind>) -> Self {
         let wanted = Wanted::new(&pointers);
         let trigger = trigger.and_then(|pointer| pointers.iter().position(|p| p == pointer));
         let state = State { pending: Some(Vec::new()), ..State::default() };
-        Collection { prefix, pointers, trigger, wanted, state: Mutex::new(state) }
+        Collection { prefix, pointers, trigger, wanted, kind, state: Mutex::new(state) }
+    }
+
+    /// One item of this collection.
+    pub fn read(&self, item: &KeyValue) -> Result<Entry, StoreError> {
+        Entry::new(&self.wanted, self.kind.as_ref(), item)
     }
 
     fn entry(&self, item: &KeyValue) -> Option<Arc<Entry>> {
-        match Entry::new(&self.wanted, item) {
+        match self.read(item) {
             Ok(entry) => Some(Arc::new(entry)),
             Err(error) => {
-                warn!(key = %item.key, %error, "stored value is no JSON object; it is not served");
+                warn!(%error, "an object is not served");
                 None
             }
         }
     }
 
-    /// Items read from the store, as a snapshot of their own.
-    pub fn entries(&self, items: &[KeyValue]) -> Snapshot {
-        items.iter().filter_map(|item| Some((item.key.clone(), self.entry(item)?))).collect()
+    /// Items read from the store, as a snapshot of their own. One that is damaged is left out; but
+    /// where some are encrypted, all of a kind may be, and nothing is better than a part.
+    pub fn entries(&self, items: &[KeyValue]) -> Result<Snapshot, StoreError> {
+        items.iter().try_for_each(foreign::refuse_encrypted)?;
+        Ok(items.iter().filter_map(|item| Some((item.key.clone(), self.entry(item)?))).collect())
     }
 
     /// Takes over the first read of the store and whatever was held back meanwhile. Also used to
     /// start over when the store's history was lost; watchers are closed then.
-    pub fn load(&self, items: &[KeyValue], revision: Revision) {
-        let loaded = self.entries(items);
+    pub fn load(&self, items: &[KeyValue], revision: Revision) -> Result<(), StoreError> {
+        let loaded = self.entries(items)?;
         let mut state = self.state.lock();
         state.last_change = loaded.values().map(|e| e.revision).max().unwrap_or(0);
         state.items = loaded;
@@ -139,6 +149,7 @@ impl Collection {
                 self.apply_locked(&mut state, &event);
             }
         }
+        Ok(())
     }
 
     /// Whether the first read is done.
@@ -387,9 +398,9 @@ mod tests {
     }
 
     fn collection() -> Arc<Collection> {
-        let collection = Arc::new(Collection::new("/registry/x/".into(), Vec::new(), None));
+        let collection = Arc::new(Collection::new("/registry/x/".into(), Vec::new(), None, None));
         collection.apply(vec![put("held-back", 3)]);
-        collection.load(&[], 2);
+        collection.load(&[], 2).expect("readable");
         collection
     }
 

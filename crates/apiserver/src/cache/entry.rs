@@ -6,10 +6,11 @@ use amphipod_api::protobuf::{self, Writer};
 use amphipod_api::resource::Resource;
 use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
-use amphipod_store::{Key, KeyValue, Revision};
+use amphipod_store::{Error as StoreError, Key, KeyValue, Revision};
 use bytes::Bytes;
 
-use super::extract::Wanted;
+use super::extract::{Found, Wanted};
+use super::foreign::{self, Kind};
 use super::message::Message;
 
 /// Separates the parts of a packed extract; cannot occur in labels, and a field that holds it is
@@ -32,8 +33,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(wanted: &Wanted, item: &KeyValue) -> Result<Self, serde_json::Error> {
-        let found = wanted.extract(&item.value)?;
+    /// `kind` says what the object should be stored as, where somebody else wrote it.
+    pub fn new(wanted: &Wanted, kind: Option<&Kind>, item: &KeyValue) -> Result<Self, StoreError> {
+        let (bytes, found) = match wanted.extract(&item.value) {
+            Ok(found) if is_stamped(&item.value, &found, item.mod_revision) => (item.value.clone(), found),
+            _ => {
+                let bytes = foreign::rewritten(kind, item)?;
+                let found = wanted
+                    .extract(&bytes)
+                    .map_err(|e| StoreError::Unreadable { key: item.key.to_string(), why: e.to_string() })?;
+                (bytes, found)
+            }
+        };
         let mut packed = String::new();
         let mut push = |part: &str| {
             packed.extend(part.chars().filter(|c| *c != SEPARATOR));
@@ -51,7 +62,7 @@ impl Entry {
         let stamp = (u32::try_from(at).unwrap_or(0), u32::try_from(length).unwrap_or(0));
         Ok(Entry {
             key: item.key.clone(),
-            bytes: item.value.clone(),
+            bytes,
             revision: item.mod_revision,
             stamp,
             packed: packed.into(),
@@ -94,6 +105,12 @@ impl Entry {
         }
         None
     }
+}
+
+/// Whether the revision stands in the value, as it does in all that this server wrote.
+fn is_stamped(value: &[u8], found: &Found, revision: Revision) -> bool {
+    let digits = found.stamp.and_then(|(at, length)| value.get(at..at + length));
+    digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()) == Some(revision)
 }
 
 /// Label and field selectors made ready for the entries of one collection.

@@ -5,6 +5,7 @@
 mod collection;
 mod entry;
 mod extract;
+mod foreign;
 mod message;
 
 use std::collections::HashMap;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_store::{Error as StoreError, Event, Range, Revision, Store};
+use amphipod_store::{Error as StoreError, Event, Key, KeyValue, Range, Revision, Store};
+use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -24,6 +26,7 @@ use tracing::{debug, warn};
 pub use collection::{Change, Collection, Interest, Snapshot, TooOld, Watcher, within};
 pub use entry::{Entry, Selector};
 pub use extract::Wanted;
+use foreign::Kind;
 
 /// Everything Kubernetes stores lives below this.
 pub const ROOT: &str = "/registry/";
@@ -40,6 +43,8 @@ pub struct Cache {
     collections: RwLock<HashMap<String, Arc<Collection>>>,
     applied: watch::Sender<Revision>,
     compacted: AtomicU64,
+    /// Newest revision that this server wrote and acknowledged.
+    acknowledged: AtomicU64,
     loading: tokio::sync::Mutex<()>,
 }
 
@@ -57,10 +62,11 @@ impl Cache {
             collections: RwLock::default(),
             applied: watch::Sender::new(revision),
             compacted: AtomicU64::new(oldest),
+            acknowledged: AtomicU64::new(0),
             loading: tokio::sync::Mutex::default(),
         });
-        for (prefix, pointers) in collections_of(resources) {
-            cache.insert(&prefix, pointers);
+        for (prefix, (pointers, kind)) in collections_of(resources) {
+            cache.insert(&prefix, pointers, Some(kind));
         }
         let stream = cache.store.watch(ROOT, revision).await?;
         cache.load_all().await?;
@@ -78,9 +84,9 @@ impl Cache {
         &self.store
     }
 
-    fn insert(&self, prefix: &str, pointers: Vec<String>) -> Arc<Collection> {
+    fn insert(&self, prefix: &str, pointers: Vec<String>, kind: Option<Kind>) -> Arc<Collection> {
         let trigger = (POD_TRIGGER.0 == prefix).then_some(POD_TRIGGER.1);
-        let collection = Arc::new(Collection::new(format!("{ROOT}{prefix}/"), pointers, trigger));
+        let collection = Arc::new(Collection::new(format!("{ROOT}{prefix}/"), pointers, trigger, kind));
         self.collections.write().insert(prefix.to_owned(), collection.clone());
         collection
     }
@@ -95,8 +101,7 @@ impl Cache {
 
     async fn load(&self, collection: &Collection) -> Result<(), StoreError> {
         let read = self.store.range(Range::prefix(&collection.prefix)).await?;
-        collection.load(&read.items, read.revision);
-        Ok(())
+        collection.load(&read.items, read.revision)
     }
 
     /// The collection of a resource; loads it when it is new (custom resources).
@@ -112,7 +117,7 @@ impl Cache {
             return Ok(ready);
         }
         let pointers = resource.selectable_fields.iter().map(|f| f.pointer.to_string()).collect();
-        let collection = self.insert(&storage.prefix, pointers);
+        let collection = self.insert(&storage.prefix, pointers, None);
         self.load(&collection).await.map_err(storage_status)?;
         Ok(collection)
     }
@@ -176,7 +181,7 @@ impl Cache {
     fn route(&self, events: Vec<Event>) {
         let mut run: Option<(Arc<Collection>, Vec<Event>)> = None;
         for event in events {
-            let Some(collection) = self.collection_of(&event) else { continue };
+            let Some(collection) = self.collection_of(event_key(&event)) else { continue };
             match &mut run {
                 Some((same, run))
                     if Arc::ptr_eq(same, &collection)
@@ -196,11 +201,15 @@ impl Cache {
         }
     }
 
-    fn collection_of(&self, event: &Event) -> Option<Arc<Collection>> {
-        let key = match event {
-            Event::Put { current, .. } => &current.key,
-            Event::Delete { key, .. } => key,
-        };
+    /// An item of any collection in the form that the cache would serve.
+    pub fn readable(&self, item: KeyValue) -> Result<Bytes, Status> {
+        match self.collection_of(&item.key) {
+            Some(collection) => collection.read(&item).map(|entry| entry.bytes).map_err(storage_status),
+            None => Ok(item.value),
+        }
+    }
+
+    fn collection_of(&self, key: &str) -> Option<Arc<Collection>> {
         let rest = key.strip_prefix(ROOT)?;
         let mut cuts = rest.match_indices('/').map(|(at, _)| at);
         let (first, second) = (cuts.next(), cuts.next());
@@ -218,6 +227,19 @@ impl Cache {
         let newest = self.store.revision().await.map_err(storage_status)?;
         self.wait_for(newest).await?;
         Ok(newest)
+    }
+
+    /// Tells that this server acknowledges a write at this revision.
+    pub fn note_written(&self, revision: Revision) {
+        self.acknowledged.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// Waits until every write acknowledged by this server can be read, without asking the store: what
+    /// policy needs with each request, also while the store is away. Another server's writes come as
+    /// soon as they are told.
+    pub async fn settled(&self) -> Result<Revision, Status> {
+        self.wait_for(self.acknowledged.load(Ordering::Acquire)).await?;
+        Ok(self.applied())
     }
 
     /// Waits until the cache has reached this revision.
@@ -239,7 +261,12 @@ impl Cache {
     }
 
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        self.store.compact(revision).await?;
+        let revision = match self.store.compact(revision).await {
+            Ok(()) => revision,
+            // Another server on the same store went further.
+            Err(StoreError::Compacted { oldest, .. }) => oldest,
+            Err(error) => return Err(error),
+        };
         self.compacted.fetch_max(revision, Ordering::AcqRel);
         let all: Vec<_> = self.collections.read().values().cloned().collect();
         for collection in all {
@@ -251,24 +278,37 @@ impl Cache {
     /// The collection as it was at exactly this revision: from the window, else from the store.
     pub async fn at(&self, collection: &Collection, revision: Revision) -> Result<Snapshot, Status> {
         if revision < self.compacted() {
-            return Err(expired(revision, self.compacted()));
+            return Err(list_expired());
         }
         self.wait_for(revision).await?;
         if let Ok(snapshot) = collection.snapshot_at(revision) {
             return Ok(snapshot);
         }
         let range = Range { revision: Some(revision), ..Range::prefix(&collection.prefix) };
-        let read = self.store.range(range).await.map_err(storage_status)?;
-        Ok(collection.entries(&read.items))
+        let read = self.store.range(range).await.map_err(|error| match error {
+            StoreError::Compacted { .. } => list_expired(),
+            other => storage_status(other),
+        })?;
+        collection.entries(&read.items).map_err(storage_status)
     }
 }
 
-/// Collections with the union of what their resources' field selectors need.
-fn collections_of(resources: &[Arc<Resource>]) -> HashMap<String, Vec<String>> {
-    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+fn event_key(event: &Event) -> &Key {
+    match event {
+        Event::Put { current, .. } => &current.key,
+        Event::Delete { key, .. } => key,
+    }
+}
+
+/// Collections with the union of what their resources' field selectors need, and what they hold.
+fn collections_of(resources: &[Arc<Resource>]) -> HashMap<String, (Vec<String>, Kind)> {
+    let mut map: HashMap<String, (Vec<String>, Kind)> = HashMap::new();
     for resource in resources {
         let Some(storage) = &resource.storage else { continue };
-        let pointers = map.entry(storage.prefix.to_string()).or_default();
+        let (pointers, _) = map.entry(storage.prefix.to_string()).or_insert_with(|| {
+            let (plural, api_version) = (resource.plural.to_string(), storage.api_version.to_string());
+            (Vec::new(), Kind { plural, api_version })
+        });
         for field in resource.selectable_fields.iter() {
             if !pointers.iter().any(|p| *p == field.pointer) {
                 pointers.push(field.pointer.to_string());
@@ -293,13 +333,48 @@ pub fn expired(requested: Revision, oldest: Revision) -> Status {
     Status::expired(format!("too old resource version: {requested} ({oldest})"))
 }
 
-/// How a failure of the store is told to clients.
+/// A list at a revision whose history is gone.
+fn list_expired() -> Status {
+    Status::expired("The resourceVersion for the provided list is too old.")
+}
+
+/// How a failure of the store is told to clients. Clients repeat what comes with Retry-After, so only
+/// what certainly was not done has it.
 pub fn storage_status(error: StoreError) -> Status {
     match error {
         StoreError::Compacted { requested, oldest } => expired(requested, oldest),
         StoreError::Future { requested, newest } => too_large(requested, newest),
         StoreError::NoSpace(_) => Status::failure(507, "InternalError", error.to_string()),
+        StoreError::TooLarge(_) => Status::too_large(format!("Request entity too large: {error}")),
+        StoreError::Unavailable(_) => {
+            let text = format!("the server is currently unable to handle the request: {error}");
+            Status::unavailable(text).with_retry_after(1)
+        }
+        StoreError::Unknown(_) => {
+            let text = format!("Timeout: request did not complete within the allotted timeout: {error}");
+            Status::failure(504, "Timeout", text)
+        }
         StoreError::Closed => Status::unavailable("the server is shutting down"),
         other => Status::internal(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_not_done_invites_to_try_again() {
+        let status = |error| {
+            let status = storage_status(error);
+            let retry = status.details.as_ref().and_then(|details| details.retry_after_seconds);
+            (status.code, status.reason.clone(), retry)
+        };
+        let why = || "why".to_owned();
+        let unavailable = status(StoreError::Unavailable(why()));
+        assert_eq!(unavailable, (503, "ServiceUnavailable".into(), Some(1)));
+        assert_eq!(status(StoreError::Unknown(why())), (504, "Timeout".into(), None));
+        assert_eq!(status(StoreError::TooLarge(why())), (413, "RequestEntityTooLarge".into(), None));
+        assert_eq!(status(StoreError::NoSpace(why())), (507, "InternalError".into(), None));
     }
 }

@@ -104,11 +104,8 @@ pub fn metadata_slice(bytes: &Bytes) -> Option<Bytes> {
     None
 }
 
-/// A stored value as JSON; what upstream wrote (protobuf in an envelope) is read too.
+/// A stored value as JSON.
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
-    if amphipod_api::protobuf::is_enveloped(bytes) {
-        return amphipod_api::protobuf::decode(bytes).map_err(Status::internal);
-    }
     serde_json::from_slice(bytes).map_err(Status::internal)
 }
 

@@ -49,12 +49,6 @@ pub struct Existing {
     pub revision: Revision,
 }
 
-impl From<KeyValue> for Existing {
-    fn from(item: KeyValue) -> Self {
-        Existing { bytes: item.value, revision: item.mod_revision }
-    }
-}
-
 impl Existing {
     /// In the request's version.
     pub fn value(&self, resource: &Resource) -> Result<Value, Status> {
@@ -113,9 +107,18 @@ async fn commit(server: &ApiServer, key: &str, expected: Revision, op: Op) -> Re
     let compare = vec![Compare::ModRevision { key: key.to_owned(), equals: expected }];
     let outcome = server.cache.store().txn(Txn { compare, then: vec![op] }).await.map_err(storage_status)?;
     if outcome.succeeded {
-        return Ok(outcome.written.into_iter().next().map(Existing::from));
+        server.cache.note_written(outcome.revision);
+        let written = outcome.written.into_iter().next();
+        return Ok(written.map(|item| Existing { bytes: item.value, revision: item.mod_revision }));
     }
-    Err(Lost::Race(outcome.current.into_iter().next().flatten().map(Existing::from)))
+    let current = outcome.current.into_iter().next().flatten();
+    Err(Lost::Race(current.map(|item| as_found(server, item)).transpose()?))
+}
+
+/// What stands in the store, whoever wrote it.
+fn as_found(server: &ApiServer, item: KeyValue) -> Result<Existing, Status> {
+    let revision = item.mod_revision;
+    Ok(Existing { bytes: server.cache.readable(item)?, revision })
 }
 
 /// The stored object again, with the revision of another write: what a dry run answers.

@@ -29,6 +29,9 @@ async fn pages_are_of_one_revision() {
     let expired = server.get(&format!("{MAPS}?limit=3&continue={token}")).await;
     let status = expired.json();
     expired.refused(410, "Expired");
+    let exactly = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision - 1);
+    let said = server.get(&exactly).await.refused(410, "Expired");
+    assert_eq!(said, "The resourceVersion for the provided list is too old.");
     let fresh = status["metadata"]["continue"].as_str().unwrap();
     let rest = server.get(&format!("{MAPS}?limit=3&continue={fresh}")).await.expect(200);
     assert_eq!(rest["items"][1]["metadata"]["name"], "m9");

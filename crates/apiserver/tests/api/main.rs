@@ -1,6 +1,7 @@
 //! The server in the process: each test has its own, over a store in memory, and speaks to it as
 //! any client does.
 
+mod adopted;
 mod apply;
 mod crud;
 mod hostile;

@@ -73,6 +73,8 @@ async fn too_old_revisions_are_told_in_the_stream() {
     let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion=2")).await;
     let event = watch.next().await.unwrap();
     assert_eq!((event["type"].as_str(), event["object"]["code"].as_i64()), (Some("ERROR"), Some(410)));
+    let said = event["object"]["message"].as_str().unwrap();
+    assert!(said.starts_with("too old resource version: 2 ("), "{said}");
     assert!(watch.next().await.is_none());
 }
 

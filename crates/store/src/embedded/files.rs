@@ -64,6 +64,53 @@ pub(super) fn size_bytes(dir: &Path) -> Result<u64, Error> {
     Ok(paths.filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum())
 }
 
+/// One step that changes what is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    Create,
+    Write,
+    Sync,
+    /// Shortening a file, to take a write back.
+    Cut,
+    Rename,
+    SyncDirectory,
+    Remove,
+}
+
+type Fault = dyn Fn(Step) -> io::Result<()> + Send + Sync;
+
+/// Disks that fail, for tests: asked before each step, which fails with the error returned.
+#[derive(Clone, Default)]
+pub struct Faults(Option<Arc<Fault>>);
+
+impl Faults {
+    pub fn new(before: impl Fn(Step) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Faults(Some(Arc::new(before)))
+    }
+
+    pub(super) fn before(&self, step: Step) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |fault| fault(step))
+    }
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Faults" } else { "no faults" })
+    }
+}
+
+/// Creates the directory, its name and those of its parents safe on disk: without them nothing in it is.
+pub(super) fn create_dir(dir: &Path) -> Result<(), Error> {
+    let there = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/")).to_owned();
+    fs::create_dir_all(dir).map_err(|e| io_error("create", dir, e))?;
+    for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(&there)) {
+        if !above.as_os_str().is_empty() {
+            File::open(above).and_then(|f| f.sync_all()).map_err(|e| io_error("sync", above, e))?;
+        }
+    }
+    Ok(())
+}
+
 /// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
 #[derive(Debug)]
 pub(super) struct DirLock(File);
@@ -100,7 +147,8 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
     Ok(DirLock(file))
 }
 
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path, faults: &Faults) -> io::Result<()> {
+    faults.before(Step::SyncDirectory)?;
     File::open(dir)?.sync_all()
 }
 
@@ -129,10 +177,11 @@ pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
 
 /// Creates a segment of zeros, safe on disk with its name, or leaves nothing behind. Never touches a
 /// file that is there already.
-pub(super) fn create_segment(dir: &Path, number: u64, bytes: u64) -> io::Result<File> {
+pub(super) fn create_segment(dir: &Path, number: u64, bytes: u64, faults: &Faults) -> io::Result<File> {
+    faults.before(Step::Create)?;
     let path = segment_path(dir, number);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    let made = reserve(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir));
+    let made = reserve(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir, faults));
     if let Err(e) = made {
         drop(file);
         // Whatever stays is zeros, which recovery takes for an unused segment.
@@ -146,7 +195,7 @@ pub(super) fn io_error(what: &str, path: &Path, e: io::Error) -> Error {
     let context = format!("cannot {what} {}", path.display());
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::NoSpace(format!("{context}: {e}"))
+            Error::NoSpace(format!("{context}: {e}; free space on the data directory's disk"))
         }
         _ => Error::Io { context, source: Arc::new(e) },
     }

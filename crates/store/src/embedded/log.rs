@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use super::files::{self, io_error};
-use super::frame::{self, HEADER_BYTES, Header, SEGMENT_MAGIC};
+use super::Options;
+use super::files::{self, Faults, Step, io_error};
+use super::frame::{self, FRAME_HEADER_BYTES, HEADER_BYTES, Header, MAX_BODY_BYTES, SEGMENT_MAGIC};
 use crate::contract::Error;
 
 /// Why a frame was not appended.
@@ -29,6 +30,7 @@ pub(super) struct Log {
     spare: SpareMaker,
     segment_bytes: u64,
     fsync: bool,
+    faults: Faults,
     /// Bytes of frames that the newest snapshot does not cover.
     pub since_snapshot_bytes: u64,
 }
@@ -44,27 +46,29 @@ pub(super) struct Segment {
 }
 
 impl Log {
-    pub fn new(
-        dir: &Path,
-        header: Header,
-        active: Segment,
-        segment_bytes: u64,
-        fsync: bool,
-    ) -> Result<Self, Error> {
+    pub fn new(dir: &Path, header: Header, active: Segment, options: &Options) -> Result<Self, Error> {
+        let segment_bytes = options.segment_bytes;
         Ok(Log {
             dir: dir.to_owned(),
             store_id: header.store_id,
             next_sequence: header.sequence,
-            spare: SpareMaker::start(dir, segment_bytes)?,
+            spare: SpareMaker::start(dir, segment_bytes, options.faults.clone())?,
             active,
             segment_bytes,
-            fsync,
+            fsync: options.fsync,
+            faults: options.faults.clone(),
             since_snapshot_bytes: 0,
         })
     }
 
     /// Appends a frame begun with [`frame::begin`]; on `Ok` it is durable.
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<(), AppendError> {
+        let body = frame.len() - FRAME_HEADER_BYTES;
+        if body > MAX_BODY_BYTES {
+            // What is larger could never be read back.
+            let why = format!("a commit of {body} bytes, more than {MAX_BODY_BYTES}");
+            return Err(AppendError::Refused(Error::TooLarge(why)));
+        }
         frame::finish(frame, self.store_id, self.next_sequence);
         let len = frame.len() as u64;
         if self.active.offset > 0 && self.active.offset + len > self.segment_bytes {
@@ -76,7 +80,8 @@ impl Log {
             .reserve(needed, self.segment_bytes)
             .map_err(|e| AppendError::Refused(io_error("extend", &path, e)))?;
         let header = Header { store_id: self.store_id, sequence: self.next_sequence };
-        self.active.append(&header, frame, self.fsync).map_err(|failure| match failure {
+        let appended = self.active.append(&header, frame, self.fsync, &self.faults);
+        appended.map_err(|failure| match failure {
             Failure::Undone(e) => AppendError::Refused(io_error("write", &path, e)),
             Failure::Broken(e) => AppendError::Broken(io_error("write", &path, e)),
         })?;
@@ -116,10 +121,11 @@ impl Segment {
         Ok(())
     }
 
-    fn append(&mut self, header: &Header, frame: &[u8], fsync: bool) -> Result<(), Failure> {
-        let written = self.write(header, frame);
+    fn append(&mut self, header: &Header, frame: &[u8], fsync: bool, faults: &Faults) -> Result<(), Failure> {
+        let written = faults.before(Step::Write).and_then(|()| self.write(header, frame));
+        let sync = || faults.before(Step::Sync).and_then(|()| self.file.sync_data());
         let (end, failed) = match written {
-            Ok(end) => match if fsync { self.file.sync_data() } else { Ok(()) } {
+            Ok(end) => match if fsync { sync() } else { Ok(()) } {
                 Ok(()) => (end, None),
                 // After a failed sync nobody knows what the disk holds, unless it merely was full.
                 Err(e) if is_full(&e) => (end, Some(e)),
@@ -132,7 +138,7 @@ impl Segment {
                 self.offset = end;
                 Ok(())
             }
-            Some(e) => Err(self.undo(e)),
+            Some(e) => Err(self.undo(e, faults)),
         }
     }
 
@@ -147,9 +153,10 @@ impl Segment {
     }
 
     /// Takes back what part of a frame was written: a refused write must not come back after a crash.
-    fn undo(&mut self, e: io::Error) -> Failure {
+    fn undo(&mut self, e: io::Error, faults: &Faults) -> Failure {
         self.reserved = self.offset;
-        match self.file.set_len(self.offset).and_then(|()| self.file.sync_data()) {
+        let cut = faults.before(Step::Cut).and_then(|()| self.file.set_len(self.offset));
+        match cut.and_then(|()| self.file.sync_data()) {
             Ok(()) => Failure::Undone(e),
             Err(_) => Failure::Broken(e),
         }
@@ -182,7 +189,7 @@ impl Drop for SpareMaker {
 }
 
 impl SpareMaker {
-    fn start(dir: &Path, bytes: u64) -> Result<Self, Error> {
+    fn start(dir: &Path, bytes: u64, faults: Faults) -> Result<Self, Error> {
         let (ask, asked) = mpsc::channel::<u64>();
         // At most one request is under way.
         let (done, ready) = mpsc::sync_channel(1);
@@ -191,7 +198,7 @@ impl SpareMaker {
             .name("store-segments".into())
             .spawn(move || {
                 for number in asked {
-                    if done.send(files::create_segment(&owned, number, bytes)).is_err() {
+                    if done.send(files::create_segment(&owned, number, bytes, &faults)).is_err() {
                         return;
                     }
                 }
@@ -230,8 +237,8 @@ mod tests {
     /// A write that failed half-way must leave no bytes that recovery could take for a frame.
     #[test]
     fn a_refused_write_is_taken_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = files::create_segment(dir.path(), 1, 8192).unwrap();
+        let (dir, none) = (tempfile::tempdir().unwrap(), Faults::default());
+        let file = files::create_segment(dir.path(), 1, 8192, &none).unwrap();
         let mut segment = Segment { file, number: 1, offset: 0, reserved: 8192 };
         let header = Header { store_id: 3, sequence: 1 };
         let frame = |sequence| {
@@ -241,15 +248,15 @@ mod tests {
             frame::finish(&mut frame, 3, sequence);
             frame
         };
-        assert!(segment.append(&header, &frame(1), true).is_ok());
+        assert!(segment.append(&header, &frame(1), true, &none).is_ok());
         let end = segment.offset;
         segment.file.write_all_at(&frame(2), end).unwrap();
-        let failure = segment.undo(io::Error::from(io::ErrorKind::StorageFull));
+        let failure = segment.undo(io::Error::from(io::ErrorKind::StorageFull), &none);
         assert!(matches!(failure, Failure::Undone(_)));
         assert_eq!(segment.file.metadata().unwrap().len(), end);
         assert!(segment.reserve(end + 64, 8192).is_ok());
         assert_eq!(segment.file.metadata().unwrap().len(), 8192);
-        assert!(segment.append(&header, &frame(2), true).is_ok());
+        assert!(segment.append(&header, &frame(2), true, &none).is_ok());
         let bytes = std::fs::read(files::segment_path(dir.path(), 1)).unwrap();
         let second = frame::parse(&bytes, end as usize, 3).unwrap();
         assert_eq!((second.0.sequence, second.1), (2, &[2; 40][..]));

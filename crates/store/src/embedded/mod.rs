@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
+pub use self::files::{Faults, Step};
 use self::history::History;
 use self::state::State;
 use self::view::View;
@@ -41,7 +42,7 @@ const QUEUE_REQUESTS: usize = 4096;
 const MIN_SEGMENT_BYTES: u64 = 4096;
 
 /// How the embedded engine uses disk and memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Size of one log file, allocated as a whole.
     pub segment_bytes: u64,
@@ -55,6 +56,8 @@ pub struct Options {
     /// Whether an acknowledged write survives a power loss. Without it only the end of the process is
     /// survived; for throw-away clusters and tests.
     pub fsync: bool,
+    /// For tests of failing disks.
+    pub faults: Faults,
 }
 
 impl Default for Options {
@@ -65,6 +68,7 @@ impl Default for Options {
             history_events: 200_000,
             history_bytes: 128 << 20,
             fsync: true,
+            faults: Faults::default(),
         }
     }
 }
@@ -83,13 +87,14 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is created if need be. Blocks while it reads everything stored.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         let options = Options { segment_bytes: options.segment_bytes.max(MIN_SEGMENT_BYTES), ..options };
-        std::fs::create_dir_all(dir).map_err(|e| files::io_error("create", dir, e))?;
+        files::create_dir(dir)?;
         let lock = files::lock(dir)?;
         let recovered = recovery::recover(dir, &options)?;
         let disk = Disk {
             log: recovered.log,
             dir: dir.to_owned(),
             snapshot_log_bytes: options.snapshot_log_bytes,
+            faults: options.faults,
             lock,
         };
         Self::start(recovered.state, recovered.history, Some(disk))

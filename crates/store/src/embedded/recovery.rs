@@ -65,7 +65,10 @@ impl Replay {
         let (state, store_id, next_sequence, first_segment) = match files.snapshots.last() {
             Some((sequence, path)) => {
                 let loaded = snapshot::load(path)?;
-                snapshot::remove_replaced(dir, *sequence, loaded.first_segment)?;
+                // Its name may so far stand in memory only: a crash can have come between the rename
+                // and its sync. What it replaces goes only once that is safe.
+                files::sync_dir(dir, &options.faults).map_err(|e| io_error("sync", dir, e))?;
+                snapshot::remove_replaced(dir, *sequence, loaded.first_segment, &options.faults)?;
                 let header = loaded.header;
                 (loaded.state, Some(header.store_id), header.sequence + 1, loaded.first_segment)
             }
@@ -250,9 +253,9 @@ impl Replay {
         };
         let active =
             if self.store_id.is_none() { Segment { offset: HEADER_BYTES as u64, ..active } } else { active };
-        files::sync_dir(dir).map_err(|e| io_error("sync", dir, e))?;
+        files::sync_dir(dir, &options.faults).map_err(|e| io_error("sync", dir, e))?;
         let next = Header { store_id, sequence: self.next_sequence };
-        let mut log = Log::new(dir, next, active, options.segment_bytes, options.fsync)?;
+        let mut log = Log::new(dir, next, active, options)?;
         log.since_snapshot_bytes = self.replayed_bytes;
         Ok(Recovered { state: self.state, history: self.history, log })
     }
@@ -286,7 +289,8 @@ fn first_segment(dir: &Path, replay: &Replay, options: &Options) -> Result<Segme
         return Err(damaged(&path, 0, "the file is missing".into(), cure));
     }
     let bytes = options.segment_bytes;
-    let file = files::create_segment(dir, number, bytes).map_err(|e| io_error("create", &path, e))?;
+    let file = files::create_segment(dir, number, bytes, &options.faults)
+        .map_err(|e| io_error("create", &path, e))?;
     Ok(Segment { file, number, offset: 0, reserved: bytes })
 }
 

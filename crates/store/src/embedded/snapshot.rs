@@ -12,7 +12,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 
-use super::files::{self, io_error};
+use super::files::{self, Faults, Step, io_error};
 use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header, SNAPSHOT_MAGIC};
 use super::record::{Reader, put_bytes};
 use super::state::State;
@@ -35,34 +35,48 @@ pub(super) struct Snapshot {
 }
 
 /// Writes the snapshot and removes the files it replaces. `stop` gives up early.
-pub(super) fn write(dir: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> Result<(), Error> {
+pub(super) fn write(
+    dir: &Path,
+    snapshot: &Snapshot,
+    stop: &AtomicBool,
+    faults: &Faults,
+) -> Result<(), Error> {
     let temporary = files::unfinished_snapshot_path(dir, snapshot.header.sequence);
     let path = files::snapshot_path(dir, snapshot.header.sequence);
-    let written = write_file(&temporary, snapshot, stop)
+    let written = write_file(&temporary, snapshot, stop, faults)
+        .and_then(|()| faults.before(Step::Rename))
         .and_then(|()| fs::rename(&temporary, &path))
-        .and_then(|()| files::sync_dir(dir));
+        .and_then(|()| files::sync_dir(dir, faults));
     if let Err(e) = written {
         files::remove(&temporary)?;
         return Err(io_error("write", &path, e));
     }
-    remove_replaced(dir, snapshot.header.sequence, snapshot.first_segment)
+    remove_replaced(dir, snapshot.header.sequence, snapshot.first_segment, faults)
 }
 
 /// Removes what a finished snapshot made superfluous, oldest first.
-pub(super) fn remove_replaced(dir: &Path, sequence: u64, first_segment: u64) -> Result<(), Error> {
+pub(super) fn remove_replaced(
+    dir: &Path,
+    sequence: u64,
+    first_segment: u64,
+    faults: &Faults,
+) -> Result<(), Error> {
     let files = files::list(dir)?;
     let segments = files.segments.iter().filter(|(number, _)| *number < first_segment);
     let snapshots = files.snapshots.iter().filter(|(number, _)| *number < sequence);
     for (_, path) in segments.chain(snapshots) {
+        faults.before(Step::Remove).map_err(|e| io_error("remove", path, e))?;
         files::remove(path)?;
     }
     Ok(())
 }
 
-fn write_file(path: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> io::Result<()> {
+fn write_file(path: &Path, snapshot: &Snapshot, stop: &AtomicBool, faults: &Faults) -> io::Result<()> {
+    faults.before(Step::Create)?;
     let mut file = File::create(path)?;
     file.write_all(&snapshot.header.encode(SNAPSHOT_MAGIC))?;
-    let mut blocks = Blocks { file, store_id: snapshot.header.store_id, written: 0, unsynced: 0 };
+    let store_id = snapshot.header.store_id;
+    let mut blocks = Blocks { file, store_id, written: 0, unsynced: 0, faults };
     let mut block = Vec::with_capacity(BLOCK_BYTES * 2);
     frame::begin(&mut block);
     encode_meta(snapshot, &mut block);
@@ -77,20 +91,23 @@ fn write_file(path: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> io::Result
         }
     }
     blocks.write(&mut block)?;
+    faults.before(Step::Sync)?;
     blocks.file.sync_all()
 }
 
-struct Blocks {
+struct Blocks<'a> {
+    faults: &'a Faults,
     file: File,
     store_id: u64,
     written: u64,
     unsynced: usize,
 }
 
-impl Blocks {
+impl Blocks<'_> {
     fn write(&mut self, block: &mut Vec<u8>) -> io::Result<()> {
         self.written += 1;
         frame::finish(block, self.store_id, self.written);
+        self.faults.before(Step::Write)?;
         self.file.write_all(block)?;
         self.unsynced += block.len();
         if self.unsynced >= SYNC_BYTES {

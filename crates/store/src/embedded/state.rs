@@ -12,13 +12,6 @@ use crate::contract::{Compare, Error, Key, KeyValue, LeaseId, Op, Revision, Txn}
 
 pub(super) type Map = OrdMap<Key, Arc<KeyValue>>;
 
-/// Longest key; Kubernetes' longest is under 700 bytes.
-const MAX_KEY_BYTES: usize = 4096;
-/// Largest sum of keys and values in one transaction. The API server refuses objects over 3 MiB.
-const MAX_TXN_BYTES: usize = 16 << 20;
-/// Most operations in one transaction.
-const MAX_TXN_OPS: usize = 4096;
-
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub map: Map,
@@ -35,6 +28,16 @@ pub(super) struct Lease {
     pub ttl_seconds: u64,
     pub keys: OrdSet<Key>,
 }
+
+impl Lease {
+    /// What deleting its keys takes in the log, about.
+    pub fn key_bytes(&self) -> usize {
+        self.keys.iter().map(|key| key.len() + OP_OVERHEAD_BYTES).sum()
+    }
+}
+
+/// Bytes of a delete in the log besides its key.
+const OP_OVERHEAD_BYTES: usize = 5;
 
 /// What happened to one key: at least one side is there.
 #[derive(Clone, Debug)]
@@ -73,41 +76,15 @@ impl State {
 
     /// Refuses what could not be applied whole, so that `apply` cannot fail half-way.
     pub fn check(&self, txn: &Txn) -> Result<(), Error> {
-        if txn.then.len() > MAX_TXN_OPS {
-            return Err(Error::Invalid(format!("more than {MAX_TXN_OPS} operations in one transaction")));
+        txn.check()?;
+        let lease = |op: &Op| match op {
+            Op::Put { lease, .. } => *lease,
+            Op::Delete { .. } => None,
+        };
+        match txn.then.iter().filter_map(lease).find(|lease| !self.leases.contains_key(lease)) {
+            Some(lease) => Err(Error::LeaseNotFound(lease)),
+            None => Ok(()),
         }
-        let mut bytes = 0;
-        for op in &txn.then {
-            bytes += self.check_op(op)?;
-        }
-        if bytes > MAX_TXN_BYTES {
-            return Err(Error::Invalid(format!("a transaction of {bytes} bytes, more than {MAX_TXN_BYTES}")));
-        }
-        if txn.then.len() > 1 {
-            let mut keys: Vec<&str> = txn.then.iter().map(op_key).collect();
-            keys.sort_unstable();
-            if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(Error::Invalid(format!("the transaction names {} twice", pair[0])));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_op(&self, op: &Op) -> Result<usize, Error> {
-        let key = op_key(op);
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Error::Invalid(format!("a key of {} bytes", key.len())));
-        }
-        let Op::Put { value, stamp, lease, .. } = op else { return Ok(key.len()) };
-        if stamp.is_some_and(|at| at > value.len()) {
-            return Err(Error::Invalid(format!("the revision's place in {key} lies outside the value")));
-        }
-        if let Some(lease) = lease
-            && !self.leases.contains_key(lease)
-        {
-            return Err(Error::LeaseNotFound(*lease));
-        }
-        Ok(key.len() + value.len())
     }
 
     /// Applies checked operations at the next revision; `None` when nothing changes.
@@ -174,17 +151,23 @@ impl State {
         self.last_lease = self.last_lease.max(id);
     }
 
+    /// Deletes the first keys of a lease, up to so many bytes of them.
+    pub fn shed(&mut self, id: LeaseId, bytes: usize) -> Option<Commit> {
+        let mut left = bytes;
+        let keys = self.leases.get(&id)?.keys.iter().take_while(|key| {
+            let fits = left >= key.len() + OP_OVERHEAD_BYTES;
+            left = left.saturating_sub(key.len() + OP_OVERHEAD_BYTES);
+            fits
+        });
+        let ops: Vec<Op> = keys.map(|key| Op::Delete { key: key.to_string() }).collect();
+        self.apply(&ops)
+    }
+
     /// Deletes the lease and, at one revision, every key attached to it.
     pub fn revoke(&mut self, id: LeaseId) -> Result<Option<Commit>, Error> {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound(id))?;
         let ops: Vec<Op> = lease.keys.iter().map(|key| Op::Delete { key: key.to_string() }).collect();
         Ok(self.apply(&ops))
-    }
-}
-
-fn op_key(op: &Op) -> &str {
-    match op {
-        Op::Put { key, .. } | Op::Delete { key } => key,
     }
 }
 
@@ -250,5 +233,22 @@ mod tests {
         assert!(state.revoke(2).unwrap().is_none(), "the key let go of the lease");
         assert_eq!(state.live_bytes, 3);
         assert!(state.revoke(2).is_err());
+    }
+
+    #[test]
+    fn a_huge_lease_ends_in_steps() {
+        let mut state = State::default();
+        state.grant(1, 5);
+        for n in 0..10 {
+            state.apply(&[put(&format!("/{n}"), "x", None, Some(1))]);
+        }
+        // Three keys of two bytes each, and what a delete takes besides.
+        let step = 3 * (2 + OP_OVERHEAD_BYTES);
+        let gone = state.shed(1, step).unwrap();
+        assert_eq!((gone.revision, gone.changes.len()), (11, 3));
+        assert_eq!(state.leases[&1].key_bytes(), 7 * (2 + OP_OVERHEAD_BYTES));
+        state.shed(1, step).unwrap();
+        assert_eq!(state.revoke(1).unwrap().unwrap().changes.len(), 4);
+        assert!(state.map.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::deadlines::Deadlines;
-use super::files::DirLock;
+use super::files::{DirLock, Faults};
 use super::frame::{self, FRAME_HEADER_BYTES, Header};
 use super::log::{AppendError, Log};
 use super::record;
@@ -27,6 +27,9 @@ use crate::contract::{Error, LeaseId, Revision, Txn, TxnResult};
 const BATCH_REQUESTS: usize = 1024;
 /// Body size from which a batch takes no more requests.
 const BATCH_BYTES: usize = 4 << 20;
+/// Keys of one lease that are deleted at one revision. A lease with more of them ends in several steps,
+/// for a commit must fit one frame.
+const LEASE_BYTES: usize = 8 << 20;
 /// Capacity above which the frame buffer is given back after use.
 const KEEP_BUFFER_BYTES: usize = 8 << 20;
 /// How long watchers without events wait to hear how far the store has come.
@@ -57,6 +60,7 @@ pub(super) struct Disk {
     pub log: Log,
     pub dir: PathBuf,
     pub snapshot_log_bytes: u64,
+    pub faults: Faults,
     pub lock: DirLock,
 }
 
@@ -229,6 +233,15 @@ impl Writer {
             return;
         }
         for id in self.deadlines.ended(now, BATCH_REQUESTS) {
+            // Many leases end together after a restart; the rest goes with the next batches.
+            if self.frame.len() >= BATCH_BYTES {
+                return;
+            }
+            let fits = batch.state.leases.get(&id).is_none_or(|lease| lease.key_bytes() <= LEASE_BYTES);
+            if !fits {
+                batch.shed(id, &mut self.frame);
+                continue;
+            }
             if batch.revoke(id, &mut self.frame).is_ok() {
                 batch.expired.push(id);
             } else if !self.state.leases.contains_key(&id) {
@@ -280,8 +293,10 @@ impl Writer {
         disk.log.append(&mut self.frame).map_err(|failure| match failure {
             AppendError::Refused(error) => error,
             AppendError::Broken(error) => {
-                self.broken = Some(error.clone());
-                error
+                let why = format!("{error}; no write is taken until the process is started again");
+                self.broken = Some(Error::Backend(why.clone()));
+                // This very write may come back then.
+                Error::Unknown(why)
             }
         })
     }
@@ -334,10 +349,11 @@ impl Writer {
         };
         let header = Header { store_id: disk.log.store_id, sequence: disk.log.next_sequence - 1 };
         let snapshot = Snapshot { state: self.state.clone(), header, first_segment };
-        let (dir, stop) = (disk.dir.clone(), Arc::new(AtomicBool::new(false)));
+        let (dir, faults) = (disk.dir.clone(), disk.faults.clone());
+        let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("store-snapshot".into()).spawn(move || {
-            if let Err(error) = snapshot::write(&dir, &snapshot, &stopped) {
+            if let Err(error) = snapshot::write(&dir, &snapshot, &stopped, &faults) {
                 tracing::warn!(%error, "no snapshot taken; the log is kept");
             }
         });
@@ -423,6 +439,12 @@ impl Batch {
         record::encode_lease_grant(id, ttl_seconds, frame);
         self.granted.push(id);
         Ok(id)
+    }
+
+    /// Deletes some of a huge lease's keys; it stays overdue until all are gone.
+    fn shed(&mut self, id: LeaseId, frame: &mut Vec<u8>) {
+        let commit = self.state.shed(id, LEASE_BYTES);
+        self.add(commit, frame);
     }
 
     fn revoke(&mut self, id: LeaseId, frame: &mut Vec<u8>) -> Result<(), Error> {

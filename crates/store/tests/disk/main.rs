@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
 
 mod crash;
+mod faults;
 mod format;
 mod full;
 mod recovery;

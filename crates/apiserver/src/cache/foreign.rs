@@ -1,0 +1,196 @@
+//! Values that this server did not write: what kube-apiserver stores (protobuf in an envelope, or JSON
+//! without a resourceVersion), some of it in versions that are served no longer. They are read as if
+//! written here, and rewritten by the next update.
+
+use amphipod_api::{object, protobuf, schema};
+use amphipod_store::{Error as StoreError, KeyValue};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::registry::encode;
+
+/// How kube-apiserver marks what a provider encrypted: `k8s:enc:<provider>:v<n>:<key>:`.
+const ENCRYPTED: &[u8] = b"k8s:enc:";
+/// Longest mark shown.
+const MARK_BYTES: usize = 64;
+
+/// Versions, by plural, whose objects differ from the stored version's in nothing but the name.
+const SAME_SHAPE: &[(&str, &[&str])] = &[
+    (
+        "admissionregistration.k8s.io/v1beta1",
+        &[
+            "mutatingwebhookconfigurations",
+            "validatingwebhookconfigurations",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+        ],
+    ),
+    ("apps/v1beta2", &["controllerrevisions", "daemonsets", "deployments", "replicasets", "statefulsets"]),
+    ("autoscaling/v2beta2", &["horizontalpodautoscalers"]),
+    ("batch/v1beta1", &["cronjobs"]),
+    ("certificates.k8s.io/v1beta1", &["certificatesigningrequests"]),
+    ("coordination.k8s.io/v1beta1", &["leases"]),
+    ("flowcontrol.apiserver.k8s.io/v1beta3", &["flowschemas", "prioritylevelconfigurations"]),
+    ("networking.k8s.io/v1beta1", &["ingressclasses", "ipaddresses", "servicecidrs"]),
+    ("node.k8s.io/v1beta1", &["runtimeclasses"]),
+    ("policy/v1beta1", &["poddisruptionbudgets"]),
+    ("rbac.authorization.k8s.io/v1beta1", &["clusterrolebindings", "clusterroles", "rolebindings", "roles"]),
+    (
+        "resource.k8s.io/v1beta2",
+        &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
+    ),
+    ("scheduling.k8s.io/v1beta1", &["priorityclasses"]),
+    (
+        "storage.k8s.io/v1beta1",
+        &[
+            "csidrivers",
+            "csinodes",
+            "csistoragecapacities",
+            "storageclasses",
+            "volumeattachments",
+            "volumeattributesclasses",
+        ],
+    ),
+];
+
+/// What a collection's objects are stored as; custom resources have no such rule here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub plural: String,
+    pub api_version: String,
+}
+
+/// Whether the value is closed to us altogether; serving the rest as if it were all would be wrong.
+pub fn refuse_encrypted(item: &KeyValue) -> Result<(), StoreError> {
+    if !item.value.starts_with(ENCRYPTED) {
+        return Ok(());
+    }
+    let shown = &item.value[..item.value.len().min(MARK_BYTES)];
+    let end =
+        shown.iter().enumerate().filter(|(_, byte)| **byte == b':').nth(4).map_or(shown.len(), |(at, _)| at);
+    Err(StoreError::Unreadable {
+        key: item.key.to_string(),
+        why: format!(
+            "it is encrypted ({}), and Amphipod has no keys to it; let kube-apiserver rewrite all objects \
+             with the identity provider first",
+            String::from_utf8_lossy(&shown[..end])
+        ),
+    })
+}
+
+/// The value as this server would have stored it.
+pub fn rewritten(kind: Option<&Kind>, item: &KeyValue) -> Result<Bytes, StoreError> {
+    refuse_encrypted(item)?;
+    let unreadable = |why: String| StoreError::Unreadable { key: item.key.to_string(), why };
+    let mut value: Value = if protobuf::is_enveloped(&item.value) {
+        let read_as =
+            |stored: &str| kind.filter(|kind| same_shape(kind, stored)).map(|k| k.api_version.as_str());
+        protobuf::decode_as(&item.value, read_as).map_err(|e| unreadable(e.to_string()))?
+    } else {
+        serde_json::from_slice(&item.value).map_err(|e| unreadable(e.to_string()))?
+    };
+    if !value.is_object() {
+        return Err(unreadable("it is no JSON object".to_owned()));
+    }
+    if let Some(kind) = kind {
+        to_stored_version(kind, &mut value).map_err(unreadable)?;
+    }
+    let encoded = encode::object(&value).map_err(|status| unreadable(status.message))?;
+    let digits = item.mod_revision.to_string();
+    let (before, after) = encoded.bytes.split_at(encoded.stamp);
+    Ok([before, digits.as_bytes(), after].concat().into())
+}
+
+fn to_stored_version(kind: &Kind, value: &mut Value) -> Result<(), String> {
+    let stored = object::api_version(value).to_owned();
+    if stored == kind.api_version {
+        return Ok(());
+    }
+    if same_shape(kind, &stored) {
+        value["apiVersion"] = kind.api_version.clone().into();
+        return Ok(());
+    }
+    let (group, version) = schema::split_api_version(&stored);
+    amphipod_strategy::convert(group, version, &kind.plural, value, true);
+    if object::api_version(value) == kind.api_version {
+        return Ok(());
+    }
+    Err(format!("it is stored as {stored}, which cannot be converted to {}", kind.api_version))
+}
+
+fn same_shape(kind: &Kind, stored: &str) -> bool {
+    SAME_SHAPE.iter().any(|(version, plurals)| *version == stored && plurals.contains(&kind.plural.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn item(value: impl Into<Bytes>) -> KeyValue {
+        KeyValue {
+            key: "/registry/x/a".into(),
+            value: value.into(),
+            create_revision: 1,
+            mod_revision: 42,
+            version: 1,
+            lease: None,
+        }
+    }
+
+    fn kind(plural: &str, api_version: &str) -> Kind {
+        Kind { plural: plural.into(), api_version: api_version.into() }
+    }
+
+    fn read(kind: &Kind, value: &Value) -> Result<Value, String> {
+        let bytes = rewritten(Some(kind), &item(value.to_string())).map_err(|e| e.to_string())?;
+        Ok(serde_json::from_slice(&bytes).expect("JSON"))
+    }
+
+    #[test]
+    fn json_gets_its_revision_and_the_stored_version() {
+        let budgets = kind("poddisruptionbudgets", "policy/v1");
+        let old =
+            json!({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "a"}});
+        let new = read(&budgets, &old).expect("readable");
+        assert_eq!(
+            (&new["apiVersion"], &new["metadata"]["resourceVersion"]),
+            (&json!("policy/v1"), &json!("42"))
+        );
+        let scalers = kind("horizontalpodautoscalers", "autoscaling/v2");
+        let old = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 70}});
+        let new = read(&scalers, &old).expect("readable");
+        assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+        let ingresses = kind("ingresses", "networking.k8s.io/v1");
+        let old = json!({"apiVersion": "extensions/v1beta1", "kind": "Ingress", "metadata": {"name": "a"}});
+        let why = read(&ingresses, &old).expect_err("another shape");
+        assert!(why.contains("/registry/x/a") && why.contains("stored as extensions/v1beta1"), "{why}");
+    }
+
+    #[test]
+    fn protobuf_of_an_older_version_of_the_same_shape_is_read() {
+        let cron = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "a"}, "spec": {"schedule": "* * * * *"}});
+        let bytes = protobuf::encode(&cron).expect("encodes");
+        // The length of the envelope's type changes with the version's name.
+        let at = bytes.windows(8).position(|w| w == b"batch/v1").expect("the version");
+        let mut old = bytes;
+        old.splice(at..at + 8, *b"batch/v1beta1");
+        old[at - 1] += 5;
+        old[at - 3] += 5;
+        let read = rewritten(Some(&kind("cronjobs", "batch/v1")), &item(old.clone())).expect("readable");
+        let read: Value = serde_json::from_slice(&read).expect("JSON");
+        assert_eq!(
+            (&read["apiVersion"], &read["spec"]["schedule"]),
+            (&json!("batch/v1"), &json!("* * * * *"))
+        );
+        assert!(rewritten(Some(&kind("jobs", "batch/v1")), &item(old)).is_err(), "known for cron jobs only");
+    }
+
+    #[test]
+    fn what_is_encrypted_is_refused_by_name() {
+        let error = refuse_encrypted(&item(&b"k8s:enc:aescbc:v1:key1:\x00\xff\x01"[..])).expect_err("closed");
+        let text = error.to_string();
+        assert!(text.contains("/registry/x/a") && text.contains("(k8s:enc:aescbc:v1:key1)"), "{text}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The etcd engine against real etcd servers on loopback.
+
+#![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
+
+mod cluster;
+mod contract;
+mod failures;
+mod tls;
