@@ -2,9 +2,16 @@
 //! any client does.
 
 mod crud;
+mod limits;
 mod lists;
+mod metrics;
+mod negotiation;
+mod options;
+mod proxy;
 mod restart;
 mod streams;
+mod subresources;
 mod support;
 mod tls;
+mod validation;
 mod watches;
