@@ -106,7 +106,9 @@ impl Status {
         self
     }
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
-        self.details.get_or_insert_with(Details::default).retry_after_seconds = Some(seconds);
+        // Zero is no advice, but the answer still has details.
+        self.details.get_or_insert_with(Details::default).retry_after_seconds =
+            Some(seconds).filter(|s| *s > 0);
         self
     }
 
@@ -123,6 +125,12 @@ impl Status {
     pub fn already_exists(group: &str, plural: &str, name: &str) -> Self {
         let message = format!("{} {} already exists", qualified(group, plural), field::go_quote(name));
         Self::failure(409, "AlreadyExists", message).about(group, plural, name)
+    }
+    /// The server drew names until it gave up (or was given one beside the prefix).
+    pub fn generate_name_conflict(group: &str, plural: &str, name: &str) -> Self {
+        let mut status = Self::already_exists(group, plural, name);
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status.with_retry_after(1)
     }
     pub fn conflict(group: &str, plural: &str, name: &str, why: &str) -> Self {
         let message = format!(

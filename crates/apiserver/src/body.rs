@@ -87,6 +87,62 @@ pub async fn beginning(mut body: Body, bytes: usize) -> Bytes {
     whole.freeze()
 }
 
+/// Ends a body with an error when it is not through by then.
+pub fn until(body: Body, deadline: tokio::time::Instant) -> Body {
+    let timer = Box::pin(tokio::time::sleep_until(deadline));
+    StreamBody::new(Until { body, timer }).boxed_unsync()
+}
+
+struct Until {
+    body: Body,
+    timer: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Stream for Until {
+    type Item = Result<Frame<Bytes>, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err("the answer was not taken within the time limit".into())));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+/// Calls `end` with the bytes that went out, when the body is through or given up.
+pub fn finally<F>(body: Body, end: F) -> Body
+where
+    F: FnOnce(u64) + Send + Unpin + 'static,
+{
+    StreamBody::new(Finally { body, bytes: 0, end: Some(end) }).boxed_unsync()
+}
+
+struct Finally<F: FnOnce(u64)> {
+    body: Body,
+    bytes: u64,
+    end: Option<F>,
+}
+
+impl<F: FnOnce(u64) + Unpin> Stream for Finally<F> {
+    type Item = Result<Frame<Bytes>, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        frame
+    }
+}
+
+impl<F: FnOnce(u64)> Drop for Finally<F> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end(self.bytes);
+        }
+    }
+}
+
 /// Compresses chunk by chunk, so that streamed lists stay streamed.
 pub fn gzip(body: Body) -> Body {
     let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)));
@@ -133,5 +189,37 @@ impl Stream for Gzip {
                 return Poll::Ready(Some(Ok(Frame::data(out.into()))));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_nobody_takes_in_time_end() {
+        let never = || stream(futures::stream::pending());
+        let soon = tokio::time::Instant::now() + Duration::from_millis(5);
+        until(never(), soon).collect().await.expect_err("too late");
+        let late = tokio::time::Instant::now() + Duration::from_secs(60);
+        let whole = until(full("abc"), late).collect().await.expect("in time");
+        assert_eq!(whole.to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn ends_are_told() {
+        let seen = Arc::new(AtomicU64::new(u64::MAX));
+        let told = |body: Body| {
+            let seen = seen.clone();
+            finally(body, move |bytes| seen.store(bytes, Ordering::Release))
+        };
+        told(full("abc")).collect().await.expect("whole");
+        assert_eq!(seen.load(Ordering::Acquire), 3);
+        drop(told(full("abc")));
+        assert_eq!(seen.load(Ordering::Acquire), 0);
     }
 }

@@ -39,7 +39,7 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// Time limit for everything but watches and connections to pods.
     pub request_timeout: Duration,
-    /// Requests (not watches) served at once; more are refused with 429.
+    /// Requests (not watches) served at once; more wait a little, or are refused with 429.
     pub max_requests_inflight: usize,
     /// Shown by `/version`.
     pub version: Version,

@@ -85,31 +85,43 @@ impl Context {
     pub fn content_type(&self) -> &str {
         self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("")
     }
-    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+    /// Refuses what the options of a write may not be, all faults in one answer.
+    pub fn check_write_options(&self) -> Result<(), Status> {
+        let kind = match self.attributes.verb.as_str() {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            _ => "UpdateOptions",
+        };
+        let mut faults = field_manager_faults(self.query.text("fieldManager"));
+        faults.extend(self.dry_run_fault());
+        faults.extend(self.parse_field_validation().err());
+        self.refuse_options(kind, &faults)
+    }
+    fn parse_field_validation(&self) -> Result<FieldValidation, field::Error> {
         let text = self.query.text("fieldValidation");
-        FieldValidation::parse(text).ok_or_else(|| {
-            let path = field::Path::new("fieldValidation");
-            self.invalid_options(&field::Error::not_supported(&path, text, &["Ignore", "Strict", "Warn"]))
-        })
+        let path = field::Path::new("fieldValidation");
+        FieldValidation::parse(text)
+            .ok_or_else(|| field::Error::not_supported(&path, text, &["", "Ignore", "Strict", "Warn"]))
+    }
+    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+        self.parse_field_validation().map_err(|fault| self.invalid_options(&fault))
+    }
+    fn dry_run_fault(&self) -> Option<field::Error> {
+        let values: Vec<&str> = self.query.all("dryRun").filter(|t| !t.is_empty()).collect();
+        dry_run_fault(&values)
     }
     /// `?dryRun=All`
     pub fn dry_run(&self) -> Result<bool, Status> {
-        let mut dry = false;
-        for text in self.query.all("dryRun").filter(|t| !t.is_empty()) {
-            if text != "All" {
-                let path = field::Path::new("dryRun");
-                return Err(self.invalid_options(&field::Error::not_supported(&path, text, &["All"])));
-            }
-            dry = true;
+        match self.dry_run_fault() {
+            Some(fault) => Err(self.invalid_options(&fault)),
+            None => Ok(self.query.all("dryRun").any(|text| text == "All")),
         }
-        Ok(dry)
     }
     /// Who owns what this request writes: the parameter, or the client's name from User-Agent.
     pub fn field_manager(&self) -> Result<String, Status> {
         let given = self.query.text("fieldManager");
-        if given.len() > MAX_FIELD_MANAGER {
-            let path = field::Path::new("fieldManager");
-            return Err(self.invalid_options(&field::Error::too_long(&path, MAX_FIELD_MANAGER)));
+        if let Some(fault) = field_manager_faults(given).first() {
+            return Err(self.invalid_options(fault));
         }
         if !given.is_empty() {
             return Ok(given.to_owned());
@@ -128,6 +140,9 @@ impl Context {
         };
         Status::invalid("meta.k8s.io", kind, "", std::slice::from_ref(fault))
     }
+    pub fn refuse_options(&self, kind: &str, faults: &[field::Error]) -> Result<(), Status> {
+        if faults.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", kind, "", faults)) }
+    }
 
     pub fn warn(&self, text: impl Into<String>) {
         let text = text.into();
@@ -144,4 +159,27 @@ impl Context {
     pub fn not_found(&self) -> Status {
         Status::not_found(&self.resource.group, &self.resource.plural, self.name())
     }
+}
+
+fn field_manager_faults(name: &str) -> Vec<field::Error> {
+    let path = field::Path::new("fieldManager");
+    let mut faults = Vec::new();
+    if name.len() > MAX_FIELD_MANAGER {
+        faults.push(field::Error::too_long(&path, MAX_FIELD_MANAGER));
+    }
+    for (at, unprintable) in name.char_indices().filter(|(_, c)| c.is_control()) {
+        let code = u32::from(unprintable);
+        let detail = format!("invalid character U+{code:04X} (at position {at})");
+        faults.push(field::Error::invalid(&path, name, detail));
+    }
+    faults
+}
+
+/// The fault names the whole list, as Go shows one.
+pub fn dry_run_fault(values: &[&str]) -> Option<field::Error> {
+    if values.iter().all(|value| *value == "All") {
+        return None;
+    }
+    let fault = field::Error::not_supported(&field::Path::new("dryRun"), serde_json::json!(values), &["All"]);
+    Some(fault)
 }

@@ -22,8 +22,9 @@ use crate::config::KeyPair;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers that speak of one hop only.
-const HOP_BY_HOP: [&str; 8] = [
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
+    "proxy-connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -37,8 +38,8 @@ const PRIVATE: [&str; 2] = ["authorization", "impersonate-user"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("dial tcp {host}:{port}: {why}")]
-    Connect { host: String, port: u16, why: String },
+    #[error("dial tcp {at}: {why}")]
+    Connect { at: String, why: String },
     #[error("the connection to {0} broke: {1}")]
     Broken(String, String),
     #[error("the credentials for kubelets cannot be used: {0}")]
@@ -62,6 +63,38 @@ pub struct Backend {
     pub transport: Transport,
     /// Path and query.
     pub target: String,
+}
+
+impl Backend {
+    /// `host:port`, as a Host header and Go's errors have it.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The host a client asked for.
+pub fn requested_host<B>(request: &Request<B>) -> Option<String> {
+    let header = request.headers().get(HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    header.or_else(|| request.uri().authority().map(ToString::to_string))
+}
+
+/// Go's words for the commonest ways a connection fails.
+fn go_connect_error(error: &std::io::Error) -> String {
+    use std::io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    match error.kind() {
+        ConnectionRefused => "connect: connection refused".into(),
+        ConnectionReset => "connect: connection reset by peer".into(),
+        HostUnreachable => "connect: no route to host".into(),
+        NetworkUnreachable => "connect: network is unreachable".into(),
+        TimedOut => "connect: connection timed out".into(),
+        _ => error.to_string(),
+    }
 }
 
 pub fn kubelet_tls(client: Option<&KeyPair>, ca_pem: Option<&str>) -> Result<ClientConfig, Error> {
@@ -90,16 +123,12 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn connect(backend: &Backend) -> Result<Box<dyn Stream>, Error> {
-    let fail = |why: &dyn std::fmt::Display| Error::Connect {
-        host: backend.host.clone(),
-        port: backend.port,
-        why: why.to_string(),
-    };
+    let fail = |why: &dyn std::fmt::Display| Error::Connect { at: backend.authority(), why: why.to_string() };
     let dial = TcpStream::connect((backend.host.as_str(), backend.port));
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, dial)
         .await
         .map_err(|_| fail(&"i/o timeout"))?
-        .map_err(|e| fail(&e))?;
+        .map_err(|e| fail(&go_connect_error(&e)))?;
     let _ = stream.set_nodelay(true);
     let config = match &backend.transport {
         Transport::Plain => return Ok(Box::new(stream)),
@@ -145,12 +174,24 @@ pub async fn forward(mut request: Request<Body>, backend: &Backend) -> Result<Re
 }
 
 fn strip(headers: &mut HeaderMap) {
+    // What `Connection` names is of this hop too.
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
 }
 
 fn outgoing(request: Request<Body>, backend: &Backend, upgrade: bool) -> Result<Request<Body>, BoxError> {
+    let host = requested_host(&request).unwrap_or_else(|| backend.authority());
     let (mut parts, body) = request.into_parts();
     let upgrade_to = parts.headers.get(UPGRADE).cloned();
     strip(&mut parts.headers);
@@ -161,7 +202,8 @@ fn outgoing(request: Request<Body>, backend: &Backend, upgrade: bool) -> Result<
         parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(UPGRADE, protocol);
     }
-    parts.headers.insert(HOST, HeaderValue::from_str(&format!("{}:{}", backend.host, backend.port))?);
+    // The backend sees the host the client asked for, as it would behind any reverse proxy.
+    parts.headers.insert(HOST, HeaderValue::from_str(&host)?);
     parts
         .headers
         .entry(HeaderName::from_static("user-agent"))

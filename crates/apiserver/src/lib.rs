@@ -25,6 +25,7 @@ pub mod seams;
 pub mod serve;
 pub mod server;
 pub mod services;
+pub mod stall;
 pub mod subresources;
 #[cfg(test)]
 pub mod testing;

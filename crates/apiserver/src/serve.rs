@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::body::{self, Body};
 use crate::config::KeyPair;
 use crate::drain::Drained;
+use crate::stall::{Patience, Stalling};
 
 /// A peer that has not finished its TLS handshake by then is not going to.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +32,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 /// After cancellation, requests in flight get this long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// A connection that takes nothing for this long is given up: as long as a request may take.
+const WRITE_STALL: Duration = Duration::from_secs(60);
+/// How often an HTTP/2 peer that says nothing is asked whether it is there, and how long it has to
+/// answer: as Go's server and clients do it.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: usize = 10_000;
 /// Streams one HTTP/2 connection may have open, as kube-apiserver allows for its own clients.
 const MAX_STREAMS: u32 = 1000;
@@ -121,8 +128,10 @@ where
         tokio::spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
+            let patience = Patience::default();
+            let stream = Stalling::new(stream, WRITE_STALL, patience.clone());
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, address, handler, &graceful, stop).await,
+                Ok(Ok(stream)) => connection(stream, (address, patience), handler, &graceful, stop).await,
                 Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
                 Err(_) => debug!(%address, "TLS handshake timed out"),
             }
@@ -138,8 +147,8 @@ where
 }
 
 async fn connection<H, F>(
-    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-    address: std::net::SocketAddr,
+    stream: tokio_rustls::server::TlsStream<Stalling<tokio::net::TcpStream>>,
+    (address, patience): (std::net::SocketAddr, Patience),
     handler: H,
     graceful: &GracefulShutdown,
     stop: CancellationToken,
@@ -153,6 +162,7 @@ async fn connection<H, F>(
         let mut request = request.map(|body| body::boxed(Drained::new(body)));
         let extensions = request.extensions_mut();
         extensions.insert(PeerAddress(address));
+        extensions.insert(patience.clone());
         if let Some(peer) = &peer {
             extensions.insert(peer.clone());
         }
@@ -161,7 +171,12 @@ async fn connection<H, F>(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     let watched = graceful.watcher().watch(connection);
     tokio::select! {

@@ -16,7 +16,6 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -28,6 +27,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::Error;
+use crate::http::limits::Limits;
 use crate::http::local::LocalService;
 use crate::http::pipeline;
 use crate::kubelet_proxy;
@@ -48,8 +48,8 @@ pub struct ApiServer {
     pub metrics: Metrics,
     pub shutdown: CancellationToken,
     pub kubelet_tls: Arc<rustls::ClientConfig>,
-    /// One permit per request that is not long-running.
-    pub inflight: Semaphore,
+    /// Who is served now and who waits.
+    pub limits: Limits,
     allocations: Arc<Allocations>,
     event_lease: Mutex<Option<(LeaseId, Instant)>>,
 }
@@ -79,15 +79,15 @@ impl ApiServer {
             kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
         let server = Arc::new(ApiServer {
             allocations: Arc::new(Allocations::new(&config.service_cidrs, config.node_port_range.clone())),
-            inflight: Semaphore::new(config.max_requests_inflight),
-            config,
+            limits: Limits::new(config.max_requests_inflight),
             cache,
             catalog,
             policy,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&config.version, crate::http::handlers::platform()),
             shutdown,
             kubelet_tls: Arc::new(tls),
             event_lease: Mutex::default(),
+            config,
         });
         server.fill_allocations().await?;
         let loopback = InProcess(server.clone());

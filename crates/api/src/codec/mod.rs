@@ -20,6 +20,9 @@ pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
+/// What the report of a YAML document's duplicate begins with; a warning goes without.
+const YAML_PREFIX: &str = "yaml: unmarshal errors:\n  ";
+
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FieldValidation {
@@ -92,6 +95,11 @@ pub fn media(content_type: &str) -> Option<Media> {
     }
 }
 
+/// Patches are sent in forms of their own, which no object is.
+fn is_patch(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().contains('+')
+}
+
 /// Decodes a request body of the expected kind.
 pub fn decode(
     body: &[u8],
@@ -99,8 +107,8 @@ pub fn decode(
     expected: Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let accepted = [JSON, YAML, PROTOBUF];
-    let media = media(content_type).ok_or_else(|| Status::unsupported_media_type(&accepted))?;
+    let media = media(content_type).filter(|_| !is_patch(content_type));
+    let media = media.ok_or_else(|| Status::unsupported_media_type(&[JSON, YAML, PROTOBUF]))?;
     let (mut value, problems) = match media {
         Media::Protobuf => {
             let value = protobuf::decode(body).map_err(|e| unrecognized(expected, body, &e.to_string()))?;
@@ -115,6 +123,10 @@ pub fn decode(
             unrecognized(expected, body, &e)
         })?,
     };
+    if value.is_null() && media == Media::Json {
+        // Go decodes null into an empty object.
+        value = Value::Object(serde_json::Map::new());
+    }
     check_kind(&mut value, expected)?;
     if validation == FieldValidation::Strict && !problems.is_empty() {
         let faults = format!("strict decoding error: {}", problems.join(", "));
@@ -122,6 +134,7 @@ pub fn decode(
     }
     settle(&mut value, expected.schema).map_err(|e| not_handled(&value, expected, &e))?;
     let warnings = if validation == FieldValidation::Warn { problems } else { Vec::new() };
+    let warnings = warnings.into_iter().map(|text| text.trim_start_matches(YAML_PREFIX).to_owned()).collect();
     Ok(Decoded { value, warnings })
 }
 

@@ -54,8 +54,16 @@ fn go_syntax_error(error: &serde_json::Error, body: &[u8]) -> String {
     let line_start =
         body.split(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(|l| l.len() + 1).sum::<usize>();
     let at = (line_start + error.column()).saturating_sub(1);
-    let character = body.get(at).map(|b| char::from(*b).to_string()).unwrap_or_default();
-    let place = if text.contains("trailing characters") {
+    let character = body.get(at).map(|b| go_character(*b)).unwrap_or_default();
+    let place = if text.contains("trailing comma") && body.get(at) == Some(&b'}') {
+        "looking for beginning of object key string"
+    } else if text.contains("control character") {
+        "in string literal"
+    } else if text.contains("invalid escape") {
+        "in string escape code"
+    } else if text.contains("invalid number") {
+        "in numeric literal"
+    } else if text.contains("trailing characters") {
         "after top-level value"
     } else if text.contains("key must be a string") {
         "looking for beginning of object key string"
@@ -69,6 +77,15 @@ fn go_syntax_error(error: &serde_json::Error, body: &[u8]) -> String {
         "looking for beginning of value"
     };
     format!("invalid character '{character}' {place}")
+}
+
+/// A byte between single quotes, as Go's JSON reader shows it.
+fn go_character(byte: u8) -> String {
+    match byte {
+        b'\'' => "\\'".to_owned(),
+        b'"' => "\"".to_owned(),
+        other => go_quote(&char::from(other).to_string()).trim_matches('"').to_owned(),
+    }
 }
 
 fn yaml_options(duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy) -> serde_saphyr::Options {

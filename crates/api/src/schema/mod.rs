@@ -32,7 +32,8 @@ pub fn messages() -> &'static [Message] {
 pub fn kind(group: &str, version: &str, kind: &str) -> Option<&'static Message> {
     let found = BY_KIND.get(&(group, version, kind)).copied();
     found.or_else(|| {
-        let generic = kind.ends_with("Options") || matches!(kind, "Status" | "APIVersions" | "APIGroup");
+        let generic = kind.ends_with("Options")
+            || matches!(kind, "Status" | "APIVersions" | "APIGroup" | "APIGroupList" | "APIResourceList");
         if generic { BY_KIND.get(&("meta.k8s.io", "v1", kind)).copied() } else { None }
     })
 }

@@ -133,11 +133,7 @@ pub fn aggregated(groups: &[&Group]) -> Value {
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.name.is_empty() {
-                json!({"creationTimestamp": null})
-            } else {
-                json!({"name": group.name, "creationTimestamp": null})
-            };
+            let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

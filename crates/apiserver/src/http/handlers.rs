@@ -5,20 +5,24 @@ use std::sync::Arc;
 use amphipod_api::protobuf;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use http::header::{ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::negotiate::{self, Accepted};
+use super::negotiate::{self, Accepted, Form, Offer, Shape};
 use super::path::{Query, Target};
 use super::pipeline::{Incoming, Warnings};
 use crate::body::{self, Body};
 use crate::context::Context;
 use crate::discovery::AGGREGATED;
 use crate::health::{self, Check};
+use crate::metrics::Scrape;
 use crate::registry::{create, delete, list, patch, update, view, watch};
 use crate::server::ApiServer;
 use crate::subresources;
+
+/// Subresources that lead to another server.
+const CONNECTIONS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 
 /// Answers a request for a resource.
 pub async fn resource(
@@ -34,10 +38,11 @@ pub async fn resource(
     check_place(&resource, &target)?;
     check_verb(&resource, &target)?;
     let (parts, body) = request.into_parts();
-    let accepted = accepted(&resource, &target, &parts.headers)?;
+    let accepted = accepted(&resource, &target, &parts.headers)?.prettied(&query, &parts.headers);
     let headers = parts.headers.clone();
     let cx = Context::new(attributes, resource, target, query, headers, accepted, server.now());
     let cx = Arc::new(cx);
+    check_options(&cx)?;
     let outcome = if cx.subresource().is_empty() {
         main(server, cx.clone(), body).await
     } else {
@@ -49,6 +54,23 @@ pub async fn resource(
     })?;
     answer.extensions_mut().insert(Warnings(cx.take_warnings()));
     Ok(answer)
+}
+
+/// Options are refused before anyone looks at the body.
+fn check_options(cx: &Context) -> Result<(), Status> {
+    if CONNECTIONS.contains(&cx.subresource()) {
+        return match cx.query.contains("dryRun") {
+            true => Err(Status::bad_request("dryRun is not supported")),
+            false => Ok(()),
+        };
+    }
+    if cx.accepted.form == Form::Table {
+        view::check_include(cx)?;
+    }
+    match cx.attributes.verb.as_str() {
+        "create" | "update" | "patch" => cx.check_write_options(),
+        _ => Ok(()),
+    }
 }
 
 async fn main(server: Arc<ApiServer>, cx: Arc<Context>, body: Body) -> Result<Response<Body>, Status> {
@@ -100,6 +122,10 @@ fn check_verb(resource: &Resource, target: &Target) -> Result<(), Status> {
         };
     }
     let sub = resource.subresource(&target.subresource).ok_or_else(Status::no_such_path)?;
+    // What a proxied server is asked is its own business.
+    if target.subresource == "proxy" {
+        return Ok(());
+    }
     if sub.verbs.iter().any(|v| v == verb) { Ok(()) } else { Err(Status::method_not_allowed()) }
 }
 
@@ -122,7 +148,16 @@ fn accepted(resource: &Resource, target: &Target, headers: &HeaderMap) -> Result
         _ => (resource.api_version(), resource.kind.to_string()),
     };
     let transforms = resource.storage.is_some() && kind == resource.kind;
-    negotiate::accept(headers, transforms, protobuf::supports(&version, &kind))
+    let shape = match target.attributes_verb.as_str() {
+        "list" | "deletecollection" => Shape::List,
+        "watch" => Shape::Stream,
+        _ => Shape::Single,
+    };
+    let offer = Offer { transforms, protobuf: protobuf::supports(&version, &kind), shape };
+    negotiate::accept(headers, offer, || {
+        let package = resource.group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core");
+        format!("*{package}.{kind}{}", if shape == Shape::List { "List" } else { "" })
+    })
 }
 
 /// Everything that is not a resource.
@@ -135,10 +170,11 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
         "/version" => Ok(json_answer(&version(server))),
-        "/metrics" => metrics(server).await,
+        "/metrics" => metrics(server, request.headers()).await,
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
         "" | "/" => Ok(json_answer(&json!({"paths": paths(server)}))),
+        _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed),
         _ if trimmed.starts_with("/openapi/") => {
             super::openapi::answer(server, trimmed, &query, request.headers())
         }
@@ -159,6 +195,7 @@ fn jwks(server: &ApiServer) -> Response<Body> {
 fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
+        "/debug/pprof",
         "/healthz",
         "/livez",
         "/metrics",
@@ -196,22 +233,28 @@ fn version(server: &ApiServer) -> Value {
         "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
         "gitVersion": version.git_version, "gitCommit": version.git_commit, "gitTreeState": "clean",
         "buildDate": version.build_date, "goVersion": "none (Rust)", "compiler": "rustc",
-        "platform": format!("linux/{}", go_architecture()),
+        "platform": platform(),
     })
 }
 
-fn go_architecture() -> &'static str {
-    match std::env::consts::ARCH {
+/// As Go names operating system and architecture.
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    }
+    };
+    format!("linux/{architecture}")
 }
 
-async fn metrics(server: &ApiServer) -> Result<Response<Body>, Status> {
-    let size = server.cache.store().size_bytes().await.unwrap_or(0);
-    let text = server.metrics.render(&server.cache.sizes(), size);
-    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+async fn metrics(server: &ApiServer, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let scrape = Scrape {
+        collections: server.cache.sizes(),
+        store_bytes: server.cache.store().size_bytes().await.unwrap_or(0),
+        load: server.limits.load(),
+    };
+    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let (text, media_type) = server.metrics.render(&scrape, accept);
     Ok(view::response(StatusCode::OK, media_type, body::full(text)))
 }
 
@@ -244,7 +287,8 @@ fn discovery(server: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Resp
         set_etag(&mut answer, &document.etag);
         answer
     } else {
-        let accepted = negotiate::accept(headers, false, false)?;
+        let offer = Offer { protobuf: true, ..Offer::default() };
+        let accepted = negotiate::accept(headers, offer, String::new)?;
         let value: Value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
         let bytes = view::encoded(accepted, &value)?;
         view::response(StatusCode::OK, accepted.encoding.media_type(), body::full(bytes))
@@ -254,12 +298,15 @@ fn discovery(server: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Resp
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    negotiate::clauses(headers).first().is_some_and(|clause| {
-        clause.media_type == "application/json"
-            && clause.param("g") == Some("apidiscovery.k8s.io")
-            && clause.param("v") == Some("v2")
-            && clause.param("as") == Some("APIGroupDiscoveryList")
-    })
+    let names = ["as", "g", "v"];
+    let wanted = ["APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2"].map(Some);
+    // The first clause that either form answers decides.
+    let decisive = negotiate::clauses(headers).into_iter().find_map(|clause| {
+        let given = names.map(|name| clause.param(name));
+        let plain = given == [None; 3];
+        (plain || (clause.media_type == "application/json" && given == wanted)).then_some(!plain)
+    });
+    decisive.unwrap_or(false)
 }
 
 pub fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {

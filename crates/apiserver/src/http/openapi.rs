@@ -10,7 +10,7 @@ use super::handlers::{matches_etag, set_etag};
 use super::negotiate;
 use super::path::Query;
 use crate::body::{self, Body};
-use crate::registry::list::ExpectedSize;
+use crate::registry::render::ExpectedSize;
 use crate::registry::view;
 use crate::server::ApiServer;
 
@@ -45,6 +45,15 @@ pub fn answer(
             let part = path.trim_start_matches("/openapi/v3/");
             let document = amphipod_openapi::v3(info, part).ok_or_else(Status::no_such_path)?;
             let hash = amphipod_openapi::hash(info, part);
+            let given = query.text("hash");
+            if !given.is_empty() && given != hash {
+                // An old name of the document: its new one is told.
+                let mut moved = view::response(StatusCode::MOVED_PERMANENTLY, JSON, body::empty());
+                if let Ok(location) = format!("{path}?hash={hash}").parse() {
+                    moved.headers_mut().insert(http::header::LOCATION, location);
+                }
+                return Ok(moved);
+            }
             let mut answer = tagged(headers, &format!("\"{hash}\""), JSON, || document);
             // Asked for by its hash it never changes.
             if query.text("hash") == hash {

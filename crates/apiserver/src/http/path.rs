@@ -147,7 +147,7 @@ impl Query {
     }
     /// Go's reading of a boolean: present and empty is true.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v, "0" | "false" | "False" | "FALSE" | "f" | "F"))
+        self.get(key).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 }
 

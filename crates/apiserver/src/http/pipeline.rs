@@ -8,25 +8,27 @@ use std::time::Instant;
 use amphipod_api::status::Status;
 use futures::FutureExt;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, HeaderValue, VARY, WARNING,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, VARY, WARNING,
 };
 use http::{Request, Response};
 use http_body::Body as _;
-use tracing::{debug, error};
+use tracing::{Instrument, debug, debug_span, error};
 use uuid::Uuid;
 
+use super::limits::{Kind, TimeLimit};
 use super::negotiate::Accepted;
 use super::path::{self, Query, Target};
-use super::{handlers, negotiate};
+use super::{handlers, limits, negotiate};
 use crate::authn::impersonation;
 use crate::authz;
 use crate::body::{self, Body, GZIP_THRESHOLD_BYTES};
-use crate::metrics::Finished;
-use crate::registry::list::ExpectedSize;
-use crate::registry::view;
+use crate::metrics::{Observed, RequestMeter};
+use crate::registry::render::ExpectedSize;
+use crate::registry::{patch, view};
 use crate::seams::{Attributes, Credentials, Decision, UserInfo};
 use crate::serve::PeerCertificate;
 use crate::server::ApiServer;
+use crate::stall::Patience;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Warnings of the handler, on their way to the headers.
@@ -49,35 +51,43 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
     let started = Instant::now();
     let audit_id = audit_id(&request);
     let takes_gzip = takes_gzip(&request);
-    let accepted = negotiate::accept(request.headers(), true, false).unwrap_or_default();
+    let accepted = negotiate::for_status(&request);
     let (attributes, target, query) = understand(&request);
     let (verb, path) = (attributes.verb.clone(), attributes.path.clone());
     let known = target.as_ref().and_then(|t| server.catalog.load().find(&t.group, &t.version, &t.resource));
-    let labels = (attributes.subresource.clone(), known);
+    let is_long_running = is_long_running(&attributes);
+    if is_long_running && verb != "watch" {
+        request.extensions().get::<Patience>().inspect(|patience| patience.grant());
+    }
+    let meter = server.metrics.request(&Observed {
+        attributes: &attributes,
+        resource: known.as_deref(),
+        is_apply: is_apply(&request),
+        is_dry_run: query.all("dryRun").any(|value| value == "All"),
+        is_long_running,
+    });
     let incoming = Incoming { request, attributes, target, query };
-    let answer = AssertUnwindSafe(bounded(server.clone(), incoming, accepted)).catch_unwind().await;
+    let span = debug_span!("request", audit_id);
+    let work = bounded(server.clone(), incoming, accepted, is_long_running, &meter).instrument(span);
+    let answer = AssertUnwindSafe(work).catch_unwind().await;
     let mut answer = answer.unwrap_or_else(|_| {
-        error!(%verb, %path, "a handler panicked");
+        error!(%verb, %path, audit_id, "a handler panicked");
         let text = "This request caused apiserver to panic. Look in the logs for details.";
         view::status_response(accepted, &Status::internal(text))
     });
     finish(&mut answer, &audit_id);
-    debug!(%verb, %path, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
-    let resource = labels.1.as_deref();
-    server.metrics.finished(&Finished {
-        verb: &verb,
-        group: resource.map_or("", |r| &r.group),
-        version: resource.map_or("", |r| &r.version),
-        resource: resource.map_or("", |r| &r.plural),
-        subresource: if resource.is_some_and(|r| r.subresource(&labels.0).is_some()) {
-            &labels.0
-        } else {
-            ""
-        },
-        code: answer.status().as_u16(),
-        took: started.elapsed(),
-    });
-    if takes_gzip { compressed(answer, &verb) } else { answer }
+    debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
+    meter.answered(if takes_gzip { compressed(answer, &verb) } else { answer })
+}
+
+fn is_long_running(attributes: &Attributes) -> bool {
+    attributes.verb == "watch"
+        || (attributes.resource_request && LONG_RUNNING.contains(&attributes.subresource.as_str()))
+}
+
+fn is_apply(request: &Request<Body>) -> bool {
+    let media_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    patch::kind_of(media_type) == Some(patch::Kind::Apply)
 }
 
 fn audit_id<B>(request: &Request<B>) -> String {
@@ -138,36 +148,61 @@ fn understand(request: &Request<Body>) -> (Attributes, Option<Target>, Query) {
     (attributes, target, query)
 }
 
-async fn bounded(server: Arc<ApiServer>, incoming: Incoming, accepted: Accepted) -> Response<Body> {
-    let attributes = &incoming.attributes;
-    let long_running = attributes.verb == "watch"
-        || (attributes.resource_request && LONG_RUNNING.contains(&attributes.subresource.as_str()));
-    let outcome = if long_running {
-        answer(server.clone(), incoming).await
-    } else {
-        let Ok(_permit) = server.inflight.try_acquire() else {
-            let status = Status::too_many_requests("Too many requests, please try again later.", 1);
-            return view::status_response(accepted, &status);
+async fn bounded(
+    server: Arc<ApiServer>,
+    mut incoming: Incoming,
+    accepted: Accepted,
+    is_long_running: bool,
+    meter: &RequestMeter,
+) -> Response<Body> {
+    let refused = |status: Status| view::status_response(accepted, &status);
+    if is_long_running {
+        let outcome = async {
+            identify(&server, &mut incoming).await?;
+            answer(&server, incoming).await
         };
-        server.metrics.inflight(1);
-        let outcome =
-            tokio::time::timeout(server.config.request_timeout, answer(server.clone(), incoming)).await;
-        server.metrics.inflight(-1);
-        outcome.unwrap_or_else(|_| {
-            Err(Status::timeout("request did not complete within the allotted timeout", 0))
-        })
+        return outcome.await.unwrap_or_else(refused);
+    }
+    let kind = Kind::of(&incoming.attributes.verb);
+    let limit = match TimeLimit::parse(&incoming.query, kind, server.config.request_timeout) {
+        Ok(limit) => limit,
+        Err(status) => return refused(status),
     };
-    outcome.unwrap_or_else(|status| view::status_response(accepted, &status))
+    let deadline = tokio::time::Instant::now() + limit.duration;
+    let work = async {
+        identify(&server, &mut incoming).await?;
+        let user = &incoming.attributes.user;
+        let Some(_place) = server.limits.enter(user, kind, limit.duration).await else {
+            meter.terminated(429);
+            return Ok(limits::too_many());
+        };
+        answer(&server, incoming).await
+    };
+    let outcome = tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
+        meter.terminated(504);
+        Err(limit.exceeded())
+    });
+    let answer = outcome.unwrap_or_else(refused);
+    // Streamed answers have what is left of the time.
+    if answer.body().size_hint().exact().is_some() {
+        return answer;
+    }
+    answer.map(|content| body::until(content, deadline))
 }
 
-/// Who asks, whether they may, and the answer.
-async fn answer(server: Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
-    incoming.attributes.user = authenticate(&server, &mut incoming.request).await?;
-    name_from_selector(&mut incoming);
-    authorize(&server, &incoming.attributes).await?;
+/// Who asks.
+async fn identify(server: &ApiServer, incoming: &mut Incoming) -> Result<(), Status> {
+    incoming.attributes.user = authenticate(server, &mut incoming.request).await?;
+    name_from_selector(incoming);
+    Ok(())
+}
+
+/// Whether they may, and the answer.
+async fn answer(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
+    authorize(server, &incoming.attributes).await?;
     match incoming.target.take() {
-        Some(target) => handlers::resource(server, incoming, target).await,
-        None => handlers::other(&server, incoming).await,
+        Some(target) => handlers::resource(server.clone(), incoming, target).await,
+        None => handlers::other(server, incoming).await,
     }
 }
 

@@ -114,6 +114,7 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
         return dry(server, cx, value).await;
     }
     let name = object::name(&value).to_owned();
+    let prefixed = !object::generate_name(&value).is_empty();
     let key = object_key(&cx.resource, cx.namespace(), &name);
     let lease = server.event_lease(&cx.resource).await?;
     match put(server, &cx.resource, &key, value, 0, lease).await {
@@ -121,20 +122,26 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
             reserved.keep();
             Ok(stored)
         }
-        Err(Lost::Race(_)) => Err(already_exists(cx, &name)),
+        Err(Lost::Race(_)) => Err(already_exists(cx, &name, prefixed)),
         Err(Lost::Failed(status)) => Err(*status),
     }
 }
 
-fn already_exists(cx: &Context, name: &str) -> Status {
-    Status::already_exists(&cx.resource.group, &cx.resource.plural, name)
+/// `prefixed`: the object has a `generateName`, whether or not its name was made from it.
+fn already_exists(cx: &Context, name: &str, prefixed: bool) -> Status {
+    let (group, plural) = (&cx.resource.group, &cx.resource.plural);
+    if prefixed {
+        Status::generate_name_conflict(group, plural, name)
+    } else {
+        Status::already_exists(group, plural, name)
+    }
 }
 
 async fn dry(server: &ApiServer, cx: &Context, value: Value) -> Result<Existing, Status> {
     let name = object::name(&value).to_owned();
     let key = object_key(&cx.resource, cx.namespace(), &name);
     if super::existing(server, &cx.resource, &key).await?.is_some() {
-        return Err(already_exists(cx, &name));
+        return Err(already_exists(cx, &name, !object::generate_name(&value).is_empty()));
     }
     Ok(Existing { bytes: unwritten(&cx.resource, value, 0)?, revision: 0 })
 }

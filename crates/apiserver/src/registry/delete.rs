@@ -11,7 +11,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::delete_options::{DeleteOptions, Plan, Propagation, plan};
 use super::options::{self, ListOptions};
-use super::{Existing, Lost, existing, list, object_key, put, remove, unwritten, validate_admission, view};
+use super::{
+    Existing, Lost, existing, list, object_key, put, remove, render, unwritten, validate_admission, view,
+};
 use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
@@ -108,7 +110,7 @@ async fn execute(
         }
         Plan::Remove => {
             if !options.dry_run {
-                remove(server, key, stored.revision).await?;
+                remove(server, &cx.resource, key, stored.revision).await?;
                 server.after_update(cx, old, true);
             }
             Ok(Deleted { last: stored, gone: true })
@@ -138,7 +140,7 @@ pub async fn delete_collection(
     while !running.is_empty() {
         finished(running.join_next().await)?;
     }
-    list::respond(cx, page).await
+    render::respond(cx, page).await
 }
 
 fn finished(outcome: Option<Result<Result<(), Status>, JoinError>>) -> Result<(), Status> {

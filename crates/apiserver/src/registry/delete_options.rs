@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::options;
-use crate::context::{Context, time_text};
+use crate::context::{Context, dry_run_fault, time_text};
 use crate::http::path::Query;
 
 pub const ORPHAN: &str = "orphan";
@@ -58,18 +58,24 @@ impl DeleteOptions {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (Some(other), _) => {
                 let path = Path::new("propagationPolicy");
-                let known = ["Background", "Foreground", "Orphan", "nil"];
-                return refuse(FieldError::not_supported(&path, other, &known));
+                let known = r#""Foreground", "Background", "Orphan", "nil""#;
+                return refuse(options::unsupported(&path, other, known));
             }
         };
-        let mut dry_run = false;
-        for item in value.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
-            if item != "All" {
-                return refuse(FieldError::not_supported(&Path::new("dryRun"), item.clone(), &["All"]));
-            }
-            dry_run = true;
+        let dry_runs: Vec<&str> = value
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if let Some(fault) = dry_run_fault(&dry_runs) {
+            return refuse(fault);
         }
+        let dry_run = !dry_runs.is_empty();
+        // Less than nothing is read as one second, as upstream reads it.
         let grace = value.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let grace = grace.map(|seconds| if seconds < 0 { 1 } else { seconds });
         Ok(DeleteOptions {
             grace,
             propagation,
@@ -83,7 +89,8 @@ impl DeleteOptions {
     /// 409 where the object is not the one meant.
     pub fn check_preconditions(&self, resource: &Resource, old: &Value) -> Result<(), Status> {
         let name = object::name(old);
-        let conflict = |why: String| Err(Status::conflict(&resource.group, &resource.plural, name, &why));
+        // Upstream names the kind here, not the resource.
+        let conflict = |why: String| Err(Status::conflict(&resource.group, &resource.kind, name, &why));
         if let Some(uid) = self.uid.as_deref().filter(|uid| *uid != object::uid(old)) {
             return conflict(format!(
                 "the UID in the precondition ({uid}) does not match the UID in record ({}). \

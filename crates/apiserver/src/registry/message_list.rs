@@ -8,19 +8,16 @@ use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Response, StatusCode};
 
 use super::list::Page;
-use super::view;
 use crate::body::{self, Body, BoxError};
 use crate::cache::Entry;
-use crate::http::negotiate::Encoding;
 
 const CHUNK_BYTES: usize = 64 << 10;
 /// Messages made before the thread is given to others.
 const MEASURED_AT_ONCE: usize = 256;
 
-pub async fn respond(resource: &Resource, writer: Writer, page: Page) -> Result<Response<Body>, Status> {
+pub async fn content(resource: &Resource, writer: Writer, page: Page) -> Result<Body, Status> {
     let mut sizes = Vec::with_capacity(page.entries.len());
     for entries in page.entries.chunks(MEASURED_AT_ONCE) {
         for entry in entries {
@@ -37,7 +34,7 @@ pub async fn respond(resource: &Resource, writer: Writer, page: Page) -> Result<
             chunks,
             |mut chunks| async move { chunks.next().map(|chunk| (chunk, chunks)) },
         );
-    Ok(view::response(StatusCode::OK, Encoding::Protobuf.media_type(), body::stream(stream.boxed())))
+    Ok(body::stream(stream.boxed()))
 }
 
 /// What is still to be sent.

@@ -10,6 +10,7 @@ mod message_list;
 pub mod options;
 mod ownership;
 pub mod patch;
+pub mod render;
 pub mod update;
 pub mod view;
 pub mod watch;
@@ -26,6 +27,10 @@ use crate::cache::{ROOT, storage_status};
 use crate::context::Context;
 use crate::seams::{AdmissionRequest, Operation};
 use crate::server::ApiServer;
+
+/// What one object may take in the store: etcd's limit for a request, so that objects move between
+/// the engines.
+const MAX_OBJECT_BYTES: usize = 1536 << 10;
 
 /// The key of an object.
 pub fn object_key(resource: &Resource, namespace: &str, name: &str) -> String {
@@ -81,6 +86,15 @@ impl From<Status> for Lost {
     }
 }
 
+/// Why a write for another incarnation (or version) of the object does not happen, in the words of
+/// upstream's storage.
+pub fn precondition_failed(key: &str, what: &str, given: &str, stored: &str) -> String {
+    format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+         failed: {what} in precondition: {given}, {what} in object meta: {stored}"
+    )
+}
+
 /// Writes an object (in the request's version) where the key is still at `expected` (0: absent).
 pub async fn put(
     server: &ApiServer,
@@ -91,21 +105,51 @@ pub async fn put(
     lease: Option<LeaseId>,
 ) -> Result<Existing, Lost> {
     view::to_stored(resource, &mut value);
-    let encoded = encode::object(&value)?;
+    let encoded = storable(&mut value)?;
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
-    commit(server, key, expected, op)
+    let operation = if expected == 0 { "create" } else { "update" };
+    commit(server, resource, operation, key, expected, op)
         .await?
         .ok_or_else(|| Lost::from(Status::internal("nothing was written")))
 }
 
-/// Deletes the object where the key is still at `expected`.
-pub async fn remove(server: &ApiServer, key: &str, expected: Revision) -> Result<(), Lost> {
-    commit(server, key, expected, Op::Delete { key: key.to_owned() }).await.map(drop)
+/// Encodes an object for the store. One that is too large is tried again without its
+/// managedFields, as upstream does it: they can be given up, the object cannot.
+fn storable(value: &mut Value) -> Result<encode::Encoded, Status> {
+    let encoded = encode::object(value)?;
+    if encoded.bytes.len() <= MAX_OBJECT_BYTES {
+        return Ok(encoded);
+    }
+    amphipod_api::object::metadata_mut(value).remove("managedFields");
+    let encoded = encode::object(value)?;
+    if encoded.bytes.len() <= MAX_OBJECT_BYTES {
+        return Ok(encoded);
+    }
+    Err(Status::failure(500, "", "etcdserver: request is too large"))
 }
 
-async fn commit(server: &ApiServer, key: &str, expected: Revision, op: Op) -> Result<Option<Existing>, Lost> {
+/// Deletes the object where the key is still at `expected`.
+pub async fn remove(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
+    expected: Revision,
+) -> Result<(), Lost> {
+    commit(server, resource, "delete", key, expected, Op::Delete { key: key.to_owned() }).await.map(drop)
+}
+
+async fn commit(
+    server: &ApiServer,
+    resource: &Resource,
+    operation: &'static str,
+    key: &str,
+    expected: Revision,
+    op: Op,
+) -> Result<Option<Existing>, Lost> {
+    let started = std::time::Instant::now();
     let compare = vec![Compare::ModRevision { key: key.to_owned(), equals: expected }];
     let outcome = server.cache.store().txn(Txn { compare, then: vec![op] }).await.map_err(storage_status)?;
+    server.metrics.stored(operation, resource, started.elapsed());
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);
         let written = outcome.written.into_iter().next();

@@ -6,8 +6,9 @@ use amphipod_api::field::{self, Path};
 use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
 use amphipod_store::Revision;
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
+use base64::{DecodeError, Engine};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Collection, Selector};
@@ -60,32 +61,60 @@ pub fn continue_token(start: &str, revision: Option<Revision>) -> String {
 }
 
 fn parse_token(text: &str) -> Result<Token, Status> {
-    let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-    let text = text.trim_end_matches('=');
-    let bytes = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text));
-    let bytes = bytes.map_err(|e| bad(&e.to_string()))?;
-    let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+    let bad =
+        |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
+    let bytes = LENIENT.decode(text).map_err(|e| {
+        let at = match e {
+            DecodeError::InvalidByte(at, _) => at,
+            _ => text.len() - text.len() % 4,
+        };
+        bad(&format!(": illegal base64 data at input byte {at}"))
+    })?;
+    let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&format!(": {e}")))?;
     if token.v != TOKEN_VERSION {
-        return Err(bad(&format!(
-            "server does not recognize this encoded version {}",
-            field::go_quote(&token.v)
-        )));
+        return Err(bad(&format!(": server does not recognize this encoded version {}", token.v)));
     }
     if token.rv == 0 {
-        return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        return Err(bad(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(bad(": encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    // The start must not lead out of the collection.
+    let key = token.start.strip_prefix('/').unwrap_or(&token.start);
+    if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(bad(&format!(": {}", token.start)));
     }
     Ok(token)
 }
 
-pub fn revision(text: &str) -> Result<Revision, Status> {
-    text.parse().map_err(|_| {
-        let fault = field::Error::invalid(
-            &Path::new("resourceVersion"),
-            text,
-            format!("strconv.ParseUint: parsing {}: invalid syntax", field::go_quote(text)),
-        );
-        Status::bad_request(format!("Invalid value: {fault}"))
+/// As Go reads tokens: without padding, unused bits ignored.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// A resourceVersion as a number.
+fn parse_revision(text: &str) -> Result<Revision, field::Error> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        let why = if digits && !text.is_empty() { "value out of range" } else { "invalid syntax" };
+        let detail = format!("strconv.ParseUint: parsing {}: {why}", field::go_quote(text));
+        field::Error::invalid(&Path::new("resourceVersion"), text, detail)
     })
+}
+
+/// The revision a get or a watch names.
+pub fn revision(text: &str) -> Result<Revision, Status> {
+    parse_revision(text).map_err(|fault| Status::failure(422, "Invalid", fault.to_string()))
+}
+
+/// The revision a list names.
+fn list_revision(text: &str) -> Result<Revision, Status> {
+    parse_revision(text).map_err(|fault| Status::bad_request(format!("invalid resource version: {fault}")))
 }
 
 /// A whole number among the query's parameters; empty is absent, as upstream.
@@ -109,7 +138,7 @@ impl ListOptions {
         let matching = cx.query.text("resourceVersionMatch");
         let limit = integer(&cx.query, "limit")?.unwrap_or(0);
         let limit = usize::try_from(limit).unwrap_or(0);
-        check_match(cx, version, matching)?;
+        check_list(cx, version, matching)?;
         let token = cx.query.text("continue");
         if !token.is_empty() {
             return Self::continued(token, version, limit);
@@ -117,54 +146,83 @@ impl ListOptions {
         let as_of = match (version, matching) {
             ("", _) => AsOf::Newest,
             ("0", _) => AsOf::Any,
-            (text, "Exact") => AsOf::Exactly(revision(text)?),
+            (text, "Exact") => AsOf::Exactly(list_revision(text)?),
             // Kept from before resourceVersionMatch existed.
-            (text, "") if limit > 0 => AsOf::Exactly(revision(text)?),
-            (text, _) => AsOf::NotOlderThan(revision(text)?),
+            (text, "") if limit > 0 => AsOf::Exactly(list_revision(text)?),
+            (text, _) => AsOf::NotOlderThan(list_revision(text)?),
         };
         Ok(ListOptions { as_of, limit, start: None, continued: false })
     }
 
     fn continued(token: &str, version: &str, limit: usize) -> Result<Self, Status> {
+        let token = parse_token(token)?;
         if !matches!(version, "" | "0") {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let token = parse_token(token)?;
         let as_of = u64::try_from(token.rv).map_or(AsOf::Newest, AsOf::Exactly);
         Ok(ListOptions { as_of, limit, start: Some(token.start), continued: true })
     }
 }
 
-fn check_match(cx: &Context, version: &str, matching: &str) -> Result<(), Status> {
-    if matching.is_empty() {
-        return Ok(());
-    }
+/// All that a list's options may not say together.
+fn check_list(cx: &Context, version: &str, matching: &str) -> Result<(), Status> {
     let path = Path::new("resourceVersionMatch");
-    let refuse = |fault: field::Error| Err(cx.invalid_options(&fault));
-    if !matches!(matching, "Exact" | "NotOlderThan") {
-        return refuse(field::Error::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]));
+    let mut faults = Vec::new();
+    let mut forbid = |path: &Path, text: &str| faults.push(field::Error::forbidden(path, text));
+    if !matching.is_empty() {
+        if version.is_empty() {
+            forbid(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !cx.query.text("continue").is_empty() {
+            forbid(&path, "resourceVersionMatch is forbidden when continue is provided");
+        }
     }
-    if version.is_empty() && !cx.query.contains("sendInitialEvents") {
-        return refuse(field::Error::forbidden(
-            &path,
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ));
+    if !matches!(matching, "" | "Exact" | "NotOlderThan") {
+        faults.push(unsupported(&path, matching, r#""Exact", "NotOlderThan", """#));
     }
-    if !cx.query.text("continue").is_empty() {
-        return refuse(field::Error::forbidden(
-            &path,
-            "resourceVersionMatch is forbidden when continue is provided",
-        ));
+    if matching == "Exact" && version == "0" {
+        let text = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+        faults.push(field::Error::forbidden(&path, text));
     }
-    if version == "0" && matching == "Exact" {
-        return refuse(field::Error::forbidden(
-            &path,
-            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        ));
+    if cx.query.contains("sendInitialEvents") {
+        let path = Path::new("sendInitialEvents");
+        faults.push(field::Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
     }
-    Ok(())
+    cx.refuse_options("ListOptions", &faults)
+}
+
+/// Like `field::Error::not_supported`, in an order that is not the alphabet's.
+pub fn unsupported(path: &Path, value: &str, supported: &str) -> field::Error {
+    let mut fault = field::Error::not_supported::<&str>(path, value, &[]);
+    fault.detail = format!("supported values: {supported}");
+    fault
+}
+
+/// All that a watch's options may not say together.
+pub fn check_watch(cx: &Context) -> Result<(), Status> {
+    let path = Path::new("resourceVersionMatch");
+    let (matching, initial) = (cx.query.text("resourceVersionMatch"), cx.query.contains("sendInitialEvents"));
+    let mut faults = Vec::new();
+    if initial && matching != "NotOlderThan" {
+        let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        faults.push(field::Error::forbidden(&path, text));
+    }
+    if !matching.is_empty() {
+        if !initial {
+            let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            faults.push(field::Error::forbidden(&path, text));
+        }
+        if matching != "NotOlderThan" {
+            faults.push(field::Error::not_supported(&path, matching, &["NotOlderThan"]));
+        }
+        if !cx.query.text("continue").is_empty() {
+            let text = "resourceVersionMatch is forbidden when continue is provided";
+            faults.push(field::Error::forbidden(&path, text));
+        }
+    }
+    cx.refuse_options("ListOptions", &faults)
 }
 
 /// The request's selectors, checked against what the resource selects by. A name in the path
@@ -173,12 +231,14 @@ pub fn selector(cx: &Context, collection: &Collection) -> Result<Selector, Statu
     let labels = LabelSelector::parse(cx.query.text("labelSelector"))
         .map_err(|e| Status::bad_request(e.to_string()))?;
     let mut fields = FieldSelector::parse(cx.query.text("fieldSelector")).map_err(Status::bad_request)?;
-    if !cx.name().is_empty() {
+    if !cx.name().is_empty() && fields.is_empty() {
         fields.terms.push(amphipod_api::selector::FieldTerm {
             label: "metadata.name".into(),
             value: cx.name().into(),
             equals: true,
         });
+    } else if !cx.name().is_empty() && fields.required("metadata.name") != Some(cx.name()) {
+        return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
     }
     Selector::new(&cx.resource, &collection.prefix, &collection.pointers, labels, fields)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     Existing, Lost, admit, create, existing, key, put, refuse_faults, remove, unwritten, validate_admission,
 };
-use super::{view, writer};
+use super::{precondition_failed, view, writer};
 use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
@@ -84,8 +84,10 @@ pub fn respond(cx: &Context, outcome: &Outcome) -> Result<Response<Body>, Status
 fn check_identity(cx: &Context, value: &mut Value) -> Result<(), Status> {
     let (name, namespace) = (object::name(value), object::namespace(value));
     if name.is_empty() {
-        let fault = FieldError::required(&Path::new("metadata.name"), "name must be provided");
-        return Err(Status::bad_request(format!("the name of the object must be provided: {fault}")));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            cx.name()
+        )));
     }
     if name != cx.name() {
         return Err(Status::bad_request(format!(
@@ -165,7 +167,9 @@ async fn attempt(
     }
     let written = if gone {
         let bytes = unwritten(&cx.resource, new, current.revision)?;
-        remove(server, key, current.revision).await.map(|()| Existing { bytes, revision: current.revision })
+        remove(server, &cx.resource, key, current.revision)
+            .await
+            .map(|()| Existing { bytes, revision: current.revision })
     } else if new == old {
         return Ok(current);
     } else {
@@ -193,7 +197,7 @@ fn check_preconditions(
 ) -> Result<bool, Status> {
     let (uid, old_uid) = (object::uid(new), object::uid(old));
     if !uid.is_empty() && uid != old_uid {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+        let why = precondition_failed(&key(cx), "UID", uid, old_uid);
         return Err(Status::conflict(&cx.resource.group, &cx.resource.plural, cx.name(), &why));
     }
     let given = object::resource_version(new);
@@ -202,7 +206,8 @@ fn check_preconditions(
         if change.is_whole_object() && !cx.strategy().allow_unconditional_update() {
             let path = Path::new("metadata.resourceVersion");
             let fault = FieldError::invalid(&path, 0, "must be specified for an update");
-            return Err(Status::invalid(&cx.resource.group, &cx.resource.kind, cx.name(), &[fault]));
+            // Upstream's storage knows the resource, not its kind.
+            return Err(Status::invalid(&cx.resource.group, &cx.resource.plural, cx.name(), &[fault]));
         }
         return Ok(false);
     }

@@ -3,7 +3,7 @@
 
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_api::{codec, object, protobuf, table};
+use amphipod_api::{codec, field, object, protobuf, table};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
@@ -13,8 +13,6 @@ use super::encode;
 use crate::body::{self, Body};
 use crate::context::Context;
 use crate::http::negotiate::{Accepted, Encoding, Form};
-
-pub const META_V1: &str = "meta.k8s.io/v1";
 
 /// Whether stored bytes are already what this resource serves.
 pub fn is_stored_form(resource: &Resource) -> bool {
@@ -57,6 +55,17 @@ enum Include {
     Object,
 }
 
+/// Refuses what `includeObject` cannot be.
+pub fn check_include(cx: &Context) -> Result<(), Status> {
+    let text = cx.query.text("includeObject");
+    if matches!(text, "" | "None" | "Metadata" | "Object") {
+        return Ok(());
+    }
+    let path = field::Path::new("includeObject");
+    let fault = field::Error::invalid(&path, text, "must be 'Metadata', 'Object', 'None', or empty");
+    Err(Status::bad_request(format!("Unable to convert to Table as requested: {fault}")))
+}
+
 fn include(cx: &Context) -> Include {
     match cx.query.text("includeObject") {
         "None" => Include::None,
@@ -79,21 +88,21 @@ pub fn row(cx: &Context, value: Value) -> Value {
     }
     match include(cx) {
         Include::None => {}
-        Include::Metadata => row["object"] = partial(value),
+        Include::Metadata => row["object"] = partial(value, cx.accepted),
         Include::Object => row["object"] = value,
     }
     row
 }
 
 /// `metav1.PartialObjectMetadata`
-pub fn partial(mut value: Value) -> Value {
+pub fn partial(mut value: Value, accepted: Accepted) -> Value {
     let metadata = value.get_mut("metadata").map(Value::take).unwrap_or_default();
-    json!({"kind": "PartialObjectMetadata", "apiVersion": META_V1, "metadata": metadata})
+    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.meta_version(), "metadata": metadata})
 }
 
-pub fn table(resource: &Resource, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {
-    let columns = if with_columns { columns(resource) } else { Value::Null };
-    json!({"kind": "Table", "apiVersion": META_V1, "metadata": metadata,
+pub fn table(cx: &Context, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {
+    let columns = if with_columns { columns(&cx.resource) } else { Value::Null };
+    json!({"kind": "Table", "apiVersion": cx.accepted.meta_version(), "metadata": metadata,
         "columnDefinitions": columns, "rows": rows})
 }
 
@@ -101,11 +110,11 @@ pub fn table(resource: &Resource, metadata: Value, rows: Vec<Value>, with_column
 pub fn formed(cx: &Context, value: Value, with_columns: bool) -> Value {
     match cx.accepted.form {
         Form::Object => value,
-        Form::PartialMetadata => partial(value),
+        Form::PartialMetadata => partial(value, cx.accepted),
         Form::Table => {
             let metadata = json!({"resourceVersion": object::resource_version(&value)});
             let row = row(cx, value);
-            table(&cx.resource, metadata, vec![row], with_columns)
+            table(cx, metadata, vec![row], with_columns)
         }
     }
 }

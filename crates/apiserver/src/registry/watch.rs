@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::protobuf::{self, Writer};
 use amphipod_api::status::Status;
 use amphipod_store::Revision;
@@ -61,8 +60,8 @@ struct WatchOptions {
 
 fn parse(cx: &Context) -> Result<WatchOptions, Status> {
     let version = cx.query.text("resourceVersion");
-    let send_initial = cx.query.get("sendInitialEvents").map(|v| v != "false");
-    check_initial_events(cx, send_initial)?;
+    options::check_watch(cx)?;
+    let send_initial = cx.query.contains("sendInitialEvents").then(|| cx.query.flag("sendInitialEvents"));
     let revision = match version {
         "" | "0" => None,
         text => Some(options::revision(text)?),
@@ -80,33 +79,15 @@ fn parse(cx: &Context) -> Result<WatchOptions, Status> {
             Duration::from_secs(seconds).min(MAX_TIMEOUT)
         }
     };
+    let bookmarks = cx.query.flag("allowWatchBookmarks");
     Ok(WatchOptions {
         start,
         not_older_than: revision.filter(|_| start == Start::InitialState),
-        bookmarks: cx.query.flag("allowWatchBookmarks"),
-        mark_initial_end: send_initial == Some(true),
+        bookmarks,
+        // Also where the state is sent because no revision was named.
+        mark_initial_end: bookmarks && start == Start::InitialState,
         timeout,
     })
-}
-
-fn check_initial_events(cx: &Context, send_initial: Option<bool>) -> Result<(), Status> {
-    let Some(_) = send_initial else {
-        if !cx.query.text("resourceVersionMatch").is_empty() {
-            let path = Path::new("resourceVersionMatch");
-            let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            return Err(cx.invalid_options(&FieldError::forbidden(&path, text)));
-        }
-        return Ok(());
-    };
-    let path = Path::new("resourceVersionMatch");
-    match cx.query.text("resourceVersionMatch") {
-        "NotOlderThan" => Ok(()),
-        "" => Err(cx.invalid_options(&FieldError::forbidden(
-            &path,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ))),
-        other => Err(cx.invalid_options(&FieldError::not_supported(&path, other, &["NotOlderThan"]))),
-    }
 }
 
 pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>, Status> {
@@ -114,7 +95,11 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
     let options = parse(&cx)?;
     let selector = options::selector(&cx, &collection)?;
     match options.not_older_than {
-        Some(revision) => server.cache.wait_for(revision).await?,
+        Some(revision) => {
+            if let Err(status) = server.cache.wait_for(revision).await {
+                return Ok(refused(cx, &status));
+            }
+        }
         None if cx.query.text("resourceVersion").is_empty() => {
             server.cache.fresh().await?;
         }
@@ -169,7 +154,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         floor: if let Start::After(revision) = options.start { revision } else { 0 },
         over: false,
         frames: Frames::default(),
-        _count: server.metrics.watch_started(&cx.resource),
+        meter: server.metrics.watch_started(&cx.resource),
     };
     Ok(view::response(StatusCode::OK, content_type(&cx), feed.into_body()))
 }
@@ -267,7 +252,7 @@ impl Shaper {
 
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Result<Bytes, Status> {
         let resource = &self.cx.resource;
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
@@ -276,17 +261,18 @@ impl Shaper {
                 json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata})
             }
             Form::PartialMetadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": view::META_V1, "metadata": metadata})
+                json!({"kind": "PartialObjectMetadata", "apiVersion": self.cx.accepted.meta_version(),
+                    "metadata": metadata})
             }
             Form::Table => {
                 let rows = if initial_end {
-                    let object = json!({"kind": "PartialObjectMetadata", "apiVersion": view::META_V1,
-                        "metadata": metadata});
+                    let object = json!({"kind": "PartialObjectMetadata",
+                        "apiVersion": self.cx.accepted.meta_version(), "metadata": metadata});
                     vec![json!({"cells": [], "object": object})]
                 } else {
                     Vec::new()
                 };
-                view::table(resource, json!({"resourceVersion": revision.to_string()}), rows, false)
+                view::table(&self.cx, json!({"resourceVersion": revision.to_string()}), rows, false)
             }
         };
         self.frame("BOOKMARK", &value)
@@ -308,10 +294,13 @@ fn head(kind: &str) -> Bytes {
 struct Frames {
     ready: VecDeque<Bytes>,
     gathered: BytesMut,
+    /// Bytes pushed since metrics last took notice.
+    uncounted: usize,
 }
 
 impl Frames {
     fn push(&mut self, bytes: Bytes) {
+        self.uncounted += bytes.len();
         if bytes.len() <= GATHERED_BYTES {
             self.gathered.extend_from_slice(&bytes);
         } else {
@@ -357,7 +346,7 @@ struct Feed {
     floor: Revision,
     over: bool,
     frames: Frames,
-    _count: crate::metrics::WatchGuard,
+    meter: crate::metrics::WatchMeter,
 }
 
 impl Feed {
@@ -371,12 +360,16 @@ impl Feed {
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
             let step = match self.ready() {
-                Ok(true) if !self.frames.is_full() => continue,
+                Ok(true) if !self.frames.is_full() => {
+                    self.count_sent();
+                    continue;
+                }
                 Ok(_) if !self.frames.is_empty() => Ok(()),
                 Ok(_) if self.over => return None,
                 Ok(_) => self.wait().await,
                 Err(status) => Err(status),
             };
+            self.count_sent();
             if let Err(status) = step {
                 self.over = true;
                 return Some(Err(status.into()));
@@ -384,6 +377,14 @@ impl Feed {
             if let Some(chunk) = self.frames.take() {
                 return Some(Ok(chunk));
             }
+        }
+    }
+
+    /// A step makes one event at most.
+    fn count_sent(&mut self) {
+        let bytes = std::mem::take(&mut self.frames.uncounted);
+        if bytes > 0 {
+            self.meter.sent(bytes);
         }
     }
 

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::context::Context;
-use crate::registry::{Lost, admit, existing, object_key, put, validate_admission, view};
+use crate::registry::{
+    Lost, admit, existing, object_key, precondition_failed, put, validate_admission, view,
+};
 use crate::seams::Operation;
 use crate::server::ApiServer;
 
@@ -34,7 +36,7 @@ pub async fn bind(
     let mut stored = existing(server, &pods, &key).await?;
     for _ in 0..ATTEMPTS {
         let current = stored.take().ok_or_else(|| Status::not_found("", "pods", name))?;
-        let pod = bound(current.value(&pods)?, &binding, &cx.now_text)?;
+        let pod = bound(&key, current.value(&pods)?, &binding, &cx.now_text)?;
         if dry_run {
             return success(cx);
         }
@@ -68,16 +70,18 @@ fn check_target(binding: &Value, name: &str) -> Result<(), Status> {
 }
 
 /// The pod on its node; refuses pods that have one, are going or are held back.
-fn bound(mut pod: Value, binding: &Value, now: &str) -> Result<Value, Status> {
+fn bound(key: &str, mut pod: Value, binding: &Value, now: &str) -> Result<Value, Status> {
     let name = object::name(&pod).to_owned();
     let conflict = |why: String| Err(Status::conflict("", "pods/binding", &name, &why));
-    let uid = object::uid(binding);
-    if !uid.is_empty() && uid != object::uid(&pod) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            object::uid(&pod)
-        );
-        return conflict(why);
+    let same = [
+        ("UID", object::uid(binding), object::uid(&pod)),
+        ("ResourceVersion", object::resource_version(binding), object::resource_version(&pod)),
+    ];
+    for (what, given, stored) in same {
+        if !given.is_empty() && given != stored {
+            let why = precondition_failed(key, what, given, stored);
+            return Err(Status::conflict("", "pods", &name, &why));
+        }
     }
     if object::deletion_timestamp(&pod).is_some() {
         return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -136,11 +140,11 @@ mod tests {
     fn a_pod_is_bound_once() {
         let pod = json!({"metadata": {"name": "p", "uid": "u", "generation": 1}, "spec": {}, "status": {"nominatedNodeName": "m"}});
         let binding = json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "target": {"name": "n"}});
-        let bound_pod = bound(pod.clone(), &binding, "2026-01-01T00:00:00Z").expect("bound");
+        let bound_pod = bound("k", pod.clone(), &binding, "2026-01-01T00:00:00Z").expect("bound");
         assert_eq!(bound_pod["spec"]["nodeName"], "n");
         assert_eq!(bound_pod["status"]["conditions"][0]["status"], "True");
         assert!(bound_pod["status"].get("nominatedNodeName").is_none());
-        let again = bound(bound_pod, &binding, "2026-01-01T00:00:00Z").expect_err("refused");
+        let again = bound("k", bound_pod, &binding, "2026-01-01T00:00:00Z").expect_err("refused");
         assert_eq!(
             (again.code, again.message.as_str()),
             (
@@ -150,6 +154,6 @@ mod tests {
         );
         let mut other = binding;
         other["metadata"]["uid"] = "x".into();
-        assert_eq!(bound(pod, &other, "").map_err(|s| s.code).err(), Some(409));
+        assert_eq!(bound("k", pod, &other, "").map_err(|s| s.code).err(), Some(409));
     }
 }

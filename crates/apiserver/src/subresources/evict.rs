@@ -1,5 +1,6 @@
 //! `eviction`: a delete that asks the pod's disruption budget first.
 
+use amphipod_api::field::go_quote;
 use amphipod_api::object::{self, child_mut};
 use amphipod_api::selector::LabelSelector;
 use amphipod_api::status::{Cause, Status};
@@ -23,7 +24,7 @@ const REFUSAL: &str = "Cannot evict pod as it would violate the pod's disruption
 
 pub async fn evict(server: &ApiServer, cx: &Context, eviction: Value) -> Result<Response<Body>, Status> {
     let named = object::name(&eviction);
-    if !named.is_empty() && named != cx.name() {
+    if named != cx.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let empty = json!({});
@@ -67,7 +68,8 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
     let scope = format!("{}{}/", collection.prefix, cx.namespace());
     for entry in within(&collection.snapshot(), &scope, &scope) {
         let budget = view::served(&budgets, &entry.bytes)?;
-        let selector = LabelSelector::from_object(&budget["spec"]["selector"]).map_err(Status::internal)?;
+        // One that cannot be read selects nothing.
+        let Ok(selector) = LabelSelector::from_object(&budget["spec"]["selector"]) else { continue };
         if selector.matches_object(pod) {
             matching.push((object::name(&budget).to_owned(), entry.clone()));
         }
@@ -76,7 +78,9 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
         [] => return Ok(()),
         [one] => one,
         _ => {
-            return Err(Status::internal(
+            return Err(Status::failure(
+                500,
+                "",
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
             ));
         }
@@ -95,7 +99,8 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
             Err(Lost::Race(now)) => stored = now,
         }
     }
-    Err(Status::too_many_requests(REFUSAL, 1))
+    let text = format!("couldn't update PodDisruptionBudget {} due to conflicts", go_quote(name));
+    Err(Status::timeout(text, 10))
 }
 
 /// The budget with this disruption spent; `None` where it need not be asked.
@@ -120,21 +125,18 @@ fn spend(mut budget: Value, pod: &Value, now: &str) -> Result<Option<Value>, Sta
         }
         Err(status.with_cause(Cause { reason: "DisruptionBudget".into(), message, field: String::new() }))
     };
+    // Upstream names the resource in the singular here.
+    let forbid = |why: &str| Err(Status::forbidden("policy", "poddisruptionbudget", &name, why));
     if number("/status/observedGeneration") < number("/metadata/generation") {
         return refuse(format!("The disruption budget {name} is still being processed by the server."), 10);
     }
     if allowed < 0 {
-        return Err(Status::forbidden(
-            "policy",
-            "poddisruptionbudgets",
-            &name,
-            "pdb disruptions allowed is negative",
-        ));
+        return forbid("pdb disruptions allowed is negative");
     }
     let disrupted = budget.pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, |m| m.len());
     if disrupted > MAX_DISRUPTED_PODS {
         let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
-        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, why));
+        return forbid(why);
     }
     if allowed == 0 {
         return refuse(

@@ -37,7 +37,7 @@ pub async fn handle(
         }
         "token" => token(server, cx, body::read(request.into_body()).await?).await,
         "log" | "exec" | "attach" | "portforward" => stream::handle(server, cx, request).await,
-        "proxy" => stream::proxy(server, cx, request).await,
+        "proxy" => proxy::passage::handle(server, cx, request).await,
         // The object itself, another part of which may be written here.
         _ => match cx.attributes.verb.as_str() {
             "get" => list::get(server, cx).await,

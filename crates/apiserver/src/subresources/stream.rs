@@ -1,16 +1,13 @@
-//! Requests that end at a kubelet, a pod or a service: looked up here, carried by `kubelet_proxy`.
-
-use std::net::IpAddr;
+//! Requests that end at a kubelet: looked up here, carried by `kubelet_proxy`.
 
 use amphipod_api::status::Status;
 use http::header::{ACCEPT, UPGRADE};
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{connect, proxy};
+use super::connect;
 use crate::authz;
 use crate::body::{self, Body};
-use crate::cache::within;
 use crate::context::Context;
 use crate::kubelet_proxy::{self, Backend, Transport};
 use crate::registry::{admit, validate_admission, view};
@@ -66,7 +63,7 @@ async fn may_create(server: &ApiServer, cx: &Context) -> Result<(), Status> {
     }
 }
 
-async fn connect_admission(server: &ApiServer, cx: &Context, options: Value) -> Result<(), Status> {
+pub async fn connect_admission(server: &ApiServer, cx: &Context, options: Value) -> Result<(), Status> {
     let options = admit(server, cx, Operation::Connect, options, None, false).await?;
     validate_admission(server, cx, Operation::Connect, options, None, false).await?;
     Ok(())
@@ -90,7 +87,7 @@ fn stream_options(cx: &Context) -> Value {
     options
 }
 
-async fn kubelet_backend(server: &ApiServer, node: &str, target: String) -> Result<Backend, Status> {
+pub async fn kubelet_backend(server: &ApiServer, node: &str, target: String) -> Result<Backend, Status> {
     let found = server.lookup("", "nodes", "", node).await?;
     let found = found.ok_or_else(|| Status::not_found("", "nodes", node))?;
     let kubelet = connect::kubelet(&found)?;
@@ -121,78 +118,4 @@ async fn checked(answer: Response<Body>) -> Result<Response<Body>, Status> {
         ),
         _ => Status::internal(text),
     })
-}
-
-/// `proxy` of pods, services and nodes.
-pub async fn proxy(
-    server: &ApiServer,
-    cx: &Context,
-    request: Request<Body>,
-) -> Result<Response<Body>, Status> {
-    let kind = cx.resource.subresource("proxy").map_or("", |s| s.kind.as_ref());
-    let path = if cx.target.rest.is_empty() { "/" } else { cx.target.rest.as_str() };
-    connect_admission(server, cx, json!({"kind": kind, "apiVersion": "v1", "path": path})).await?;
-    let target = match request.uri().query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let name = proxy::Name::parse(cx.name())?;
-    let missing = || Status::not_found("", &cx.resource.plural, &name.name);
-    let (host, port) = match cx.resource.plural.as_ref() {
-        "nodes" => {
-            let backend = kubelet_backend(server, &name.name, target).await?;
-            return forward(request, &backend).await;
-        }
-        "pods" => {
-            let pod = server.lookup("", "pods", cx.namespace(), &name.name).await?.ok_or_else(missing)?;
-            proxy::pod_address(&pod, &name)?
-        }
-        _ => service_address(server, cx, &name).await?,
-    };
-    check_address(&host)?;
-    let transport = if name.tls { Transport::Unverified } else { Transport::Plain };
-    let backend = Backend { host, port, transport, target };
-    kubelet_proxy::forward(request, &backend)
-        .await
-        .map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))
-}
-
-async fn service_address(
-    server: &ApiServer,
-    cx: &Context,
-    name: &proxy::Name,
-) -> Result<(String, u16), Status> {
-    let service = server.lookup("", "services", cx.namespace(), &name.name).await?;
-    let service = service.ok_or_else(|| Status::not_found("", "services", &name.name))?;
-    let slices = server
-        .catalog
-        .load()
-        .stored("discovery.k8s.io", "endpointslices")
-        .ok_or_else(Status::no_such_path)?;
-    let collection = server.cache.collection(&slices).await?;
-    let scope = format!("{}{}/", collection.prefix, cx.namespace());
-    let mut found = Vec::new();
-    for entry in within(&collection.snapshot(), &scope, &scope) {
-        let slice = view::served(&slices, &entry.bytes)?;
-        if slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str)
-            == Some(&name.name)
-        {
-            found.push(slice);
-        }
-    }
-    proxy::service_address(&service, &found, name, usize::from(rand::random::<u16>()))
-}
-
-/// Addresses a workload could name to reach into this machine or its network's innards.
-fn check_address(host: &str) -> Result<(), Status> {
-    let refused = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => {
-            v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified()
-        }
-        Ok(IpAddr::V6(v6)) => {
-            v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()
-        }
-        Err(_) => true,
-    };
-    if refused { Err(Status::bad_request("address not allowed")) } else { Ok(()) }
 }

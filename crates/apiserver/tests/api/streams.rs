@@ -1,22 +1,17 @@
 //! Requests that end at a node: a kubelet of the test's own, spoken to over TLS.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 
 use amphipod_apiserver::body::{self, Body};
-use amphipod_apiserver::serve;
-use amphipod_apiserver::{ApiServer, Config};
-use amphipod_store::EmbeddedStore;
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{PODS, Server, pod};
-use crate::tls::{Authority, authority, connect};
+use crate::support::{PODS, pod};
+use crate::tls::{Setup, connect, in_front_of};
 
 /// Answers `/containerLogs` with the request's target, echoes on upgraded connections.
 async fn kubelet(mut request: Request<Body>) -> Response<Body> {
@@ -39,34 +34,9 @@ async fn kubelet(mut request: Request<Body>) -> Response<Body> {
     Response::builder().status(code).body(body::full(target)).expect("answer")
 }
 
-struct Setup {
-    api: Arc<ApiServer>,
-    authority: Authority,
-    stop: CancellationToken,
-}
-
 async fn setup() -> Setup {
-    let authority = authority();
-    let stop = CancellationToken::new();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    let serving = authority.issue("node", "system:nodes", ExtendedKeyUsagePurpose::ServerAuth);
-    let tls = serve::tls_config(&serving, Some(&authority.pem)).expect("TLS");
-    tokio::spawn(serve::serve(listener, tls, kubelet, stop.clone()));
-    let config = Config {
-        serving: Some(authority.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
-        client_ca_pem: Some(authority.pem.clone()),
-        kubelet_ca_pem: Some(authority.pem.clone()),
-        kubelet_client: Some(authority.issue("apiserver", "masters", ExtendedKeyUsagePurpose::ClientAuth)),
-        ..Config::default()
-    };
-    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
-    let api = ApiServer::start(config, store).await.expect("a server");
-    let server = Server::of(api.clone()).await;
-    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "status": {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-    server.post("/api/v1/nodes", &node).await.expect(201);
+    let setup = in_front_of(kubelet).await;
+    let server = &setup.server;
     for name in ["p", "broken"] {
         server.post(PODS, &pod(name)).await.expect(201);
     }
@@ -75,13 +45,13 @@ async fn setup() -> Setup {
         let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": name}, "target": {"name": "n"}});
         server.post(&format!("{PODS}/{name}/binding"), &binding).await.expect(201);
     }
-    Setup { api, authority, stop }
+    setup
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_come_from_the_node() {
     let setup = setup().await;
-    let server = Server::of(setup.api.clone()).await;
+    let server = &setup.server;
     let log = server.get(&format!("{PODS}/p/log?tailLines=3&follow=true")).await;
     assert_eq!((log.code, &log.bytes[..]), (200, &b"/containerLogs/default/p/c?follow=true&tailLines=3"[..]));
     server.get(&format!("{PODS}/broken/log")).await.refused(400, "BadRequest");
@@ -99,7 +69,7 @@ async fn exec_joins_both_ends() {
     let setup = setup().await;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let (api, stop) = (setup.api.clone(), setup.stop.clone());
+    let (api, stop) = (setup.server.api.clone(), setup.stop.clone());
     tokio::spawn(async move { api.serve(listener, stop).await });
     let admin = setup.authority.issue("admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
     let stream = connect(address, &setup.authority.pem, Some(&admin), false).await.expect("connected");

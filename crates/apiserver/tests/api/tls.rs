@@ -3,11 +3,12 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use amphipod_apiserver::body::Body;
 use amphipod_apiserver::config::KeyPair;
-use amphipod_apiserver::{ApiServer, Config};
+use amphipod_apiserver::{ApiServer, Config, serve};
 use amphipod_store::EmbeddedStore;
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
@@ -16,6 +17,8 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::Server;
 
 pub struct Authority {
     pub pem: String,
@@ -42,6 +45,44 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         KeyPair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
+}
+
+/// A server and the TLS server of its one node, `n`.
+pub struct Setup {
+    pub server: Server,
+    pub authority: Authority,
+    pub stop: CancellationToken,
+    /// Of the node's server.
+    pub port: u16,
+}
+
+/// A server whose node `n` answers with this.
+pub async fn in_front_of<H, F>(handler: H) -> Setup
+where
+    H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let authority = authority();
+    let stop = CancellationToken::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let serving = authority.issue("node", "system:nodes", ExtendedKeyUsagePurpose::ServerAuth);
+    let tls = serve::tls_config(&serving, Some(&authority.pem)).expect("TLS");
+    tokio::spawn(serve::serve(listener, tls, handler, stop.clone()));
+    let config = Config {
+        serving: Some(authority.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
+        client_ca_pem: Some(authority.pem.clone()),
+        kubelet_ca_pem: Some(authority.pem.clone()),
+        kubelet_client: Some(authority.issue("apiserver", "masters", ExtendedKeyUsagePurpose::ClientAuth)),
+        ..Config::default()
+    };
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let server = Server::of(ApiServer::start(config, store).await.expect("a server")).await;
+    let node = serde_json::json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "status": {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    server.post("/api/v1/nodes", &node).await.expect(201);
+    Setup { server, authority, stop, port }
 }
 
 type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;

@@ -1,7 +1,10 @@
 //! `proxy` of pods, services and nodes: which address a name like `https:web:http` leads to.
-//! Pure; the connection is made by `kubelet_proxy`.
+//! Pure; `passage` goes there.
 
-use amphipod_api::object;
+pub mod passage;
+mod rewrite;
+
+use amphipod_api::field::go_quote;
 use amphipod_api::status::Status;
 use serde_json::Value;
 
@@ -14,19 +17,21 @@ pub struct Name {
 }
 
 impl Name {
-    pub fn parse(text: &str) -> Result<Self, Status> {
+    /// `what` is named where this is no name: `pod`, `service` or `node`.
+    pub fn parse(what: &str, text: &str) -> Result<Self, Status> {
+        let refuse = || Err(Status::bad_request(format!("invalid {what} request {}", go_quote(text))));
         let parts: Vec<&str> = text.split(':').collect();
         let (scheme, name, port) = match parts.as_slice() {
             [name] => ("", *name, ""),
             [name, port] => ("", *name, *port),
             [scheme, name, port] => (*scheme, *name, *port),
-            _ => return Err(Status::bad_request(format!("invalid service request {text:?}"))),
+            _ => return refuse(),
         };
         match scheme {
-            "" | "http" | "https" => {
+            "" | "http" | "https" if !name.is_empty() => {
                 Ok(Name { tls: scheme == "https", name: name.to_owned(), port: port.to_owned() })
             }
-            _ => Err(Status::bad_request(format!("invalid service request {text:?}"))),
+            _ => refuse(),
         }
     }
 }
@@ -34,9 +39,7 @@ impl Name {
 /// Where a pod's proxy leads.
 pub fn pod_address(pod: &Value, name: &Name) -> Result<(String, u16), Status> {
     let ip = pod.pointer("/status/podIP").and_then(Value::as_str).filter(|ip| !ip.is_empty());
-    let ip = ip.ok_or_else(|| {
-        Status::unavailable(format!("address not allowed: pod {} has no IP yet", name.name))
-    })?;
+    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
     let containers = || pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
     let mut ports = containers().flat_map(|c| c["ports"].as_array().into_iter().flatten());
     let number = match name.port.as_str() {
@@ -64,8 +67,12 @@ pub fn service_address(
     name: &Name,
     choice: usize,
 ) -> Result<(String, u16), Status> {
-    let no_port =
-        || Status::unavailable(format!("no service port {:?} found for service {:?}", name.port, name.name));
+    let (quoted, number) = (go_quote(&name.name), name.port.parse::<u64>().ok());
+    let no_endpoints = || Status::unavailable(format!("no endpoints available for service {quoted}"));
+    let no_port = || match number {
+        Some(number) => Status::unavailable(format!("no service port {number} found for service {quoted}")),
+        None => no_endpoints(),
+    };
     let ports: Vec<&Value> =
         service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten().collect();
     let meant = match (name.port.as_str(), ports.as_slice()) {
@@ -74,7 +81,7 @@ pub fn service_address(
         (text, many) => many
             .iter()
             .copied()
-            .find(|p| p["name"] == text || text.parse() == Ok(p["port"].as_u64().unwrap_or(0))),
+            .find(|p| p["name"] == text || (number.is_some() && number == p["port"].as_u64())),
     };
     let port_name = meant.ok_or_else(no_port)?["name"].as_str().unwrap_or("").to_owned();
     let mut found = Vec::new();
@@ -92,10 +99,7 @@ pub fn service_address(
         }
     }
     if found.is_empty() {
-        return Err(Status::unavailable(format!(
-            "no endpoints available for service {:?}",
-            object::name(service)
-        )));
+        return Err(no_endpoints());
     }
     let index = choice % found.len();
     Ok(found.swap_remove(index))
@@ -109,18 +113,18 @@ mod tests {
     #[test]
     fn names_lead_to_addresses() {
         assert_eq!(
-            Name::parse("https:web:8443").unwrap(),
+            Name::parse("pod", "https:web:8443").unwrap(),
             Name { tls: true, name: "web".into(), port: "8443".into() }
         );
-        assert!(Name::parse("ftp:web:1").is_err());
+        assert!(Name::parse("pod", "ftp:web:1").is_err());
         let pod = json!({"status": {"podIP": "10.0.0.2"}, "spec": {"containers": [{"ports": [{"name": "w", "containerPort": 8080}]}]}});
-        let at = |text: &str| pod_address(&pod, &Name::parse(text).unwrap()).map(|(_, port)| port);
+        let at = |text: &str| pod_address(&pod, &Name::parse("pod", text).unwrap()).map(|(_, port)| port);
         assert_eq!([at("p").unwrap(), at("p:w").unwrap(), at("p:9").unwrap()], [8080, 8080, 9]);
         let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]}});
         let slice = json!({"ports": [{"name": "b", "port": 9}], "endpoints": [
             {"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"]}]});
         let to = |text: &str| {
-            service_address(&service, std::slice::from_ref(&slice), &Name::parse(text).unwrap(), 5)
+            service_address(&service, std::slice::from_ref(&slice), &Name::parse("pod", text).unwrap(), 5)
         };
         assert_eq!(to("s:b").unwrap(), ("10.0.0.2".to_owned(), 9));
         assert_eq!(to("s:81").unwrap(), ("10.0.0.2".to_owned(), 9));

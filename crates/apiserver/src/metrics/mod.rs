@@ -1,0 +1,469 @@
+//! What `/metrics` says about the server, in Kubernetes' names and labels.
+
+mod process;
+mod text;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amphipod_api::resource::Resource;
+use http::Response;
+use http_body::Body as _;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::body::{self, Body};
+use crate::config::Version;
+use crate::http::limits::Kind;
+use crate::seams::Attributes;
+use process::Process;
+
+/// Upper bounds in seconds of requests' and the store's durations, as upstream's.
+const DURATIONS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
+];
+/// Upper bounds in bytes of answers and of watch events.
+const ANSWER_SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+const EVENT_SIZES: [f64; 8] = [1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
+/// The one component these requests are of.
+const COMPONENT: &str = "apiserver";
+/// Paths that are no resources and are counted by name; others are counted as one.
+const PATHS: [&str; 9] =
+    ["/healthz", "/livez", "/readyz", "/version", "/metrics", "/openapi/v2", "/openapi/v3", "/apis", "/api"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Target {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DryTarget {
+    #[prometheus(flatten)]
+    target: Target,
+    dry_run: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    #[prometheus(flatten)]
+    target: DryTarget,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Terminated {
+    #[prometheus(flatten)]
+    target: Target,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabels {
+    group: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionedLabels {
+    group: String,
+    version: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoredLabels {
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabels {
+    operation: &'static str,
+    group: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    request_kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabels {
+    storage_cluster_id: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    git_version: String,
+    git_commit: String,
+    build_date: String,
+    platform: String,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+fn histograms<L: Clone + std::hash::Hash + Eq>(make: fn() -> Histogram) -> Histograms<L> {
+    Family::new_with_constructor(make)
+}
+fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+fn answer_sizes() -> Histogram {
+    Histogram::new(ANSWER_SIZES)
+}
+fn event_sizes() -> Histogram {
+    Histogram::new(EVENT_SIZES)
+}
+
+struct Families {
+    requests: Family<Answered, Counter>,
+    durations: Histograms<DryTarget>,
+    sli_durations: Histograms<Target>,
+    answer_sizes: Histograms<Target>,
+    terminations: Family<Terminated, Counter>,
+    inflight: Family<KindLabels, Gauge>,
+    waiting: Family<KindLabels, Gauge>,
+    long_running: Family<Target, Gauge>,
+    watchers: Family<VersionedLabels, Gauge>,
+    watch_events: Family<VersionedLabels, Counter>,
+    watch_event_sizes: Histograms<VersionedLabels>,
+    objects: Family<StoredLabels, Gauge>,
+    store_bytes: Family<ClusterLabels, Gauge>,
+    store_requests: Family<StoreLabels, Counter>,
+    store_durations: Histograms<StoreLabels>,
+    lists: Family<ResourceLabels, Counter>,
+    listed_objects: Family<ResourceLabels, Counter>,
+    build: Family<BuildLabels, Gauge>,
+}
+
+impl Families {
+    fn new() -> Self {
+        Families {
+            requests: Family::default(),
+            durations: histograms(durations),
+            sli_durations: histograms(durations),
+            answer_sizes: histograms(answer_sizes),
+            terminations: Family::default(),
+            inflight: Family::default(),
+            waiting: Family::default(),
+            long_running: Family::default(),
+            watchers: Family::default(),
+            watch_events: Family::default(),
+            watch_event_sizes: histograms(event_sizes),
+            objects: Family::default(),
+            store_bytes: Family::default(),
+            store_requests: Family::default(),
+            store_durations: histograms(durations),
+            lists: Family::default(),
+            listed_objects: Family::default(),
+            build: Family::default(),
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        self.register_requests(registry);
+        registry.register("apiserver_registered_watchers", "Open watches", self.watchers.clone());
+        registry.register("apiserver_watch_events", "Events sent to watchers", self.watch_events.clone());
+        registry.register(
+            "apiserver_watch_events_sizes",
+            "Size in bytes of events sent to watchers",
+            self.watch_event_sizes.clone(),
+        );
+        registry.register("apiserver_storage_objects", "Stored objects", self.objects.clone());
+        registry.register(
+            "apiserver_storage_size_bytes",
+            "Size of the store on disk",
+            self.store_bytes.clone(),
+        );
+        registry.register("etcd_requests", "Writes given to the store", self.store_requests.clone());
+        registry.register(
+            "etcd_request_duration_seconds",
+            "Time the store took for a write, durable then",
+            self.store_durations.clone(),
+        );
+        registry.register("apiserver_cache_list", "Lists served from the watch cache", self.lists.clone());
+        registry.register(
+            "apiserver_cache_list_returned_objects",
+            "Objects in lists served from the watch cache",
+            self.listed_objects.clone(),
+        );
+        registry.register("kubernetes_build_info", "What this server was built from", self.build.clone());
+    }
+
+    fn register_requests(&self, registry: &mut Registry) {
+        registry.register("apiserver_request", "Requests answered", self.requests.clone());
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Time until a request was answered to its end",
+            self.durations.clone(),
+        );
+        registry.register(
+            "apiserver_request_sli_duration_seconds",
+            "Time until a request was answered, long-running ones left out",
+            self.sli_durations.clone(),
+        );
+        registry.register(
+            "apiserver_response_sizes",
+            "Size in bytes of answers to reads",
+            self.answer_sizes.clone(),
+        );
+        registry.register(
+            "apiserver_request_terminations",
+            "Requests the server ended in self-defence",
+            self.terminations.clone(),
+        );
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests being served",
+            self.inflight.clone(),
+        );
+        registry.register(
+            "apiserver_current_inqueue_requests",
+            "Requests waiting for a place",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Watches and connections",
+            self.long_running.clone(),
+        );
+    }
+}
+
+/// Takes one off a gauge when what it counts ends.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// One watch, as long as it lives.
+pub struct WatchMeter {
+    events: Counter,
+    sizes: Histogram,
+    _watcher: Counted,
+}
+
+impl WatchMeter {
+    pub fn sent(&self, bytes: usize) {
+        self.events.inc();
+        self.sizes.observe(bytes as f64);
+    }
+}
+
+/// What is known of a request before it is answered.
+pub struct Observed<'a> {
+    pub attributes: &'a Attributes,
+    pub resource: Option<&'a Resource>,
+    pub is_apply: bool,
+    pub is_dry_run: bool,
+    pub is_long_running: bool,
+}
+
+/// One request until its answer is out.
+pub struct RequestMeter {
+    families: Arc<Families>,
+    target: DryTarget,
+    is_long_running: bool,
+    started: Instant,
+    _long_running: Option<Counted>,
+}
+
+impl RequestMeter {
+    /// The server ends this request itself: too many, or too slow.
+    pub fn terminated(&self, code: u16) {
+        let labels = Terminated { target: self.target.target.clone(), code };
+        self.families.terminations.get_or_create(&labels).inc();
+    }
+
+    /// Counts the request once its answer is out.
+    pub fn answered(self, answer: Response<Body>) -> Response<Body> {
+        let code = answer.status().as_u16();
+        if let Some(size) = answer.body().size_hint().exact() {
+            self.finish(code, size);
+            return answer;
+        }
+        answer.map(|content| body::finally(content, move |bytes| self.finish(code, bytes)))
+    }
+
+    fn finish(self, code: u16, bytes: u64) {
+        let took = self.started.elapsed().as_secs_f64();
+        let families = &self.families;
+        let target = &self.target.target;
+        families.requests.get_or_create(&Answered { target: self.target.clone(), code }).inc();
+        families.durations.get_or_create(&self.target).observe(took);
+        if !self.is_long_running {
+            families.sli_durations.get_or_create(target).observe(took);
+        }
+        if matches!(target.verb.as_str(), "GET" | "LIST") {
+            families.answer_sizes.get_or_create(target).observe(bytes as f64);
+        }
+    }
+}
+
+pub struct Metrics {
+    registry: Registry,
+    families: Arc<Families>,
+    process: Process,
+}
+
+/// What the server looks like at the moment it is asked.
+pub struct Scrape {
+    /// (resource, objects, watchers)
+    pub collections: Vec<(String, usize, usize)>,
+    pub store_bytes: u64,
+    /// (kind, being served, waiting)
+    pub load: [(Kind, usize, usize); 2],
+}
+
+impl Metrics {
+    pub fn new(version: &Version, platform: String) -> Self {
+        let mut registry = Registry::default();
+        let families = Families::new();
+        families.register(&mut registry);
+        let process = Process::new(&mut registry);
+        let build = BuildLabels {
+            git_version: version.git_version.clone(),
+            git_commit: version.git_commit.clone(),
+            build_date: version.build_date.clone(),
+            platform,
+        };
+        families.build.get_or_create(&build).set(1);
+        Metrics { registry, families: Arc::new(families), process }
+    }
+
+    pub fn request(&self, request: &Observed<'_>) -> RequestMeter {
+        let target = target(request);
+        let counted = request
+            .is_long_running
+            .then(|| Counted::new(self.families.long_running.get_or_create(&target).clone()));
+        RequestMeter {
+            families: self.families.clone(),
+            target: DryTarget { target, dry_run: if request.is_dry_run { "All" } else { "" } },
+            is_long_running: request.is_long_running,
+            started: Instant::now(),
+            _long_running: counted,
+        }
+    }
+
+    pub fn watch_started(&self, resource: &Resource) -> WatchMeter {
+        let labels = VersionedLabels {
+            group: resource.group.to_string(),
+            version: resource.version.to_string(),
+            resource: resource.plural.to_string(),
+        };
+        WatchMeter {
+            events: self.families.watch_events.get_or_create(&labels).clone(),
+            sizes: self.families.watch_event_sizes.get_or_create(&labels).clone(),
+            _watcher: Counted::new(self.families.watchers.get_or_create(&labels).clone()),
+        }
+    }
+
+    pub fn listed(&self, resource: &Resource, objects: usize) {
+        let labels =
+            ResourceLabels { group: resource.group.to_string(), resource: resource.plural.to_string() };
+        self.families.lists.get_or_create(&labels).inc();
+        self.families.listed_objects.get_or_create(&labels).inc_by(objects as u64);
+    }
+
+    /// The store was asked to write something and answered after so long.
+    pub fn stored(&self, operation: &'static str, resource: &Resource, took: Duration) {
+        let labels = StoreLabels {
+            operation,
+            group: resource.group.to_string(),
+            resource: resource.plural.to_string(),
+        };
+        self.families.store_requests.get_or_create(&labels).inc();
+        self.families.store_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The text of `/metrics` and its content type.
+    pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        for (resource, objects, _) in &scrape.collections {
+            let labels = StoredLabels { resource: resource.clone() };
+            self.families.objects.get_or_create(&labels).set(number(*objects));
+        }
+        for (kind, served, waiting) in scrape.load {
+            let labels = KindLabels { request_kind: kind.name() };
+            self.families.inflight.get_or_create(&labels).set(number(served));
+            self.families.waiting.get_or_create(&labels).set(number(waiting));
+        }
+        let cluster = ClusterLabels { storage_cluster_id: "etcd-0" };
+        let bytes = i64::try_from(scrape.store_bytes).unwrap_or(i64::MAX);
+        self.families.store_bytes.get_or_create(&cluster).set(bytes);
+        self.process.refresh();
+        let mut open = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut open, &self.registry);
+        if accept.contains("application/openmetrics-text") {
+            (open, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        } else {
+            (text::classic(&open), "text/plain; version=0.0.4; charset=utf-8")
+        }
+    }
+}
+
+fn target(request: &Observed<'_>) -> Target {
+    let attributes = request.attributes;
+    let resource = request.resource;
+    let known = |sub: &str| resource.is_some_and(|r| r.subresource(sub).is_some());
+    let subresource = match resource {
+        Some(_) if known(&attributes.subresource) => attributes.subresource.clone(),
+        Some(_) => String::new(),
+        None => PATHS.iter().find(|p| attributes.path.starts_with(**p)).copied().unwrap_or("").to_owned(),
+    };
+    let scope = match attributes {
+        a if !a.name.is_empty() || a.verb == "create" => "resource",
+        a if !a.namespace.is_empty() => "namespace",
+        a if a.resource_request => "cluster",
+        _ => "",
+    };
+    Target {
+        verb: verb(attributes, request.is_apply).to_owned(),
+        group: resource.map_or_else(String::new, |r| r.group.to_string()),
+        version: resource.map_or_else(String::new, |r| r.version.to_string()),
+        resource: resource.map_or_else(String::new, |r| r.plural.to_string()),
+        subresource,
+        scope,
+        component: COMPONENT,
+    }
+}
+
+/// What dashboards call it: mostly the HTTP method.
+fn verb(attributes: &Attributes, is_apply: bool) -> &'static str {
+    match (attributes.subresource.as_str(), attributes.verb.as_str()) {
+        ("exec" | "attach" | "portforward" | "proxy", _) => "CONNECT",
+        (_, "get" | "head") => "GET",
+        (_, "list") => "LIST",
+        (_, "watch") => "WATCH",
+        (_, "create" | "post") => "POST",
+        (_, "update" | "put") => "PUT",
+        (_, "patch") if is_apply => "APPLY",
+        (_, "patch") => "PATCH",
+        (_, "delete") => "DELETE",
+        (_, "deletecollection") => "DELETECOLLECTION",
+        _ => "other",
+    }
+}

@@ -1,0 +1,125 @@
+//! What one client can ask of the server, and what is left for the others while it does.
+
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, Config, UserInfo};
+use amphipod_store::EmbeddedStore;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::json;
+use tower::ServiceExt;
+
+use crate::support::{Answer, MAPS, Server, config_map, server};
+
+/// Sends a request whose body never ends.
+async fn endless(api: &Arc<ApiServer>, user: &str, path: &str) -> Answer {
+    let frames = futures::stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from("{"))) });
+    let body = StreamBody::new(frames.chain(futures::stream::pending()));
+    let request = Request::builder().method("POST").uri(path).header("content-type", "application/json");
+    let service = api.local_service(UserInfo::new(user, &["system:authenticated"]));
+    let answer: Response<_> =
+        service.oneshot(request.body(body).expect("a request")).await.expect("never fails");
+    let (parts, body) = answer.into_parts();
+    let bytes = body.collect().await.expect("a whole answer").to_bytes();
+    Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+}
+
+/// A server with one place for writes and two for reads, and a user who may do everything.
+async fn small() -> Server {
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let config = Config { max_requests_inflight: 3, ..Config::default() };
+    let server = Server::of(ApiServer::start(config, store).await.expect("a server")).await;
+    let binding = json!({"metadata": {"name": "jane"}, "subjects": [{"kind": "User", "name": "jane",
+        "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    server.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
+    server
+}
+
+#[tokio::test]
+async fn requests_end_in_time() {
+    let server = small().await;
+    let slow = endless(&server.api, "jane", &format!("{MAPS}?timeout=50ms")).await;
+    let status = slow.json();
+    assert_eq!((&status["details"], slow.headers.get("retry-after")), (&json!({}), None));
+    assert_eq!(
+        slow.refused(504, "Timeout"),
+        "Timeout: request did not complete within requested timeout - context deadline exceeded"
+    );
+    let text = server.get(&format!("{MAPS}?timeout=5")).await.refused(400, "BadRequest");
+    assert_eq!(text, "invalid timeout specified in the request URL - time: missing unit in duration \"5\"");
+    // A watch has a time of its own.
+    server.watch(&format!("{MAPS}?watch=1&timeout=nonsense")).await;
+    server.get(&format!("{MAPS}?timeout=32s")).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_full_room_is_full_for_its_kind_only() {
+    let server = small().await;
+    let jane = server.as_user("jane", &["system:authenticated"]);
+    let holder = tokio::spawn({
+        let api = server.api.clone();
+        async move { endless(&api, "jane", MAPS).await }
+    });
+    while server.api.limits.load()[1].1 == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = jane.post(&format!("{MAPS}?timeout=40ms"), &config_map("a")).await;
+    assert_eq!((refused.code, refused.headers["retry-after"].to_str().unwrap()), (429, "1"));
+    assert_eq!(refused.headers["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(&refused.bytes[..], b"Too many requests, please try again later.\n");
+    // Reads, watches, the cluster's own components and its masters are served.
+    jane.get(MAPS).await.expect(200);
+    jane.watch(&format!("{MAPS}?watch=1")).await;
+    let node = server.as_user("system:node:n", &["system:nodes", "system:authenticated"]);
+    assert_eq!(node.post(&format!("{MAPS}?timeout=40ms"), &config_map("n")).await.code, 403);
+    server.post(MAPS, &config_map("b")).await.expect(201);
+    // The next in line gets the place.
+    let map = config_map("c");
+    let waiting = jane.post(MAPS, &map);
+    let (waited, ()) = tokio::join!(waiting, async { holder.abort() });
+    waited.expect(201);
+}
+
+#[tokio::test]
+async fn bombs_are_refused() {
+    let server = server().await;
+    let aliases: String =
+        (1..20).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1)).collect();
+    let bombs = [
+        ("application/json", format!("{{\"data\":{}", "{\"a\":".repeat(100_000)), 400),
+        ("application/json", format!("{{\"data\":{}", "[".repeat(1_000_000)), 400),
+        ("application/yaml", format!("data: {}", "[".repeat(1_000_000)), 400),
+        ("application/yaml", format!("a0: &a0 [x, x, x, x]\n{aliases}"), 400),
+        ("application/yaml", "- ".repeat(1_000_000), 400),
+        ("application/json", format!("{{\"data\":\"{}\"}}", "x".repeat(3 << 20)), 413),
+    ];
+    for (media_type, body, code) in bombs {
+        let answer = server.with("POST", MAPS, media_type, &body).await;
+        assert_eq!(answer.code, code, "{media_type} {}", &body[..20]);
+        if code == 413 {
+            let text = answer.refused(413, "RequestEntityTooLarge");
+            assert_eq!(text, "Request entity too large: limit is 3145728");
+        } else {
+            assert!(answer.bytes.len() < 2000, "a refusal does not repeat the bomb");
+        }
+    }
+    let mut deep = Vec::new();
+    for _ in 0..50_000 {
+        // Field 1 (metadata) around what is there, as far as lengths of two bytes go.
+        let length = deep.len().min(16_000);
+        deep.truncate(length);
+        let mut outer = vec![0x0a, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8];
+        outer.append(&mut deep);
+        deep = outer;
+    }
+    let mut body = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12".to_vec();
+    body.extend([(deep.len() & 0x7f) as u8 | 0x80, (deep.len() >> 7) as u8]);
+    body.extend(&deep);
+    let request = Request::builder().method("POST").uri(MAPS);
+    let request = request.header("content-type", "application/vnd.kubernetes.protobuf");
+    assert_eq!(server.send(request.body(body).unwrap()).await.code, 400);
+}

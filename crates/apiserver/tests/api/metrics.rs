@@ -1,0 +1,121 @@
+//! The series dashboards read.
+
+use serde_json::json;
+
+use crate::support::{MAPS, PODS, Server, config_map, pod, server};
+
+/// The value of the sample with this name and all of these labels.
+fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let line = text.lines().find(|line| {
+        let is_series = line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        is_series && labels.iter().all(|label| line.contains(label))
+    })?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+async fn scrape(server: &Server) -> String {
+    let answer = server.get("/metrics").await;
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    String::from_utf8(answer.bytes.to_vec()).expect("text")
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_what_they_are() {
+    let server = server().await;
+    server.post(MAPS, &config_map("a")).await.expect(201);
+    server.post(&format!("{MAPS}?dryRun=All"), &config_map("b")).await.expect(201);
+    server.get(MAPS).await.expect(200);
+    server.get("/api/v1/configmaps").await.expect(200);
+    server.get(&format!("{MAPS}/a")).await.expect(200);
+    server.get(&format!("{MAPS}/none")).await.expect(404);
+    server.merge(&format!("{MAPS}/a"), &json!({"data": {"k": "2"}})).await.expect(200);
+    let apply = config_map("a").to_string();
+    let path = format!("{MAPS}/a?fieldManager=m&force=true");
+    server.with("PATCH", &path, "application/apply-patch+yaml", &apply).await.expect(200);
+    server.get(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
+    server.post(PODS, &pod("p")).await.expect(201);
+    server.get(&format!("{PODS}/p/log")).await;
+    server.get("/livez").await;
+    server.get("/nowhere").await;
+    let text = scrape(&server).await;
+    let maps = ["group=\"\"", "version=\"v1\"", "resource=\"configmaps\"", "component=\"apiserver\""];
+    let count = |labels: &[&str]| sample(&text, "apiserver_request_total", &[&maps[..], labels].concat());
+    for labels in [
+        ["verb=\"POST\"", "dry_run=\"\"", "code=\"201\"", "scope=\"resource\""],
+        ["verb=\"POST\"", "dry_run=\"All\"", "code=\"201\"", "scope=\"resource\""],
+        ["verb=\"LIST\"", "dry_run=\"\"", "code=\"200\"", "scope=\"namespace\""],
+        ["verb=\"LIST\"", "dry_run=\"\"", "code=\"200\"", "scope=\"cluster\""],
+        ["verb=\"GET\"", "dry_run=\"\"", "code=\"200\"", "scope=\"resource\""],
+        ["verb=\"GET\"", "dry_run=\"\"", "code=\"404\"", "scope=\"resource\""],
+        ["verb=\"PATCH\"", "dry_run=\"\"", "code=\"200\"", "scope=\"resource\""],
+        ["verb=\"APPLY\"", "dry_run=\"\"", "code=\"200\"", "scope=\"resource\""],
+        ["verb=\"WATCH\"", "dry_run=\"\"", "code=\"200\"", "scope=\"namespace\""],
+    ] {
+        assert!(count(&labels) >= Some(1.0), "{labels:?}\n{text}");
+    }
+    let other = |labels: &[&str]| sample(&text, "apiserver_request_total", labels);
+    assert_eq!(other(&["verb=\"GET\"", "resource=\"pods\"", "subresource=\"log\""]), Some(1.0));
+    assert_eq!(other(&["verb=\"GET\"", "subresource=\"/livez\"", "scope=\"\""]), Some(1.0));
+    assert!(!text.contains("nowhere"));
+    let listing = ["verb=\"LIST\"", "resource=\"configmaps\"", "scope=\"namespace\""];
+    assert_eq!(sample(&text, "apiserver_request_duration_seconds_count", &listing), Some(1.0));
+    assert_eq!(sample(&text, "apiserver_request_sli_duration_seconds_count", &listing), Some(1.0));
+    assert!(sample(&text, "apiserver_response_sizes_sum", &listing) > Some(100.0));
+    assert_eq!(sample(&text, "apiserver_request_sli_duration_seconds_count", &["verb=\"WATCH\""]), None);
+    assert!(sample(&text, "apiserver_watch_events_total", &["resource=\"configmaps\""]) >= Some(1.0));
+    assert!(
+        sample(&text, "apiserver_cache_list_returned_objects_total", &["resource=\"configmaps\""])
+            >= Some(2.0)
+    );
+}
+
+#[tokio::test]
+async fn the_store_the_watches_and_the_process_are_measured() {
+    let server = server().await;
+    server.post(MAPS, &config_map("a")).await.expect(201);
+    let mut watch = server.watch(&format!("{MAPS}?watch=1")).await;
+    assert_eq!(watch.brief().await, "ADDED a");
+    let text = scrape(&server).await;
+    let watching = ["verb=\"WATCH\"", "resource=\"configmaps\""];
+    assert_eq!(sample(&text, "apiserver_longrunning_requests", &watching), Some(1.0));
+    assert_eq!(sample(&text, "apiserver_registered_watchers", &["resource=\"configmaps\""]), Some(1.0));
+    drop(watch);
+    server.delete(&format!("{MAPS}/a")).await.expect(200);
+    let text = scrape(&server).await;
+    assert_eq!(sample(&text, "apiserver_longrunning_requests", &watching), Some(0.0));
+    for operation in ["operation=\"create\"", "operation=\"delete\""] {
+        let labels = [operation, "resource=\"configmaps\""];
+        assert!(sample(&text, "etcd_requests_total", &labels) >= Some(1.0), "{operation}");
+        assert!(sample(&text, "etcd_request_duration_seconds_count", &labels) >= Some(1.0), "{operation}");
+    }
+    assert!(sample(&text, "apiserver_storage_objects", &["resource=\"configmaps\""]).is_some());
+    for (name, labels) in [
+        ("apiserver_storage_size_bytes", vec!["storage_cluster_id=\"etcd-0\""]),
+        ("apiserver_current_inflight_requests", vec!["request_kind=\"mutating\""]),
+        ("apiserver_current_inqueue_requests", vec!["request_kind=\"readOnly\""]),
+    ] {
+        assert!(sample(&text, name, &labels).is_some(), "{name}");
+    }
+    for name in
+        ["process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds", "process_max_fds"]
+    {
+        assert!(sample(&text, name, &[]) > Some(1.0), "{name}");
+    }
+    assert_eq!(sample(&text, "kubernetes_build_info", &["git_version=\"v1.35.0+amphipod\""]), Some(1.0));
+    assert!(text.contains("# TYPE apiserver_request_total counter\n") && !text.contains("# EOF"));
+}
+
+#[tokio::test]
+async fn both_text_formats_are_spoken() {
+    let server = server().await;
+    let open = server.get_as("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.bytes.ends_with(b"# EOF\n"));
+    let nobody = server.as_user("nobody", &["system:authenticated"]);
+    nobody.get("/metrics").await.refused(403, "Forbidden");
+    nobody.get("/debug/pprof/").await.refused(403, "Forbidden");
+    for (path, word) in [("", "heap: "), ("/heap", "configmaps "), ("/tasks", "alive tasks ")] {
+        let answer = server.get(&format!("/debug/pprof{path}")).await;
+        assert!(answer.code == 200 && String::from_utf8_lossy(&answer.bytes).contains(word), "{path}");
+    }
+}

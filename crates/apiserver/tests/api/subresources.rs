@@ -1,0 +1,137 @@
+//! Evictions and bindings: what is done, and what is refused in which words.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, PODS, Server, pod, server};
+
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+const REFUSAL: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
+
+async fn running(server: &Server, name: &str) {
+    let mut object = pod(name);
+    object["metadata"]["labels"] = json!({"app": "web"});
+    server.post(PODS, &object).await.expect(201);
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    server.merge(&format!("{PODS}/{name}/status"), &status).await.expect(200);
+}
+
+async fn budget(server: &Server, name: &str, status: &Value) {
+    let object = json!({"kind": "PodDisruptionBudget", "apiVersion": "policy/v1", "metadata": {"name": name},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
+    server.post(BUDGETS, &object).await.expect(201);
+    server.merge(&format!("{BUDGETS}/{name}/status"), &json!({"status": status})).await.expect(200);
+}
+
+async fn evict(server: &Server, name: &str, options: &Value) -> Answer {
+    let eviction = json!({"kind": "Eviction", "apiVersion": "policy/v1",
+        "metadata": {"name": name, "namespace": "default"}, "deleteOptions": options});
+    server.post(&format!("{PODS}/{name}/eviction"), &eviction).await
+}
+
+#[tokio::test]
+async fn budgets_are_asked() {
+    let server = server().await;
+    running(&server, "a").await;
+    budget(
+        &server,
+        "b",
+        &json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 2,
+        "desiredHealthy": 2, "expectedPods": 2}),
+    )
+    .await;
+    let refused = evict(&server, "a", &json!({})).await;
+    assert_eq!(refused.headers.get("retry-after"), None);
+    let status = refused.json();
+    assert_eq!(
+        status["details"],
+        json!({"causes": [{"reason": "DisruptionBudget",
+        "message": "The disruption budget b needs 2 healthy pods and has 2 currently"}]})
+    );
+    assert_eq!(refused.refused(429, "TooManyRequests"), REFUSAL);
+    let behind = json!({"status": {"observedGeneration": 0, "disruptionsAllowed": 1}});
+    server.merge(&format!("{BUDGETS}/b/status"), &behind).await.expect(200);
+    let refused = evict(&server, "a", &json!({})).await;
+    assert_eq!(refused.headers["retry-after"], "10");
+    let status = refused.json();
+    assert_eq!(
+        status["details"]["causes"][0]["message"],
+        "The disruption budget b is still being processed by the server."
+    );
+    assert_eq!(refused.refused(429, "TooManyRequests"), REFUSAL);
+    let ready = json!({"status": {"observedGeneration": 1}});
+    server.merge(&format!("{BUDGETS}/b/status"), &ready).await.expect(200);
+    // A dry run spends nothing and removes nothing.
+    evict(&server, "a", &json!({"dryRun": ["All"]})).await.expect(201);
+    let left = server.get(&format!("{BUDGETS}/b")).await.expect(200);
+    assert_eq!(left["status"]["disruptionsAllowed"], 1);
+    let done = evict(&server, "a", &json!({"gracePeriodSeconds": 0})).await.expect(201);
+    assert_eq!((&done["status"], &done["code"]), (&json!("Success"), &json!(201)));
+    let left = server.get(&format!("{BUDGETS}/b")).await.expect(200);
+    assert_eq!(
+        (&left["status"]["disruptionsAllowed"], left["status"]["disruptedPods"]["a"].is_string()),
+        (&json!(0), true)
+    );
+    server.get(&format!("{PODS}/a")).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn evictions_that_cannot_be() {
+    let server = server().await;
+    running(&server, "a").await;
+    for name in ["b", "c"] {
+        budget(
+            &server,
+            name,
+            &json!({"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2,
+            "desiredHealthy": 1, "expectedPods": 2}),
+        )
+        .await;
+    }
+    let status = evict(&server, "a", &json!({})).await.expect(500);
+    assert_eq!(
+        status["message"],
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+    );
+    let other = json!({"kind": "Eviction", "apiVersion": "policy/v1", "metadata": {"name": "x"}});
+    let text = server.post(&format!("{PODS}/a/eviction"), &other).await.refused(400, "BadRequest");
+    assert_eq!(text, "name in URL does not match name in Eviction object");
+    evict(&server, "none", &json!({})).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn bindings_are_for_one_pod_once() {
+    let server = server().await;
+    let made = server.post(PODS, &pod("p")).await.expect(201);
+    let bind = |metadata: Value, target: Value| {
+        let server = &server;
+        let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": metadata, "target": target});
+        async move { server.post(&format!("{PODS}/p/binding"), &binding).await }
+    };
+    let key = "/registry/pods/default/p";
+    let storage = format!(
+        "Operation cannot be fulfilled on pods \"p\": StorageError: invalid object, Code: 4, Key: {key}, \
+        ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: "
+    );
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let text = bind(json!({"name": "p", "uid": "u"}), json!({"name": "n"})).await.refused(409, "Conflict");
+    assert_eq!(text, format!("{storage}UID in precondition: u, UID in object meta: {uid}"));
+    let text = bind(json!({"name": "p", "resourceVersion": "1"}), json!({"name": "n"}))
+        .await
+        .refused(409, "Conflict");
+    assert!(text.starts_with(&format!(
+        "{storage}ResourceVersion in precondition: 1, ResourceVersion in object meta: "
+    )));
+    bind(json!({"name": "p"}), json!({"kind": "Node"})).await.refused(422, "Invalid");
+    bind(json!({"name": "p"}), json!({"kind": "Node", "name": "n"})).await.expect(201);
+    let text =
+        bind(json!({"name": "p"}), json!({"kind": "Node", "name": "m"})).await.refused(409, "Conflict");
+    assert_eq!(
+        text,
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""
+    );
+    // The same words where a whole object names another incarnation.
+    let mut other = server.get(&format!("{PODS}/p")).await.expect(200);
+    other["metadata"]["uid"] = "u".into();
+    let text = server.put(&format!("{PODS}/p"), &other).await.refused(409, "Conflict");
+    assert_eq!(text, format!("{storage}UID in precondition: u, UID in object meta: {uid}"));
+}
