@@ -89,6 +89,7 @@ fn finish(name: &str, definition: Value, dialect: Dialect) -> Value {
         _ => translate(definition, dialect),
     };
     let Some(message) = message else { return definition };
+    not_required(&mut definition, "metadata");
     if let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) {
         for (field, property) in properties.iter_mut() {
             if let (Some(field), Some(property)) = (message.field(field), property.as_object_mut()) {
@@ -182,6 +183,17 @@ fn translate_object(mut map: Map<String, Value>, dialect: Dialect) -> Value {
         _ => (key, translate(value, dialect)),
     });
     Value::Object(translated.collect())
+}
+
+/// The typed structs always hold their metadata; on the wire an object may come without.
+fn not_required(definition: &mut Value, field: &str) {
+    let Some(definition) = definition.as_object_mut() else { return };
+    if let Some(required) = definition.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| name != field);
+        if required.is_empty() {
+            definition.remove("required");
+        }
+    }
 }
 
 /// List, map and patch semantics of a field.

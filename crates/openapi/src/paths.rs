@@ -199,7 +199,9 @@ impl Maker<'_> {
             let mut delete = self.operation(self.item_path(), "delete", "delete", "delete");
             delete.description = format!("delete the specified {kind}");
             delete.body = Some(format!("{META}.DeleteOptions"));
-            delete.answer = Some(format!("{META}.Status"));
+            if !self.resource.delete_answers_object() {
+                delete.answer = Some(format!("{META}.Status"));
+            }
             delete.query = DELETE;
             found.push(delete);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
@@ -16,12 +16,12 @@ use tokio_util::time::delay_queue::Key;
 
 use futures::StreamExt;
 
-use crate::PortForwardBackend;
 use crate::mux::{Incoming, Mux, Outgoing};
 use crate::spdy::frame::RESET_CANCEL;
 use crate::spdy::session::{self, NewStream};
 use crate::upgrade::{self, Agreed, Offer, Refusal};
 use crate::websocket::{self, Codec, Tunnel};
+use crate::{BoxDuplex, PortForwardBackend};
 
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
 const CHANNELS: &str = "v4.channel.k8s.io";
@@ -34,6 +34,8 @@ const OFFER: Offer =
 const MAX_CHANNEL_PORTS: usize = 127;
 /// How long the second stream of a pair may take to follow the first.
 const PAIR_WITHIN: Duration = Duration::from_secs(30);
+/// How long a connection whose port is done may go on sending, as with other runtimes.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes moved at a time in each direction of a forwarded connection.
 const COPY_BUFFER: usize = 16 << 10;
 
@@ -204,15 +206,12 @@ async fn forward(mux: Arc<Mux>, pair: Pair, backend: Arc<dyn PortForwardBackend>
     let Pair { port, data: (incoming, outgoing), error } = pair;
     let id = outgoing.id();
     let message = |why: io::Error| format!("error forwarding port {port}: {why}");
-    let mut target = match backend.connect(port).await {
+    let target = match backend.connect(port).await {
         Ok(target) => target,
         Err(why) => return tell(Some(error), message(why)).await,
     };
-    let mut peer = tokio::io::join(incoming, outgoing);
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut peer, &mut target, COPY_BUFFER, COPY_BUFFER).await;
-    match copied {
-        Ok(_) => {}
+    match copy_both(incoming, outgoing, target).await {
+        Ok(()) => {}
         // Either side hung up in the middle. That is the end of this connection, passed on as such; an error message
         // would make kubectl give up all its others.
         Err(why) if matches!(why.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
@@ -220,5 +219,32 @@ async fn forward(mux: Arc<Mux>, pair: Pair, backend: Arc<dyn PortForwardBackend>
             mux.reset(id, RESET_CANCEL);
         }
         Err(why) => tell(Some(error), message(why)).await,
+    }
+}
+
+/// Once the port has closed its side, what the client still sends has [`LINGER`] to go out: over
+/// WebSocket channels a client cannot say that it is done, and waits for the end itself.
+async fn copy_both(incoming: Incoming, mut outgoing: Outgoing, target: BoxDuplex) -> io::Result<()> {
+    let (from_target, mut to_target) = tokio::io::split(target);
+    let sending = async {
+        let mut incoming = BufReader::with_capacity(COPY_BUFFER, incoming);
+        tokio::io::copy_buf(&mut incoming, &mut to_target).await?;
+        to_target.shutdown().await
+    };
+    let receiving = async {
+        let mut from_target = BufReader::with_capacity(COPY_BUFFER, from_target);
+        tokio::io::copy_buf(&mut from_target, &mut outgoing).await?;
+        outgoing.shutdown().await
+    };
+    tokio::pin!(sending, receiving);
+    tokio::select! {
+        sent = &mut sending => {
+            sent?;
+            receiving.await
+        }
+        received = &mut receiving => {
+            received?;
+            tokio::time::timeout(LINGER, sending).await.unwrap_or(Ok(()))
+        }
     }
 }

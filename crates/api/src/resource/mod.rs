@@ -72,7 +72,27 @@ impl SelectableField {
     }
 }
 
+/// Core kinds whose delete answers with the object itself instead of a bare success.
+const CORE_ANSWERING_DELETES: [&str; 7] = [
+    "pods",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
+
 impl Resource {
+    /// Whether deleting answers with the deleted object: typed clients decode it as one.
+    pub fn delete_answers_object(&self) -> bool {
+        match self.group.as_ref() {
+            "" => CORE_ANSWERING_DELETES.contains(&self.plural.as_ref()),
+            "storage.k8s.io" => self.plural != "csistoragecapacities",
+            "resource.k8s.io" => true,
+            _ => false,
+        }
+    }
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -113,7 +113,9 @@ fn old_subresource(resource: &Resource, sub: &Subresource) -> Value {
         "kind": sub.kind,
         "verbs": sub.verbs,
     });
-    if (sub.group.as_ref(), sub.version.as_ref()) != (resource.group.as_ref(), resource.version.as_ref()) {
+    // Empty where the subresource is of its resource's own group and version.
+    let own = (resource.group.as_ref(), resource.version.as_ref());
+    if !sub.version.is_empty() && (sub.group.as_ref(), sub.version.as_ref()) != own {
         entry["group"] = json!(sub.group);
         entry["version"] = json!(sub.version);
     }

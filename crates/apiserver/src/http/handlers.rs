@@ -147,7 +147,7 @@ fn accepted(resource: &Resource, target: &Target, headers: &HeaderMap) -> Result
         }
         _ => (resource.api_version(), resource.kind.to_string()),
     };
-    let transforms = resource.storage.is_some() && kind == resource.kind;
+    let transforms = kind == "Scale" || kind == resource.kind && resource.has_verb("list");
     let shape = match target.attributes_verb.as_str() {
         "list" | "deletecollection" => Shape::List,
         "watch" => Shape::Stream,
@@ -169,11 +169,11 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     }
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
-        "/version" => Ok(json_answer(&version(server))),
+        "/version" => Ok(indented_answer(&version(server))),
         "/metrics" => metrics(server, request.headers()).await,
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
-        "" | "/" => Ok(json_answer(&json!({"paths": paths(server)}))),
+        "" | "/" => Ok(indented_answer(&json!({"paths": paths(server)}))),
         _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed),
         _ if trimmed.starts_with("/openapi/") => {
             super::openapi::answer(server, trimmed, &query, request.headers())
@@ -185,6 +185,11 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
 
 fn json_answer(value: &Value) -> Response<Body> {
     view::response(StatusCode::OK, "application/json", body::full(value.to_string()))
+}
+
+/// What people read with `kubectl get --raw` comes indented.
+fn indented_answer(value: &Value) -> Response<Body> {
+    view::response(StatusCode::OK, "application/json", body::full(format!("{value:#}")))
 }
 
 fn jwks(server: &ApiServer) -> Response<Body> {

@@ -105,7 +105,7 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
     strategy.prepare_create(&context, &mut value);
     strategy.default(&mut value);
     let reserved = server.allocate(cx, &mut value, None, dry_run).await?;
-    refuse_faults(cx, &value, &strategy.validate(&context, &value))?;
+    refuse_faults(cx, &value, &strategy.validate(&context, &view::stored_form(&cx.resource, &value)))?;
     for text in strategy.warnings(&context, &value, None) {
         cx.warn(text);
     }

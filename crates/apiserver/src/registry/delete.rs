@@ -23,16 +23,6 @@ use crate::server::ApiServer;
 const ATTEMPTS: usize = 20;
 /// Objects of one deletecollection deleted at once.
 const PARALLEL_DELETES: usize = 16;
-/// Kinds whose delete answers with the object itself.
-const ANSWER_WITH_OBJECT: [&str; 7] = [
-    "pods",
-    "persistentvolumes",
-    "persistentvolumeclaims",
-    "podtemplates",
-    "resourcequotas",
-    "serviceaccounts",
-    "services",
-];
 
 /// The end of a delete.
 pub struct Deleted {
@@ -47,8 +37,7 @@ pub async fn delete(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Res
         !deleted.gone && (options.cascading || options.propagation == Some(Propagation::Foreground));
     let code = if waiting { StatusCode::ACCEPTED } else { StatusCode::OK };
     let plural = cx.resource.plural.as_ref();
-    let with_object = cx.resource.group.is_empty() && ANSWER_WITH_OBJECT.contains(&plural);
-    if !deleted.gone || with_object {
+    if !deleted.gone || cx.resource.delete_answers_object() {
         return view::stored_response(cx, code, &deleted.last.bytes);
     }
     let value = deleted.last.value(&cx.resource)?;

@@ -235,7 +235,8 @@ async fn finish(
 
 fn check(cx: &Context, new: &Value, old: &Value) -> Result<(), Status> {
     let (strategy, context) = (cx.strategy(), cx.strategy_context());
-    refuse_faults(cx, new, &strategy.validate_update(&context, new, old))?;
+    let (stored, stored_old) = (view::stored_form(&cx.resource, new), view::stored_form(&cx.resource, old));
+    refuse_faults(cx, new, &strategy.validate_update(&context, &stored, &stored_old))?;
     for text in strategy.warnings(&context, new, Some(old)) {
         cx.warn(text);
     }

@@ -1,6 +1,8 @@
 //! How a stored object looks to this request: in its version, and as itself, as a table row or as
 //! metadata only.
 
+use std::borrow::Cow;
+
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use amphipod_api::{codec, field, object, protobuf, table};
@@ -45,6 +47,17 @@ pub fn to_stored(resource: &Resource, value: &mut Value) {
     if !is_stored_form(resource) {
         amphipod_strategy::convert(&resource.group, &resource.version, &resource.plural, value, true);
     }
+}
+
+/// What is validated: the rules of a kind speak of the form it is stored in, whichever of its
+/// versions a request uses.
+pub fn stored_form<'a>(resource: &Resource, value: &'a Value) -> Cow<'a, Value> {
+    if is_stored_form(resource) {
+        return Cow::Borrowed(value);
+    }
+    let mut converted = value.clone();
+    to_stored(resource, &mut converted);
+    Cow::Owned(converted)
 }
 
 /// Which part of the object a table row carries along.

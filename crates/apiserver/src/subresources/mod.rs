@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::body::{self, Body};
 use crate::context::Context;
+use crate::http::negotiate::Form;
 use crate::registry::{admit, list, patch, update, validate_admission, view};
 use crate::seams::Operation;
 use crate::server::ApiServer;
@@ -101,6 +102,20 @@ fn component_statuses(cx: &Context, verb: &str) -> Result<Response<Body>, Status
         return view::object_response(cx, StatusCode::OK, item(name));
     }
     let items: Vec<Value> = names.iter().map(|n| item(n)).collect();
+    if cx.accepted.form == Form::Table {
+        let rows = items.into_iter().map(|item| view::row(cx, item)).collect();
+        return view::value_response(
+            cx,
+            StatusCode::OK,
+            &table(&json!({}), view::columns(&cx.resource), rows),
+        );
+    }
     let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
     view::value_response(cx, StatusCode::OK, &list)
+}
+
+/// `metav1.Table` of what is not stored as it is served.
+fn table(metadata: &Value, columns: Value, rows: Vec<Value>) -> Value {
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": columns, "rows": rows})
 }

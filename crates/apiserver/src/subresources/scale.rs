@@ -1,6 +1,7 @@
 //! `scale`: the replica count of any workload as one kind.
 
 use amphipod_api::codec::{self, Expected};
+use amphipod_api::duration::age;
 use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object::{self, metadata_mut};
 use amphipod_api::selector::LabelSelector;
@@ -11,10 +12,12 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::context::Context;
+use crate::http::negotiate::Form;
 use crate::registry::patch::{self, Applied, Document, Kind};
 use crate::registry::update::{self, Change};
 use crate::registry::{existing, key, view};
 use crate::server::ApiServer;
+use crate::subresources::table;
 
 fn expected() -> Expected<'static> {
     Expected::builtin("autoscaling", "v1", "Scale")
@@ -24,7 +27,7 @@ pub async fn handle(server: &ApiServer, cx: &Context, content: Bytes) -> Result<
     match cx.attributes.verb.as_str() {
         "get" => {
             let found = existing(server, &cx.resource, &key(cx)).await?.ok_or_else(|| cx.not_found())?;
-            view::value_response(cx, StatusCode::OK, &scale_of(&found.value(&cx.resource)?)?)
+            answer(cx, scale_of(&found.value(&cx.resource)?)?)
         }
         "update" => {
             let decoded = codec::decode(&content, cx.content_type(), expected(), cx.field_validation()?)?;
@@ -71,7 +74,36 @@ async fn applied(server: &ApiServer, cx: &Context, content: &[u8]) -> Result<Res
 async fn run(server: &ApiServer, cx: &Context, change: &dyn Change) -> Result<Response<Body>, Status> {
     let outcome = update::change(server, cx, change).await?;
     let stored = outcome.stored.value(&cx.resource)?;
-    view::value_response(cx, StatusCode::OK, &scale_of(&stored)?)
+    answer(cx, scale_of(&stored)?)
+}
+
+fn answer(cx: &Context, scale: Value) -> Result<Response<Body>, Status> {
+    let shown = match cx.accepted.form {
+        Form::Object => scale,
+        Form::PartialMetadata => partial(&scale),
+        Form::Table => table_of(cx, &scale),
+    };
+    view::value_response(cx, StatusCode::OK, &shown)
+}
+
+fn partial(scale: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": scale["metadata"]})
+}
+
+/// What `kubectl get --subresource=scale` shows: a Scale's own columns, not the workload's.
+fn table_of(cx: &Context, scale: &Value) -> Value {
+    let column = |name: &str, kind: &str, format: &str, description: &str| json!({"name": name, "type": kind, "format": format, "description": description, "priority": 0});
+    let columns = json!([
+        column("Name", "string", "name", "Name of the scaled object."),
+        column("Desired", "integer", "", "Replicas wanted."),
+        column("Available", "integer", "", "Replicas observed."),
+        column("Age", "string", "", "Time since the scaled object was made."),
+    ]);
+    let age = age(scale["metadata"]["creationTimestamp"].as_str(), cx.now);
+    let count = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
+    let cells = json!([scale["metadata"]["name"], count("spec"), count("status"), age]);
+    let metadata = json!({"resourceVersion": object::resource_version(scale)});
+    table(&metadata, columns, vec![json!({"cells": cells, "object": partial(scale)})])
 }
 
 /// The `autoscaling/v1 Scale` of a workload.
