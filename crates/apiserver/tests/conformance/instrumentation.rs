@@ -88,8 +88,8 @@ async fn events() {
             assert_eq!(names, ["event-test"]);
         }
         let mut wanted = events.get("event-test").await.unwrap();
-        wanted["note"] = "This is a test event - patched".into();
-        events.patch("event-test", &Patch::Strategic(json!({"note": wanted["note"]}))).await.unwrap();
+        wanted["series"] = json!({"count": 2, "lastObservedTime": "2017-09-19T13:49:16.000000Z"});
+        events.patch("event-test", &Patch::Strategic(json!({"series": wanted["series"]}))).await.unwrap();
         let patched = events.get("event-test").await.unwrap();
         let current = patched["metadata"]["resourceVersion"].clone();
         assert_eq!(cleared(patched), cleared(wanted.clone()));
