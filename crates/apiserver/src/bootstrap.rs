@@ -9,12 +9,14 @@ use amphipod_api::object;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::authz::bootstrap::reconciled;
 use crate::config::Config;
+use crate::context::time_text;
 use crate::error::Error;
 
 /// How often the `kubernetes` endpoints are looked at, as upstream.
@@ -104,8 +106,61 @@ fn service_cidr(ranges: &[IpNet]) -> Value {
     let cidrs: Vec<String> = ranges.iter().map(|r| r.trunc().to_string()).collect();
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs},
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": cidrs},
     })
+}
+
+/// What the stored ServiceCIDR needs: the path below it to write to, and the object.
+fn service_cidr_change(stored: &Value, wanted: &Value, now: Timestamp) -> Option<(&'static str, Value)> {
+    if object::deletion_timestamp(stored).is_some() {
+        return None;
+    }
+    let mut new = stored.clone();
+    let (has, wants) = (&stored["spec"]["cidrs"], &wanted["spec"]["cidrs"]);
+    if has != wants {
+        // A second family may be added; other differences are the administrator's to settle.
+        let widened = wants.as_array().is_some_and(|wants| wants.len() == 2) && *has == json!([wants[0]]);
+        new["spec"]["cidrs"] = wants.clone();
+        return widened.then_some(("", new));
+    }
+    let conditions = stored["status"]["conditions"].as_array();
+    if conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] != "Unknown") {
+        return None;
+    }
+    new["status"]["conditions"] = json!([{
+        "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": time_text(now),
+        "message": "Kubernetes default Service CIDR is ready",
+    }]);
+    Some(("/status", new))
+}
+
+/// The ServiceCIDR of the configuration is there, and ready.
+async fn ensure_service_cidr(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
+    let wanted = service_cidr(&config.service_cidrs);
+    let path = format!("{}/{}", collection(&wanted), object::name(&wanted));
+    if get(api, &path).await.is_none() {
+        write(api, "POST", &collection(&wanted), &wanted).await?;
+    }
+    let Some(stored) = get(api, &path).await else { return Ok(()) };
+    match service_cidr_change(&stored, &wanted, Timestamp::now()) {
+        Some((below, new)) => write(api, "PUT", &format!("{path}{below}"), &new).await,
+        None => Ok(()),
+    }
+}
+
+/// A cluster keeps the ranges it began with; a configuration that names others is not followed.
+async fn warn_of_other_ranges(api: &dyn Loopback, config: &Config) {
+    let wanted = service_cidr(&config.service_cidrs);
+    let path = format!("{}/{}", collection(&wanted), object::name(&wanted));
+    let Some(stored) = get(api, &path).await else { return };
+    let (has, wants) = (&stored["spec"]["cidrs"], &wanted["spec"]["cidrs"]);
+    if has != wants {
+        warn!(
+            "the default ServiceCIDR {has} does not match the configured {wants}; services keep to the former. \
+             Configure what it says, or delete it and let it be made anew"
+        );
+    }
 }
 
 fn first_address(range: IpNet) -> IpAddr {
@@ -163,7 +218,11 @@ fn kubernetes_endpoints(config: &Config) -> [Value; 2] {
 async fn ensure_exactly(api: &dyn Loopback, object: &Value, keys: &[&str]) -> Result<(), Error> {
     let path = format!("{}/{}", collection(object), object::name(object));
     match get(api, &path).await {
-        None => write(api, "POST", &collection(object), object).await,
+        None => match write(api, "POST", &collection(object), object).await {
+            // Another server made it meanwhile, and has what it asks for.
+            Err(_) if get(api, &path).await.is_some() => Ok(()),
+            other => other,
+        },
         Some(existing) if keys.iter().all(|key| covers(&existing[*key], &object[*key])) => Ok(()),
         Some(mut existing) => {
             for key in keys {
@@ -203,19 +262,23 @@ pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>
         ensure(api, object).await?;
     }
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
-    ensure(api, &service_cidr(&config.service_cidrs)).await?;
+    ensure_service_cidr(api, config).await?;
+    warn_of_other_ranges(api, config).await;
     if let Some(service) = kubernetes_service(config) {
         ensure_exactly(api, &service, &["spec"]).await?;
     }
     endpoints(api, config).await
 }
 
-/// Keeps the `kubernetes` service's endpoints true until cancelled.
+/// Keeps the ServiceCIDR and the `kubernetes` service's endpoints true until cancelled.
 pub async fn keep(api: &dyn Loopback, config: &Config, cancel: CancellationToken) {
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(ENDPOINTS_INTERVAL) => {}
+        }
+        if let Err(error) = ensure_service_cidr(api, config).await {
+            warn!(%error, "the default ServiceCIDR could not be kept");
         }
         if let Err(error) = endpoints(api, config).await {
             warn!(%error, "the kubernetes endpoints could not be kept");
@@ -245,6 +308,26 @@ mod tests {
             path("rbac.authorization.k8s.io/v1", "RoleBinding", "kube-system"),
             "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings"
         );
+    }
+
+    #[test]
+    fn the_default_range_becomes_ready_and_may_gain_a_family() {
+        let now = Timestamp::UNIX_EPOCH;
+        let range = |blocks: &[&str]| {
+            let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+            service_cidr(&blocks)
+        };
+        let (one, two, other) =
+            (range(&["10.0.0.0/16"]), range(&["10.0.0.0/16", "fd00::/112"]), range(&["10.1.0.0/16"]));
+        let (below, ready) = service_cidr_change(&one, &one, now).unwrap();
+        assert_eq!((below, &ready["status"]["conditions"][0]["status"]), ("/status", &json!("True")));
+        assert_eq!(service_cidr_change(&ready, &one, now), None);
+        let (below, widened) = service_cidr_change(&ready, &two, now).unwrap();
+        assert_eq!((below, &widened["spec"]), ("", &two["spec"]));
+        assert_eq!(service_cidr_change(&ready, &other, now), None);
+        let mut going = one.clone();
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        assert_eq!(service_cidr_change(&going, &one, now), None);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! cache, discovery and the proxies to nodes.
 
 pub mod admission;
-pub mod allocator;
 pub mod authn;
 pub mod authz;
 pub mod body;

@@ -1,4 +1,4 @@
-//! The server as one value: cache, catalog, policy, allocations, and the two ways in (the TLS
+//! The server as one value: cache, catalog, policy, and the two ways in (the TLS
 //! listener and the in-process service).
 
 use std::net::TcpListener;
@@ -25,7 +25,6 @@ use crate::bootstrap::{self, Loopback};
 use crate::cache::{Cache, storage_status};
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::context::Context;
 use crate::error::Error;
 use crate::http::limits::Limits;
 use crate::http::local::LocalService;
@@ -33,9 +32,9 @@ use crate::http::pipeline;
 use crate::kubelet_proxy;
 use crate::metrics::Metrics;
 use crate::reader::CacheReader;
-use crate::registry::{object_key, view};
+use crate::registry::object_key;
 use crate::seams::{Policy, UserInfo};
-use crate::services::{Allocations, Reservation};
+use crate::services::{Repair, repair_periodically};
 
 /// Events written within this time share a lease, so that leases stay few.
 const EVENT_LEASE_SHARED: Duration = Duration::from_secs(60);
@@ -50,20 +49,7 @@ pub struct ApiServer {
     pub kubelet_tls: Arc<rustls::ClientConfig>,
     /// Who is served now and who waits.
     pub limits: Limits,
-    allocations: Arc<Allocations>,
     event_lease: Mutex<Option<(LeaseId, Instant)>>,
-}
-
-/// Service addresses and ports reserved by a write.
-#[must_use]
-pub struct Reserved(Option<Reservation>);
-
-impl Reserved {
-    pub fn keep(self) {
-        if let Some(reservation) = self.0 {
-            reservation.keep();
-        }
-    }
 }
 
 impl ApiServer {
@@ -78,7 +64,6 @@ impl ApiServer {
         let tls =
             kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
         let server = Arc::new(ApiServer {
-            allocations: Arc::new(Allocations::new(&config.service_cidrs, config.node_port_range.clone())),
             limits: Limits::new(config.max_requests_inflight),
             cache,
             catalog,
@@ -89,32 +74,26 @@ impl ApiServer {
             event_lease: Mutex::default(),
             config,
         });
-        server.fill_allocations().await?;
         let loopback = InProcess(server.clone());
         bootstrap::run(&loopback, &server.config, (server.policy.bootstrap_objects)()).await?;
-        server.clone().spawn_background();
+        let mut repair = Repair::default();
+        repair.run(&server, &loopback, true).await.map_err(|status| Error::Bootstrap {
+            what: "the addresses and ports of services".into(),
+            why: status.message,
+        })?;
+        server.clone().spawn_background(repair);
         info!("API server ready");
         Ok(server)
     }
 
-    async fn fill_allocations(&self) -> Result<(), Error> {
-        let Some(services) = self.catalog.load().stored("", "services") else { return Ok(()) };
-        let failed =
-            |status: Status| Error::Bootstrap { what: "service allocations".into(), why: status.message };
-        let collection = self.cache.collection(&services).await.map_err(failed)?;
-        for entry in collection.snapshot().values() {
-            match view::served(&services, &entry.bytes) {
-                Ok(service) => self.allocations.fill(&service),
-                Err(status) => warn!(key = %entry.key, %status, "a stored service cannot be read"),
-            }
-        }
-        Ok(())
-    }
-
-    fn spawn_background(self: Arc<Self>) {
+    fn spawn_background(self: Arc<Self>, repair: Repair) {
         let server = self.clone();
         tokio::spawn(async move {
             bootstrap::keep(&InProcess(server.clone()), &server.config, server.shutdown.clone()).await;
+        });
+        let server = self.clone();
+        tokio::spawn(async move {
+            repair_periodically(&server, &InProcess(server.clone()), repair).await;
         });
         tokio::spawn(async move { self.compact_periodically().await });
     }
@@ -162,34 +141,6 @@ impl ApiServer {
     /// Ends watches and background work. The store stays open: it belongs to the caller.
     pub fn close(&self) {
         self.shutdown.cancel();
-    }
-
-    /// Reserves what a service needs and fills it in; other kinds need nothing.
-    pub async fn allocate(
-        &self,
-        cx: &Context,
-        value: &mut Value,
-        old: Option<&Value>,
-        _dry_run: bool,
-    ) -> Result<Reserved, Status> {
-        if !(cx.resource.group.is_empty() && cx.resource.plural == "services" && cx.subresource().is_empty())
-        {
-            return Ok(Reserved(None));
-        }
-        match self.allocations.reserve(value, old, rand::random()) {
-            Ok(reservation) => Ok(Reserved(Some(reservation))),
-            Err(faults) => {
-                crate::registry::refuse_faults(cx, value, &faults)?;
-                Ok(Reserved(None))
-            }
-        }
-    }
-
-    /// Gives back what a deleted object held.
-    pub fn after_update(&self, cx: &Context, old: &Value, gone: bool) {
-        if gone && cx.resource.group.is_empty() && cx.resource.plural == "services" {
-            self.allocations.release(old);
-        }
     }
 
     /// Events are written under a lease: the store forgets them in time.

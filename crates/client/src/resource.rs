@@ -100,6 +100,8 @@ kinds! {
     namespaced batch::v1::CronJob;
     namespaced coordination::v1::Lease;
     namespaced discovery::v1::EndpointSlice;
+    cluster networking::v1::IPAddress => crate::slim::ip_address;
+    cluster networking::v1::ServiceCIDR;
     namespaced policy::v1::PodDisruptionBudget;
     cluster scheduling::v1::PriorityClass;
     cluster node::v1::RuntimeClass;

@@ -3,6 +3,7 @@
 //! they are kept, so what this removes must never be written back: components write pods by patch.
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::networking::v1::IPAddress;
 
 /// Keeps what scheduling, ownership, quotas, endpoints and disruption look at.
 pub fn pod(pod: &mut Pod) {
@@ -30,6 +31,12 @@ pub fn pod(pod: &mut Pod) {
             status.user = None;
         }
     }
+}
+
+/// Keeps what it says and for whom.
+pub fn ip_address(address: &mut IPAddress) {
+    address.metadata.managed_fields = None;
+    address.metadata.annotations = None;
 }
 
 fn container(container: &mut Container) {

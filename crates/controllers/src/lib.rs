@@ -29,6 +29,7 @@ mod revisions;
 mod root_ca;
 mod selector;
 mod service_account;
+mod service_cidrs;
 mod stateful_set;
 mod taint_eviction;
 #[cfg(test)]
@@ -117,6 +118,7 @@ controllers! {
     "pod-garbage-collector" => pod_gc::run;
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
     "resourcequota-controller" => resource_quota::run;
+    "service-cidrs-controller" => service_cidrs::run;
     "disruption-controller" => pod_disruption_budget::run;
 }
 

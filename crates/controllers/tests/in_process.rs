@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
@@ -381,4 +382,40 @@ async fn replication_controllers_and_quotas_keep_count() {
     let (_, pods) = cluster.api::<Pod>("rc").list(&ListParams::default()).await.unwrap();
     assert_eq!(pods.len(), 2);
     assert!(pods.iter().all(|p| p.metadata.owner_references.is_none()), "{pods:#?}");
+}
+
+#[tokio::test]
+async fn a_service_range_stays_while_services_need_it() {
+    let cluster = cluster::start().await;
+    let ranges = cluster.api::<ServiceCIDR>("");
+    let more = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+        "spec": {"cidrs": ["10.200.0.0/24"]}});
+    cluster.create::<ServiceCIDR>("", more).await;
+    let ready = async |status: &str| {
+        eventually("the condition", || async {
+            let range = ranges.get("more").await.unwrap();
+            let conditions = range.status?.conditions?;
+            conditions.into_iter().find(|c| c.type_ == "Ready" && c.status == status)
+        })
+        .await
+    };
+    assert_eq!(ready("True").await.message, "Kubernetes Service CIDR is ready");
+    let range = ranges.get("more").await.unwrap();
+    assert_eq!(range.metadata.finalizers.unwrap(), ["networking.k8s.io/service-cidr-finalizer"]);
+    let named = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "in-more"},
+        "spec": {"clusterIP": "10.200.0.7", "ports": [{"port": 80}]}});
+    cluster.create::<Service>("default", named).await;
+    cluster.api::<IPAddress>("").get("10.200.0.7").await.unwrap();
+
+    ranges.delete("more", &DeleteParams::default()).await.unwrap();
+    let held = ready("False").await;
+    assert_eq!(
+        (held.reason.as_str(), held.message.as_str()),
+        (
+            "Terminating",
+            "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR"
+        )
+    );
+    cluster.api::<Service>("default").delete("in-more", &DeleteParams::default()).await.unwrap();
+    cluster.until_gone::<ServiceCIDR>("", "more").await;
 }

@@ -5,7 +5,7 @@
 //! A kind is a [`kind::Kind`] row naming the functions it needs; [`for_resource`] finds it. Only
 //! pods, whose subresources each allow another change, have a strategy written out.
 
-mod addresses;
+pub mod addresses;
 mod admission;
 mod api_service;
 mod autoscaler;
@@ -34,7 +34,7 @@ pub mod pod;
 mod policy;
 mod quota;
 mod rbac;
-mod service;
+pub mod service;
 mod signing;
 mod stateful_set;
 mod storage;

@@ -10,15 +10,19 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Existing, Lost, admit, object_key, put, refuse_faults, unwritten, validate_admission, view, writer,
+    Existing, Lost, admit, object_key, put_with, refuse_faults, unwritten, validate_admission, view, writer,
 };
 use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
 use crate::server::ApiServer;
+use crate::services;
 
 /// How often a generated name is drawn again when it is taken, as upstream.
 const NAME_ATTEMPTS: usize = 8;
+/// How often what goes with a create (a service's address) is worked out again after another writer
+/// took it. Choices are random, so that losing many times in a row means there is next to nothing left.
+const BESIDE_ATTEMPTS: usize = 64;
 
 pub async fn create(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Response<Body>, Status> {
     let decoded = codec::decode(&body, cx.content_type(), cx.expected(), cx.field_validation()?)?;
@@ -104,27 +108,40 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
     let mut value = admit(server, cx, Operation::Create, value, None, dry_run).await?;
     strategy.prepare_create(&context, &mut value);
     strategy.default(&mut value);
-    let reserved = server.allocate(cx, &mut value, None, dry_run).await?;
+    for _ in 0..BESIDE_ATTEMPTS {
+        match write_new(server, cx, value.clone(), dry_run).await {
+            Ok(stored) => return Ok(stored),
+            Err(Lost::Race(None)) => {}
+            Err(Lost::Race(Some(_))) => {
+                let prefixed = !object::generate_name(&value).is_empty();
+                return Err(already_exists(cx, object::name(&value), prefixed));
+            }
+            Err(Lost::Failed(status)) => return Err(*status),
+        }
+    }
+    Err(Status::internal("what the object needs was taken by others again and again"))
+}
+
+/// Allocates, validates and writes.
+async fn write_new(
+    server: &ApiServer,
+    cx: &Context,
+    mut value: Value,
+    dry_run: bool,
+) -> Result<Existing, Lost> {
+    let (strategy, context) = (cx.strategy(), cx.strategy_context());
+    let beside = services::allocate(server, cx, &mut value, None).await?;
     refuse_faults(cx, &value, &strategy.validate(&context, &view::stored_form(&cx.resource, &value)))?;
     for text in strategy.warnings(&context, &value, None) {
         cx.warn(text);
     }
     let value = validate_admission(server, cx, Operation::Create, value, None, dry_run).await?;
     if dry_run {
-        return dry(server, cx, value).await;
+        return Ok(dry(server, cx, value).await?);
     }
-    let name = object::name(&value).to_owned();
-    let prefixed = !object::generate_name(&value).is_empty();
-    let key = object_key(&cx.resource, cx.namespace(), &name);
+    let key = object_key(&cx.resource, cx.namespace(), object::name(&value));
     let lease = server.event_lease(&cx.resource).await?;
-    match put(server, &cx.resource, &key, value, 0, lease).await {
-        Ok(stored) => {
-            reserved.keep();
-            Ok(stored)
-        }
-        Err(Lost::Race(_)) => Err(already_exists(cx, &name, prefixed)),
-        Err(Lost::Failed(status)) => Err(*status),
-    }
+    put_with(server, &cx.resource, &key, value, 0, lease, beside).await
 }
 
 /// `prefixed`: the object has a `generateName`, whether or not its name was made from it.

@@ -18,6 +18,7 @@ use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
 use crate::server::ApiServer;
+use crate::services;
 
 /// How often a delete is tried again after someone else wrote the object.
 const ATTEMPTS: usize = 20;
@@ -99,8 +100,8 @@ async fn execute(
         }
         Plan::Remove => {
             if !options.dry_run {
-                remove(server, &cx.resource, key, stored.revision).await?;
-                server.after_update(cx, old, true);
+                let beside = services::release(server, &cx.resource, old).await?;
+                remove(server, &cx.resource, key, stored.revision, beside).await?;
             }
             Ok(Deleted { last: stored, gone: true })
         }

@@ -1,6 +1,7 @@
 //! The one generic registry: every kind's create, read, update, patch, delete and watch go through
 //! here; what is special about a kind is in its row and its strategy.
 
+pub mod beside;
 pub mod create;
 pub mod delete;
 pub mod delete_options;
@@ -21,6 +22,7 @@ use amphipod_store::{Compare, KeyValue, LeaseId, Op, Revision, Txn};
 use bytes::Bytes;
 use serde_json::Value;
 
+pub use beside::Beside;
 pub use ownership::writer;
 
 use crate::cache::{ROOT, storage_status};
@@ -75,7 +77,8 @@ pub async fn existing(
 
 /// Why a write did not happen.
 pub enum Lost {
-    /// Someone was faster: what is stored now (`None`: nothing).
+    /// Someone was faster: what is stored now (`None`: nothing). Where that is what was expected, they
+    /// were so at what the write does beside its object, which must then be worked out anew.
     Race(Option<Existing>),
     Failed(Box<Status>),
 }
@@ -100,15 +103,28 @@ pub async fn put(
     server: &ApiServer,
     resource: &Resource,
     key: &str,
+    value: Value,
+    expected: Revision,
+    lease: Option<LeaseId>,
+) -> Result<Existing, Lost> {
+    put_with(server, resource, key, value, expected, lease, Beside::default()).await
+}
+
+/// `put`, and what goes with it.
+pub async fn put_with(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
     mut value: Value,
     expected: Revision,
     lease: Option<LeaseId>,
+    beside: Beside,
 ) -> Result<Existing, Lost> {
     view::to_stored(resource, &mut value);
     let encoded = storable(&mut value)?;
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
     let operation = if expected == 0 { "create" } else { "update" };
-    commit(server, resource, operation, key, expected, op)
+    commit(server, resource, operation, expected, op, beside)
         .await?
         .ok_or_else(|| Lost::from(Status::internal("nothing was written")))
 }
@@ -128,27 +144,32 @@ fn storable(value: &mut Value) -> Result<encode::Encoded, Status> {
     Err(Status::failure(500, "", "etcdserver: request is too large"))
 }
 
-/// Deletes the object where the key is still at `expected`.
+/// Deletes the object where the key is still at `expected`, and what goes with it.
 pub async fn remove(
     server: &ApiServer,
     resource: &Resource,
     key: &str,
     expected: Revision,
+    beside: Beside,
 ) -> Result<(), Lost> {
-    commit(server, resource, "delete", key, expected, Op::Delete { key: key.to_owned() }).await.map(drop)
+    let op = Op::Delete { key: key.to_owned() };
+    commit(server, resource, "delete", expected, op, beside).await.map(drop)
 }
 
 async fn commit(
     server: &ApiServer,
     resource: &Resource,
     operation: &'static str,
-    key: &str,
     expected: Revision,
     op: Op,
+    beside: Beside,
 ) -> Result<Option<Existing>, Lost> {
     let started = std::time::Instant::now();
-    let compare = vec![Compare::ModRevision { key: key.to_owned(), equals: expected }];
-    let outcome = server.cache.store().txn(Txn { compare, then: vec![op] }).await.map_err(storage_status)?;
+    let mut compare = vec![Compare::ModRevision { key: op.key().to_owned(), equals: expected }];
+    compare.extend(beside.compare);
+    let mut then = vec![op];
+    then.extend(beside.then);
+    let outcome = server.cache.store().txn(Txn { compare, then }).await.map_err(storage_status)?;
     server.metrics.stored(operation, resource, started.elapsed());
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);

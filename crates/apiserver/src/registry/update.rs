@@ -11,13 +11,15 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 
 use super::{
-    Existing, Lost, admit, create, existing, key, put, refuse_faults, remove, unwritten, validate_admission,
+    Existing, Lost, admit, create, existing, key, put_with, refuse_faults, remove, unwritten,
+    validate_admission,
 };
 use super::{precondition_failed, view, writer};
 use crate::body::Body;
 use crate::context::Context;
 use crate::seams::Operation;
 use crate::server::ApiServer;
+use crate::services;
 
 /// How often a write without a precondition is computed again after a lost race. Upstream's patch
 /// gives up after 5; under heavy contention more succeed and the bound still holds.
@@ -154,11 +156,12 @@ async fn attempt(
         apply::update_managers(Some(&old), &mut new, &writer(cx, &manager, &version));
     }
     let mut new = finish(server, cx, new, &old, dry_run).await?;
-    let reserved = server.allocate(cx, &mut new, Some(&old), dry_run).await?;
+    let beside = services::allocate(server, cx, &mut new, Some(&old)).await?;
     check(cx, &new, &old)?;
     apply::keep_times(&old, &mut new);
     let new = validate_admission(server, cx, Operation::Update, new, Some(&old), dry_run).await?;
     let gone = is_finished(&new);
+    let expected = current.revision;
     if dry_run {
         return Ok(Existing {
             bytes: unwritten(&cx.resource, new, current.revision)?,
@@ -167,23 +170,21 @@ async fn attempt(
     }
     let written = if gone {
         let bytes = unwritten(&cx.resource, new, current.revision)?;
-        remove(server, &cx.resource, key, current.revision)
+        let beside = services::release(server, &cx.resource, &old).await?;
+        remove(server, &cx.resource, key, current.revision, beside)
             .await
             .map(|()| Existing { bytes, revision: current.revision })
     } else if new == old {
         return Ok(current);
     } else {
         let lease = server.event_lease(&cx.resource).await?;
-        put(server, &cx.resource, key, new, current.revision, lease).await
+        put_with(server, &cx.resource, key, new, current.revision, lease, beside).await
     };
     match written {
-        Ok(stored) => {
-            reserved.keep();
-            server.after_update(cx, &old, gone);
-            Ok(stored)
+        Err(Lost::Race(now)) if conditional && now.as_ref().map(|n| n.revision) != Some(expected) => {
+            Err(Lost::from(modified(cx)))
         }
-        Err(Lost::Race(_)) if conditional => Err(Lost::from(modified(cx))),
-        Err(other) => Err(other),
+        other => other,
     }
 }
 

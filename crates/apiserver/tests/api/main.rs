@@ -13,6 +13,7 @@ mod options;
 mod patches;
 mod proxy;
 mod restart;
+mod services;
 mod streams;
 mod subresources;
 mod support;

@@ -30,14 +30,20 @@ pub static SERVICE_CIDR: Kind = Kind {
     status: true,
     default: |object| within(object, "status", |_| {}),
     validate: cidrs,
-    validate_change: |new, old| {
-        let mut faults = Faults::new();
-        let at = Path::new("spec").child("cidrs");
-        check::immutable(&mut faults, &at, &new["spec"]["cidrs"], &old["spec"]["cidrs"]);
-        faults
-    },
+    validate_change: |new, old| blocks_kept(&new["spec"]["cidrs"], &old["spec"]["cidrs"]),
     ..PLAIN
 };
+
+/// A second block may be added, for a cluster that becomes dual-stack.
+fn blocks_kept(new: &Value, old: &Value) -> Faults {
+    let at = Path::new("spec").child("cidrs");
+    let (now, then) = (items(new), items(old));
+    if now.len() != then.len() && (then.len(), now.len()) != (1, 2) {
+        return vec![Error::invalid(&at, new.clone(), check::IMMUTABLE)];
+    }
+    let changed = now.iter().zip(then).enumerate().filter(|(_, (now, then))| now != then);
+    changed.map(|(i, (now, _))| Error::invalid(&at.index(i), now.clone(), check::IMMUTABLE)).collect()
+}
 
 fn parent(faults: &mut Faults, path: &Path, parent: &Value) {
     if !set(parent) {
@@ -60,19 +66,22 @@ fn parent(faults: &mut Faults, path: &Path, parent: &Value) {
 fn cidrs(object: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec").child("cidrs");
-    let refused = |detail: &str| vec![Error::invalid(&path, object["spec"].clone(), detail)];
-    match items(&object["spec"]["cidrs"]) {
-        [] => return vec![Error::required(&path, "at least one CIDR required")],
-        [first, second] if one_of_each_family(text(first), text(second)) != Some(true) => {
-            return refused(
-                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
-            );
-        }
-        [_] | [_, _] => {}
-        _ => return refused("may only hold up to 2 values"),
+    let cidrs = items(&object["spec"]["cidrs"]);
+    if cidrs.is_empty() {
+        return vec![Error::required(&path, "at least one CIDR required")];
     }
-    for (i, cidr) in items(&object["spec"]["cidrs"]).iter().enumerate() {
+    if cidrs.len() > 2 {
+        return vec![Error::invalid(&path, object["spec"].clone(), "may only hold up to 2 values")];
+    }
+    for (i, cidr) in cidrs.iter().enumerate() {
         strict_cidr(&mut faults, &path.index(i), text(cidr));
+    }
+    if let [first, second] = cidrs
+        && one_of_each_family(text(first), text(second)) == Some(false)
+    {
+        let detail =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        faults.push(Error::invalid(&path, object["spec"]["cidrs"].clone(), detail));
     }
     faults
 }
@@ -114,7 +123,7 @@ mod tests {
             (json!([]), "spec.cidrs: Required value: at least one CIDR required"),
             (
                 json!(["10.0.0.0/8", "11.0.0.0/8"]),
-                "spec.cidrs: Invalid value: {\"cidrs\":[\"10.0.0.0/8\",\"11.0.0.0/8\"]}: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+                "spec.cidrs: Invalid value: [\"10.0.0.0/8\",\"11.0.0.0/8\"]: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
             ),
             (
                 json!(["10.0.0.1/8"]),
@@ -125,7 +134,18 @@ mod tests {
         }
         let good = json!({"spec": {"cidrs": ["10.0.0.0/8", "fd00::/112"]}});
         assert_eq!(created(GROUP, "servicecidrs", good.clone()), [""; 0]);
-        let faults = updated(GROUP, "servicecidrs", good, json!({"spec": {"cidrs": ["10.0.0.0/9"]}}));
-        assert_eq!(faults, ["spec.cidrs: Invalid value: [\"10.0.0.0/9\"]: field is immutable"]);
+        let change = |from: &serde_json::Value, cidrs: serde_json::Value| {
+            updated(GROUP, "servicecidrs", from.clone(), json!({"spec": {"cidrs": cidrs}}))
+        };
+        assert_eq!(
+            change(&good, json!(["10.0.0.0/8"])),
+            ["spec.cidrs: Invalid value: [\"10.0.0.0/8\"]: field is immutable"]
+        );
+        let single = json!({"spec": {"cidrs": ["10.0.0.0/8"]}});
+        assert_eq!(change(&single, json!(["10.0.0.0/8", "fd00::/112"])), [""; 0]);
+        assert_eq!(
+            change(&single, json!(["10.0.0.0/9", "fd00::/112"])),
+            ["spec.cidrs[0]: Invalid value: \"10.0.0.0/9\": field is immutable"]
+        );
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::is_headless;
 use crate::addresses::{is_ipv6, legacy_ip, one_of_each_family};
 use crate::check::{self, Faults};
-use crate::json::{fields, items, text};
+use crate::json::{items, text};
 
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
@@ -22,11 +22,6 @@ pub fn check(faults: &mut Faults, path: &Path, spec: &Value) {
     in_step(faults, &list, spec);
     family_list(faults, &path.child("ipFamilies"), items(&spec["ipFamilies"]));
     check::optional_one_of(faults, &path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], &POLICIES);
-    let selects_nothing = fields(&spec["selector"]).next().is_none();
-    if text(&spec["ipFamilyPolicy"]) == "RequireDualStack" && !(is_headless(spec) && selects_nothing) {
-        let detail = "this cluster is not configured for dual-stack services";
-        faults.push(Error::invalid(&path.child("ipFamilyPolicy"), "RequireDualStack", detail));
-    }
     if !address_list(faults, &list, spec) {
         return;
     }

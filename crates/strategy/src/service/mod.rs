@@ -3,10 +3,12 @@
 
 mod change;
 mod families;
+mod stack;
 #[cfg(test)]
 mod tests;
 mod validate;
 
+pub use stack::settle_families;
 pub use validate::entry_host;
 
 use amphipod_api::field::Path;
@@ -100,7 +102,7 @@ pub fn needs_health_check(spec: &Value) -> bool {
 fn needs_cluster_ip(spec: &Value) -> bool {
     ["ClusterIP", "NodePort", "LoadBalancer"].contains(&text(&spec["type"]))
 }
-fn needs_node_port(spec: &Value) -> bool {
+pub fn needs_node_port(spec: &Value) -> bool {
     let kind = text(&spec["type"]);
     kind == "NodePort" || (kind == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false)
 }
@@ -115,29 +117,7 @@ fn create(_: &Context, object: &mut Value) {
             (true, false) => put(spec, "clusterIP", spec["clusterIPs"][0].clone()),
             _ => {}
         }
-        families(spec);
     });
-}
-
-/// This cluster has one address family; a headless service without pods of ours to select may
-/// still name both.
-fn families(spec: &mut Value) {
-    if text(&spec["type"]) == "ExternalName" {
-        return;
-    }
-    let free = is_headless(spec) && crate::json::fields(&spec["selector"]).next().is_none();
-    default_text(spec, "ipFamilyPolicy", if free { "RequireDualStack" } else { "SingleStack" });
-    let both = free && text(&spec["ipFamilyPolicy"]) != "SingleStack";
-    let wanted = items(&spec["ipFamilies"]).to_vec();
-    match (wanted.as_slice(), both) {
-        ([], true) => put(spec, "ipFamilies", json!(["IPv4", "IPv6"])),
-        ([], false) => put(spec, "ipFamilies", json!(["IPv4"])),
-        ([first], true) => {
-            let other = if *first == "IPv4" { "IPv6" } else { "IPv4" };
-            put(spec, "ipFamilies", json!([first, other]));
-        }
-        _ => {}
-    }
 }
 
 fn update(context: &Context, object: &mut Value, old: &Value) {
@@ -153,7 +133,6 @@ fn update(context: &Context, object: &mut Value, old: &Value) {
     keep_allocated(spec, before);
     drop_stale(spec, before);
     normalise_cluster_ips(spec, before);
-    families(spec);
 }
 
 /// Clients that send a service without what the server chose mean to keep it.

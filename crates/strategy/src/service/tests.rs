@@ -12,7 +12,7 @@ fn a_plain_service_is_filled() {
     assert_eq!(
         object["spec"],
         json!({
-            "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}], "selector": {"a": "b"},
             "sessionAffinity": "None", "type": "ClusterIP"
         })
