@@ -21,7 +21,7 @@ use amphipod_store::{Compare, KeyValue, LeaseId, Op, Revision, Txn};
 use bytes::Bytes;
 use serde_json::Value;
 
-pub use ownership::writer;
+pub use ownership::{server_writer, writer};
 
 use crate::cache::{ROOT, storage_status};
 use crate::context::Context;

@@ -3,7 +3,7 @@
 use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
@@ -401,4 +401,40 @@ async fn jobs() {
     let background = DeleteParams { propagation: Some("Background"), ..DeleteParams::default() };
     api.delete_collection(&background, &labelled("x=patched")).await.unwrap();
     cluster.until_gone::<Job>(NAMESPACE, "x").await;
+}
+
+/// [sig-apps] ReplicationController should surface a failure condition on a common issue like exceeded quota [Conformance]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_fails_replicas() {
+    let cluster = start().await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "condition-test"},
+        "spec": {"hard": {"pods": "2"}}});
+    cluster.create::<ResourceQuota>(NAMESPACE, quota).await;
+    let counted = |q: &ResourceQuota| {
+        let used = q.status.as_ref().and_then(|s| s.used.as_ref()).and_then(|u| u.get("pods"));
+        used.is_some_and(|pods| pods.0 == "0")
+    };
+    cluster.until::<ResourceQuota>("counted", NAMESPACE, "condition-test", counted).await;
+    cluster.create::<ReplicationController>(NAMESPACE, replication_controller("condition-test", 3)).await;
+    let failure = |rc: &ReplicationController| {
+        let status = rc.status.clone().unwrap_or_default();
+        status.conditions.into_iter().flatten().find(|c| c.type_ == "ReplicaFailure")
+    };
+    let failed = cluster
+        .until::<ReplicationController>("fails", NAMESPACE, "condition-test", |rc| failure(rc).is_some())
+        .await;
+    let condition = failure(&failed).unwrap();
+    assert_eq!(condition.reason.as_deref(), Some("FailedCreate"));
+    let message = condition.message.unwrap();
+    assert!(
+        message.ends_with("exceeded quota: condition-test, requested: pods=1, used: pods=2, limited: pods=2"),
+        "{message}"
+    );
+    let fewer = Patch::Merge(json!({"spec": {"replicas": 2}}));
+    cluster.api::<ReplicationController>(NAMESPACE).patch("condition-test", &fewer).await.unwrap();
+    let settled = |rc: &ReplicationController| {
+        failure(rc).is_none()
+            && rc.status.as_ref().is_some_and(|s| s.observed_generation == rc.metadata.generation)
+    };
+    cluster.until::<ReplicationController>("recovers", NAMESPACE, "condition-test", settled).await;
 }
