@@ -34,6 +34,7 @@ mod taint_eviction;
 #[cfg(test)]
 mod testing;
 mod ttl_after_finished;
+mod volume_protection;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -118,6 +119,8 @@ controllers! {
     "clusterrole-aggregation-controller" => cluster_role_aggregation::run;
     "resourcequota-controller" => resource_quota::run;
     "disruption-controller" => pod_disruption_budget::run;
+    "pvc-protection-controller" => volume_protection::run_claims;
+    "pv-protection-controller" => volume_protection::run_volumes;
 }
 
 /// The service accounts (in kube-system) the controllers act as.

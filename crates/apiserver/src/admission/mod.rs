@@ -1,8 +1,7 @@
 //! What happens to an object between authorization and storage. The plugins run in upstream's
 //! order; each is a small type that looks only at the requests it cares for.
 //!
-//! Not here: PodSecurity, webhooks and policies in CEL, and protection finalizers of volumes, which without the controllers that
-//! take them off again would make every claim undeletable.
+//! Not here: PodSecurity, webhooks and policies in CEL.
 
 mod certificates;
 mod limits;
@@ -55,6 +54,7 @@ impl Admission for Chain {
         pod::default_tolerations(request);
         pod::runtime_class(reader, request).await?;
         certificates::identity(request);
+        storage::protect(request);
         storage::default_class(reader, request).await?;
         storage::default_ingress_class(reader, request).await
     }
