@@ -104,8 +104,12 @@ async fn collections_of_replica_sets() {
 }
 
 /// A condition written into the status by hand stays.
-async fn condition_stays<K: Resource>(cluster: &Cluster, types: impl Fn(&K) -> Vec<String>) {
-    let api = cluster.api::<K>(NAMESPACE);
+pub async fn condition_stays<K: Resource>(
+    cluster: &Cluster,
+    namespace: &str,
+    types: impl Fn(&K) -> Vec<String>,
+) {
+    let api = cluster.api::<K>(namespace);
     for kind in ["StatusUpdate", "StatusPatched"] {
         let condition =
             json!([{"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"}]);
@@ -120,7 +124,7 @@ async fn condition_stays<K: Resource>(cluster: &Cluster, types: impl Fn(&K) -> V
 async fn status_of_deployments() {
     let cluster = start().await;
     cluster.create::<Deployment>(NAMESPACE, workload("Deployment", "x", 1)).await;
-    condition_stays::<Deployment>(&cluster, |d| {
+    condition_stays::<Deployment>(&cluster, NAMESPACE, |d| {
         let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
         conditions.into_iter().map(|c| c.type_).collect()
     })
@@ -132,7 +136,7 @@ async fn status_of_deployments() {
 async fn status_of_replica_sets() {
     let cluster = start().await;
     cluster.create::<ReplicaSet>(NAMESPACE, workload("ReplicaSet", "x", 1)).await;
-    condition_stays::<ReplicaSet>(&cluster, |d| {
+    condition_stays::<ReplicaSet>(&cluster, NAMESPACE, |d| {
         let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
         conditions.into_iter().map(|c| c.type_).collect()
     })
