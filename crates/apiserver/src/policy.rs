@@ -14,10 +14,14 @@ use crate::authn::{self, Chain, Tokens};
 use crate::authz::rbac::Rbac;
 use crate::authz::{self, Union, bootstrap, node::NodeAuthorizer};
 use crate::config::Config;
-use crate::seams::{Attributes, Authorizer, Policy, Reader, Reviews};
+use crate::seams::{Attributes, Authorizer, Policy, QuotaLedger, Reader, Reviews};
 
 /// The policy of a server with this configuration. Fails only on unusable token keys.
-pub fn build(config: &Config, reader: Arc<dyn Reader>) -> Result<Policy, KeyError> {
+pub fn build(
+    config: &Config,
+    reader: Arc<dyn Reader>,
+    ledger: Arc<dyn QuotaLedger>,
+) -> Result<Policy, KeyError> {
     let signing = match &config.service_account_key_pem {
         Some(pem) => SigningKey::from_pem(pem)?,
         None => SigningKey::ephemeral()?,
@@ -37,7 +41,7 @@ pub fn build(config: &Config, reader: Arc<dyn Reader>) -> Result<Policy, KeyErro
         Arc::new(Union { node: NodeAuthorizer::new(reader.clone()), rbac: rbac.clone() });
     Ok(Policy {
         authenticator: Arc::new(Chain { reader: reader.clone(), tokens: tokens.clone() }),
-        admission: Arc::new(admission::Chain::new(reader.clone(), authorizer.clone(), rbac.clone())),
+        admission: Arc::new(admission::Chain::new(reader.clone(), ledger, authorizer.clone(), rbac.clone())),
         reviews: Arc::new(ReviewHandlers {
             reader: reader.clone(),
             tokens: tokens.clone(),
@@ -99,7 +103,7 @@ mod tests {
             let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
             reader.put(group, &plural, &object);
         }
-        let policy = build(&Config::default(), reader.clone()).unwrap();
+        let policy = build(&Config::default(), reader.clone(), reader.clone()).unwrap();
         (reader, policy)
     }
 

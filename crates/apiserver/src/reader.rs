@@ -1,17 +1,22 @@
-//! The watch cache as policy reads it.
+//! The watch cache as policy reads it, and the one thing policy writes.
 
 use std::sync::Arc;
 
+use amphipod_api::apply;
+use amphipod_api::object;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
+use amphipod_store::{Compare, Op, Txn};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
-use crate::cache::{Cache, within};
+use crate::cache::{Cache, storage_status, within};
 use crate::catalog::Catalog;
-use crate::registry::object_key;
-use crate::seams::{Listing, Reader};
+use crate::context::time_text;
+use crate::registry::{encode, object_key, server_writer};
+use crate::seams::{Listing, QuotaLedger, Reader};
 
 pub struct CacheReader {
     cache: Arc<Cache>,
@@ -59,5 +64,34 @@ impl Reader for CacheReader {
         let collection = self.cache.collection(&resource).await?;
         self.cache.settled().await?;
         Ok(collection.last_change())
+    }
+}
+
+/// The field manager of what the server itself writes.
+const MANAGER: &str = "kube-apiserver";
+
+#[async_trait]
+impl QuotaLedger for CacheReader {
+    async fn record(&self, old: Value, used: Map<String, Value>) -> Result<bool, Status> {
+        let resource = self.resource("", "resourcequotas")?;
+        let key = object_key(&resource, object::namespace(&old), object::name(&old));
+        let revision = object::resource_version(&old).parse().map_err(Status::internal)?;
+        let mut quota = old.clone();
+        object::child_mut(&mut quota, "status").insert("used".into(), used.into());
+        let (version, now) = (resource.api_version(), time_text(jiff::Timestamp::now()));
+        let writer = server_writer(&resource, "status", MANAGER, &version, &now);
+        apply::update_managers(Some(&old), &mut quota, &writer);
+        let encoded = encode::object(&quota)?;
+        let put = Op::Put { key: key.clone(), value: encoded.bytes, stamp: Some(encoded.stamp), lease: None };
+        let compare = vec![Compare::ModRevision { key, equals: revision }];
+        let outcome =
+            self.cache.store().txn(Txn { compare, then: vec![put] }).await.map_err(storage_status)?;
+        if outcome.succeeded {
+            self.cache.note_written(outcome.revision);
+        } else {
+            // Another server may have written: its version must be readable before the next attempt.
+            self.cache.fresh().await?;
+        }
+        Ok(outcome.succeeded)
     }
 }

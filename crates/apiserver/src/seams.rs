@@ -187,8 +187,15 @@ pub trait Reader: Send + Sync {
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status>;
 }
 
+/// The one write policy makes: what a namespace uses, before the object that uses it is stored.
+#[async_trait]
+pub trait QuotaLedger: Send + Sync {
+    /// Writes `status.used` of a quota as it was read; false if it has changed since.
+    async fn record(&self, quota: Value, used: serde_json::Map<String, Value>) -> Result<bool, Status>;
+}
+
 /// Everything the server asks of policy. `policy::build` (made of `authn`, `authz` and
-/// `admission`) makes one from the configuration and a [`Reader`].
+/// `admission`) makes one from the configuration, a [`Reader`] and a [`QuotaLedger`].
 #[derive(Clone)]
 pub struct Policy {
     pub authenticator: Arc<dyn Authenticator>,

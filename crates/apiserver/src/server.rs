@@ -60,7 +60,8 @@ impl ApiServer {
         let catalog = Arc::new(ArcSwap::from_pointee(Catalog::builtin()));
         let cache = Cache::start(store, catalog.load().resources(), shutdown.clone()).await?;
         let reader = Arc::new(CacheReader::new(cache.clone(), catalog.clone()));
-        let policy = crate::policy::build(&config, reader).map_err(|e| Error::Policy(e.to_string()))?;
+        let policy = crate::policy::build(&config, reader.clone(), reader)
+            .map_err(|e| Error::Policy(e.to_string()))?;
         let tls =
             kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
         let server = Arc::new(ApiServer {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::seams::{Listing, Reader};
+use crate::seams::{Listing, QuotaLedger, Reader};
 
 #[derive(Default)]
 struct State {
@@ -63,5 +63,14 @@ impl Reader for MemoryReader {
     }
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status> {
         Ok(self.0.lock().changes.get(&(group.into(), plural.into())).copied().unwrap_or(0))
+    }
+}
+
+#[async_trait]
+impl QuotaLedger for MemoryReader {
+    async fn record(&self, mut quota: Value, used: serde_json::Map<String, Value>) -> Result<bool, Status> {
+        quota["status"]["used"] = used.into();
+        self.put("", "resourcequotas", &quota);
+        Ok(true)
     }
 }

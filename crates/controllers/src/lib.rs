@@ -35,6 +35,7 @@ mod taint_eviction;
 #[cfg(test)]
 mod testing;
 mod ttl_after_finished;
+mod volume_protection;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -120,6 +121,8 @@ controllers! {
     "resourcequota-controller" => resource_quota::run;
     "service-cidrs-controller" => service_cidrs::run;
     "disruption-controller" => pod_disruption_budget::run;
+    "pvc-protection-controller" => volume_protection::run_claims;
+    "pv-protection-controller" => volume_protection::run_volumes;
 }
 
 /// The service accounts (in kube-system) the controllers act as.

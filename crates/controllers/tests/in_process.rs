@@ -10,7 +10,8 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
@@ -418,4 +419,40 @@ async fn a_service_range_stays_while_services_need_it() {
     );
     cluster.api::<Service>("default").delete("in-more", &DeleteParams::default()).await.unwrap();
     cluster.until_gone::<ServiceCIDR>("", "more").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_volumes_in_use_stay() {
+    let cluster = cluster::start().await;
+    cluster.namespace("data").await;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claim = cluster.create::<PersistentVolumeClaim>("data", claim).await;
+    assert_eq!(claim.metadata.finalizers, Some(vec!["kubernetes.io/pvc-protection".to_owned()]));
+    let user = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user"}, "spec": {
+        "nodeName": "somewhere", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}});
+    cluster.create::<Pod>("data", user).await;
+    let claims = cluster.api::<PersistentVolumeClaim>("data");
+    claims.delete("c", &DeleteParams::default()).await.unwrap();
+    // A second claim that nobody uses passes the first on its way out.
+    let idle = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "idle"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.create::<PersistentVolumeClaim>("data", idle).await;
+    claims.delete("idle", &DeleteParams::default()).await.unwrap();
+    cluster.until_gone::<PersistentVolumeClaim>("data", "idle").await;
+    assert!(claims.get("c").await.unwrap().is_terminating());
+    cluster.api::<Pod>("data").delete("user", &DeleteParams::default()).await.unwrap();
+    cluster.until_gone::<PersistentVolumeClaim>("data", "c").await;
+
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/data"}}});
+    cluster.create::<PersistentVolume>("", volume).await;
+    let volumes = cluster.api::<PersistentVolume>("");
+    let phase = |phase: &str| Patch::Merge(json!({"status": {"phase": phase}}));
+    volumes.patch_status("v", &phase("Bound")).await.unwrap();
+    volumes.delete("v", &DeleteParams::default()).await.unwrap();
+    assert!(volumes.get("v").await.unwrap().is_terminating());
+    volumes.patch_status("v", &phase("Released")).await.unwrap();
+    cluster.until_gone::<PersistentVolume>("", "v").await;
 }

@@ -1,15 +1,14 @@
 //! What happens to an object between authorization and storage. The plugins run in upstream's
 //! order; each is a small type that looks only at the requests it cares for.
 //!
-//! Not here: PodSecurity, webhooks and policies in CEL (they come with their own issue), quotas
-//! (they need a writer), and protection finalizers of volumes, which without the controllers that
-//! take them off again would make every claim undeletable.
+//! Not here: PodSecurity, webhooks and policies in CEL.
 
 mod certificates;
 mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod quota;
 mod service_account;
 mod storage;
 
@@ -21,18 +20,24 @@ use serde_json::Value;
 
 use crate::authz::escalation::EscalationCheck;
 use crate::authz::rbac::Rbac;
-use crate::seams::{Admission, AdmissionRequest, Authorizer, Operation, Reader};
+use crate::seams::{Admission, AdmissionRequest, Authorizer, Operation, QuotaLedger, Reader};
 
 pub struct Chain {
     reader: Arc<dyn Reader>,
     authorizer: Arc<dyn Authorizer>,
     escalation: EscalationCheck,
+    quotas: quota::Quotas,
 }
 
 impl Chain {
-    pub fn new(reader: Arc<dyn Reader>, authorizer: Arc<dyn Authorizer>, rbac: Arc<Rbac>) -> Self {
+    pub fn new(
+        reader: Arc<dyn Reader>,
+        ledger: Arc<dyn QuotaLedger>,
+        authorizer: Arc<dyn Authorizer>,
+        rbac: Arc<Rbac>,
+    ) -> Self {
         let escalation = EscalationCheck { rbac, authorizer: authorizer.clone() };
-        Chain { reader, authorizer, escalation }
+        Chain { reader, authorizer, escalation, quotas: quota::Quotas::new(ledger) }
     }
 }
 
@@ -49,6 +54,7 @@ impl Admission for Chain {
         pod::default_tolerations(request);
         pod::runtime_class(reader, request).await?;
         certificates::identity(request);
+        storage::protect(request);
         storage::default_class(reader, request).await?;
         storage::default_ingress_class(reader, request).await
     }
@@ -60,7 +66,9 @@ impl Admission for Chain {
         pod::one_default_priority(reader, request).await?;
         storage::resize(reader, request).await?;
         certificates::validate(self.authorizer.as_ref(), request).await?;
-        self.escalation.validate(request).await
+        self.escalation.validate(request).await?;
+        // Last: what is charged shall come.
+        self.quotas.charge(reader, request).await
     }
 }
 
@@ -124,7 +132,9 @@ mod tests {
     use crate::testing::MemoryReader;
 
     fn chain(reader: &Arc<MemoryReader>) -> Arc<dyn Admission> {
-        crate::policy::build(&Config::default(), reader.clone()).expect("default keys work").admission
+        crate::policy::build(&Config::default(), reader.clone(), reader.clone())
+            .expect("default keys work")
+            .admission
     }
 
     async fn create(

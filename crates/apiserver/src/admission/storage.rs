@@ -1,4 +1,5 @@
-//! Defaults of storage and ingress: which class, and whether a claim may grow.
+//! Storage and ingress: default classes, whether a claim may grow, and the finalizers that keep what
+//! is in use.
 
 use amphipod_api::object;
 use amphipod_api::quantity::Quantity;
@@ -24,6 +25,25 @@ fn newest<'a>(classes: &'a [Value], annotations: &[&str]) -> Option<&'a Value> {
         .iter()
         .filter(marked)
         .min_by(|a, b| created(b).cmp(&created(a)).then_with(|| object::name(a).cmp(object::name(b))))
+}
+
+/// New claims and volumes are kept while somebody uses them; a controller takes this off again.
+pub fn protect(request: &mut AdmissionRequest<'_>) {
+    let finalizer = if creates(request, "", "persistentvolumeclaims") {
+        "kubernetes.io/pvc-protection"
+    } else if creates(request, "", "persistentvolumes") {
+        "kubernetes.io/pv-protection"
+    } else {
+        return;
+    };
+    if object::finalizers(&request.object).contains(&finalizer) {
+        return;
+    }
+    let list = object::metadata_mut(&mut request.object).entry("finalizers").or_insert(Value::Null);
+    match list {
+        Value::Array(list) => list.push(finalizer.into()),
+        other => *other = vec![finalizer].into(),
+    }
 }
 
 pub async fn default_class(reader: &dyn Reader, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub use beside::Beside;
-pub use ownership::writer;
+pub use ownership::{server_writer, writer};
 
 use crate::cache::{ROOT, storage_status};
 use crate::context::Context;

@@ -1,6 +1,6 @@
 //! What each endpoint's writers can own, and the versions a kind's managers may have written at.
 
-use amphipod_api::apply::{Tracked, Versions, Writer};
+use amphipod_api::apply::{OneVersion, Tracked, Versions, Writer};
 use amphipod_api::resource::{self, Resource};
 use amphipod_api::schema::{self, Node};
 use serde_json::Value;
@@ -17,6 +17,25 @@ pub fn writer<'a>(cx: &'a Context, manager: &'a str, api_version: &'a str) -> Wr
         schema: cx.schema(),
         tracked: tracked(&cx.resource, cx.subresource()),
         versions: cx,
+    }
+}
+
+/// The server itself, writing a kind that is served at one version.
+pub fn server_writer<'a>(
+    resource: &'a Resource,
+    subresource: &'a str,
+    manager: &'a str,
+    api_version: &'a str,
+    now: &'a str,
+) -> Writer<'a> {
+    Writer {
+        manager,
+        api_version,
+        subresource,
+        now,
+        schema: Node::of_kind(&resource.group, &resource.version, &resource.kind),
+        tracked: tracked(resource, subresource),
+        versions: &OneVersion,
     }
 }
 

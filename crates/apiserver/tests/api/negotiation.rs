@@ -129,6 +129,36 @@ async fn the_best_clause_is_taken() {
     }
 }
 
+/// Refusals from before the handler, too, come in the encoding that was asked for; where none is
+/// possible they come in JSON.
+#[tokio::test]
+async fn refusals_are_negotiated() {
+    let server = server().await;
+    let nobody = server.as_user("nobody", &["system:authenticated"]);
+    let pod = format!("{PODS}/missing");
+    let badly_timed = format!("{PODS}?timeout=soon");
+    for (who, path, code, reason) in [
+        (&nobody, PODS, 403, "Forbidden"),
+        (&server, pod.as_str(), 404, "NotFound"),
+        (&server, badly_timed.as_str(), 400, "BadRequest"),
+    ] {
+        for (accept, media_type) in [
+            (PROTOBUF, PROTOBUF),
+            ("application/yaml", "application/yaml"),
+            ("application/vnd.kubernetes.protobuf, application/json", PROTOBUF),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+                "application/json",
+            ),
+        ] {
+            let answer = who.get_as(path, accept).await;
+            assert_eq!((answer.code, content_type(&answer)), (code, media_type), "{path} {accept}");
+            let status = read(&answer);
+            assert_eq!((&status["kind"], &status["reason"]), (&json!("Status"), &json!(reason)), "{accept}");
+        }
+    }
+}
+
 fn read(answer: &Answer) -> Value {
     match content_type(answer) {
         PROTOBUF => protobuf::decode(&answer.bytes).expect("protobuf"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Cluster, NAMESPACE, Patch, eventually, named, over_both_wires, pod, refused};
+use crate::client::{Cluster, NAMESPACE, Objects, Patch, eventually, named, over_both_wires, pod, refused};
 use crate::operations::{Walk, lifecycle};
 
 const STORAGE: &str = "storage.k8s.io/v1";
@@ -154,7 +154,7 @@ async fn volumes_and_claims() {
             assert_eq!(patched["metadata"]["labels"][&name], "patched");
             assert_eq!(objects.get(&name).await.unwrap()["metadata"]["uid"], object["metadata"]["uid"]);
             objects.delete(&name).await.unwrap();
-            eventually("gone", async || objects.get(&name).await.err()).await;
+            release(objects, &name).await;
         }
         let pv = volumes.create(&volume("second")).await.unwrap();
         let pvc = claims.create(&claim("second")).await.unwrap();
@@ -168,10 +168,19 @@ async fn volumes_and_claims() {
             let selection = format!("labelSelector={name}=updated");
             assert_eq!(everywhere.list(&selection).await.len(), 1);
             objects.delete_collection(&selection).await.unwrap();
-            eventually("gone", async || objects.get(&name).await.err()).await;
+            release(objects, &name).await;
         }
     })
     .await;
+}
+
+/// What the protection controllers do with a claim or volume that nobody uses.
+async fn release(objects: &Objects, name: &str) {
+    let waiting = objects.get(name).await.unwrap();
+    let finalizer = waiting["metadata"]["finalizers"][0].as_str().unwrap();
+    assert!(finalizer.ends_with("-protection") && waiting["metadata"]["deletionTimestamp"].is_string());
+    objects.patch(name, &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    eventually("gone", async || objects.get(name).await.err()).await;
 }
 
 /// [sig-storage] PersistentVolumes CSI Conformance should apply changes to a pv/pvc status [Conformance]

@@ -1,27 +1,37 @@
-//! ResourceQuota status: what a namespace uses of what it may. (Refusing what would exceed it is
-//! admission's part; this keeps the books true when objects go or change.)
+//! ResourceQuota status: what a namespace uses of what it may. Admission charges an object before
+//! it is stored; this counts what is there, and so gives back what went and heals what was charged
+//! for nothing.
 
-mod usage;
+mod counters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::dynamic::{self, ApiKind, Dynamic};
+use amphipod_api::pod_resources::{Amounts, add};
+use amphipod_api::quantity::{Format, Quantity};
+use amphipod_api::quota::{self, CLAIMS, Kind, PODS, SERVICES};
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Informer, ListParams, Resource};
+use amphipod_client::{Api, Change, Informer, Resource};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::time::Instant;
 
-use self::usage::Usage;
-use crate::harness::{Controller, Scope};
+use self::counters::{Count, Counters};
+use crate::harness::{self, Controller, Scope};
 use crate::{Error, pods};
 
-/// Objects of kinds that no cache holds are counted again this often, where a quota limits them.
-const RECOUNT: Duration = Duration::from_secs(10);
 /// Changes of many objects at once are counted together.
 const GATHER: Duration = Duration::from_millis(200);
-const PAGE: u32 = 500;
+/// A charge is written before the object it pays for, so usage is lowered only where the quota has
+/// stood unchanged this long: longer than a write takes to be stored and told.
+const SETTLE: Duration = Duration::from_millis(200);
+/// A charge whose object did not come is given back after this.
+const CHARGE_CHECKED: Duration = Duration::from_secs(2);
+/// Everything is counted again this often, as upstream: time ends the grace of pods.
+const RESYNC: Duration = Duration::from_secs(300);
 
 struct QuotaController {
     scope: Scope,
@@ -29,6 +39,9 @@ struct QuotaController {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    counters: Counters,
+    /// By key: the version a count would have lowered, and since when it stands.
+    lowering: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 pub async fn run(scope: Scope) {
@@ -45,21 +58,44 @@ pub async fn run(scope: Scope) {
     }
     let queue = WorkQueue::new();
     let changed = queue.clone();
-    quotas.on_change(move |change| {
-        let spec = |quota: &ResourceQuota| quota.spec.clone();
-        // Only a new limit calls for a count; our own status writes do not.
-        match change {
-            Change::Updated { old, new } if spec(old) == spec(new) && old.status == new.status => {}
-            Change::Deleted(_) => {}
-            other => changed.add(&other.object().key()),
+    quotas.on_change(move |change| match change {
+        // Who writes usage is admission, and its object is not there yet.
+        Change::Updated { old, new } if old.spec == new.spec && limits(old) == limits(new) => {
+            changed.add_after(&new.key(), CHARGE_CHECKED);
         }
+        other => changed.add(&other.object().key()),
     });
-    // A creation is counted by admission; what frees or alters usage is counted here.
-    watch(&pods, &quotas, &queue, |old, new| pods::is_terminal(old) != pods::is_terminal(new));
-    watch(&services, &quotas, &queue, |old, new| usage::of_service(old) != usage::of_service(new));
-    watch(&claims, &quotas, &queue, |old, new| usage::of_claim(old) != usage::of_claim(new));
-    let controller = QuotaController { scope: scope.clone(), quotas, pods, services, claims };
+    watch(&pods, &quotas, &queue, is_other_usage);
+    watch(&services, &quotas, &queue, |old, new| old.spec != new.spec);
+    watch(&claims, &quotas, &queue, |old, new| (&old.spec, &old.status) != (&new.spec, &new.status));
+    let counters = Counters::new(scope.clone(), recount(&quotas, &queue));
+    let lowering = Mutex::default();
+    let controller =
+        QuotaController { scope: scope.clone(), quotas, pods, services, claims, counters, lowering };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
+}
+
+/// The limits that usage was last counted against.
+fn limits(quota: &ResourceQuota) -> Option<&BTreeMap<String, WireQuantity>> {
+    quota.status.as_ref().and_then(|status| status.hard.as_ref())
+}
+
+fn is_other_usage(old: &Pod, new: &Pod) -> bool {
+    let resized = |pod: &Pod| -> Vec<_> {
+        let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        statuses.map(|s| (s.resources.clone(), s.allocated_resources.clone())).collect()
+    };
+    pods::is_terminal(old) != pods::is_terminal(new) || old.spec != new.spec || resized(old) != resized(new)
+}
+
+/// Puts a namespace's quotas on the queue, soon.
+fn recount(quotas: &Informer<ResourceQuota>, queue: &WorkQueue) -> impl Fn(&str) + Send + Sync + use<> {
+    let (quotas, queue) = (quotas.clone(), queue.clone());
+    move |namespace| {
+        for quota in quotas.list_namespace(namespace) {
+            queue.add_after(&quota.key(), GATHER);
+        }
+    }
 }
 
 fn watch<T: Resource>(
@@ -68,102 +104,123 @@ fn watch<T: Resource>(
     queue: &WorkQueue,
     matters: fn(&T, &T) -> bool,
 ) {
-    let (quotas, queue) = (quotas.clone(), queue.clone());
+    let recount = recount(quotas, queue);
     informer.on_change(move |change| {
-        if matches!(change, Change::Updated { old, new } if !matters(old, new)) {
-            return;
-        }
-        for quota in quotas.list_namespace(change.object().namespace()) {
-            queue.add_after(&quota.key(), GATHER);
+        if !matches!(change, Change::Updated { old, new } if !matters(old, new)) {
+            recount(change.object().namespace());
         }
     });
+}
+
+fn json<T: Resource>(object: &T) -> Result<Value, Error> {
+    serde_json::from_slice(&object.encode())
+        .map_err(|error| Error::Invalid { what: object.key(), why: error.to_string() })
 }
 
 impl Controller for QuotaController {
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(quota) = self.quotas.get(key).filter(|quota| !quota.is_terminating()) else {
+            self.lowering.lock().remove(key);
+            self.counters.keep_only(&self.wanted());
             return Ok(None);
         };
-        let hard = usage::hard(&quota);
-        let total = self.total(&quota, &hard).await?;
-        let wire = |usage: &Usage| -> BTreeMap<String, WireQuantity> {
+        let Some(used) = self.used(&quota).await? else {
+            return Ok(Some(GATHER)); // a list is still coming in
+        };
+        let limits = quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+        let wire = |usage: &Amounts| -> BTreeMap<String, WireQuantity> {
             usage.iter().map(|(name, amount)| (name.clone(), WireQuantity(amount.to_string()))).collect()
         };
-        let zero = amphipod_api::quantity::Quantity::from_units(0, amphipod_api::quantity::Format::DecimalSi);
-        let used: Usage =
-            hard.keys().map(|name| (name.clone(), total.get(name).copied().unwrap_or(zero))).collect();
-        let limits = quota.spec.as_ref().and_then(|spec| spec.hard.clone());
         let status = ResourceQuotaStatus { hard: limits, used: Some(wire(&used)) };
-        if quota.status.as_ref() != Some(&status) {
-            let mut changed = quota.as_ref().clone();
-            changed.status = Some(status);
-            let api = Api::<ResourceQuota>::of(self.scope.client.clone(), quota.as_ref());
-            api.update_status(&changed).await?;
+        if quota.status.as_ref() == Some(&status) {
+            self.lowering.lock().remove(key);
+            return Ok(Some(RESYNC));
         }
-        let uncached = !usage::has_scopes(&quota) && hard.keys().any(|name| other_kind(name).is_some());
-        Ok(uncached.then_some(RECOUNT))
+        if let Some(wait) = self.unsettled(&quota, &used) {
+            return Ok(Some(wait));
+        }
+        let mut changed = quota.as_ref().clone();
+        changed.status = Some(status);
+        let api = Api::<ResourceQuota>::of(self.scope.client.clone(), quota.as_ref());
+        api.update_status(&changed).await?;
+        Ok(Some(RESYNC))
     }
-}
-
-/// The kind a limit's name counts, where no cache holds that kind.
-fn other_kind(name: &str) -> Option<&str> {
-    let kind = name.strip_prefix("count/").or_else(|| usage::plain_count(name))?;
-    (!["pods", "services", "persistentvolumeclaims"].contains(&kind)).then_some(kind)
 }
 
 impl QuotaController {
-    async fn total(&self, quota: &ResourceQuota, hard: &Usage) -> Result<Usage, Error> {
-        let namespace = quota.namespace();
-        let mut total = Usage::new();
-        let mut sum = |usage: Usage| {
-            usage.into_iter().for_each(|(name, amount)| usage::add(&mut total, &name, amount));
-        };
-        let covered = self.pods.list_namespace(namespace).into_iter().filter(|p| usage::covers_pod(quota, p));
-        covered.for_each(|pod| sum(usage::of_pod(&pod)));
-        if usage::has_scopes(quota) {
-            return Ok(total);
-        }
-        self.services.list_namespace(namespace).iter().for_each(|service| sum(usage::of_service(service)));
-        self.claims.list_namespace(namespace).iter().for_each(|claim| sum(usage::of_claim(claim)));
-        self.count_others(namespace, hard, &mut total).await?;
-        Ok(total)
+    /// Kinds that some quota counts and no cache holds.
+    fn wanted(&self) -> HashSet<String> {
+        let quotas = self.quotas.list();
+        let names =
+            quotas.iter().filter_map(|quota| quota.spec.as_ref()?.hard.as_ref()).flat_map(|h| h.keys());
+        names.filter_map(|name| quota::plain_kind(name)).map(str::to_owned).collect()
     }
 
-    /// Counts of kinds nobody keeps in memory: asked for only where a quota limits them.
-    async fn count_others(&self, namespace: &str, hard: &Usage, total: &mut Usage) -> Result<(), Error> {
-        let wanted: Vec<(&String, &str)> = hard
-            .keys()
-            .filter(|name| !total.contains_key(*name))
-            .filter_map(|name| Some((name, other_kind(name)?)))
-            .collect();
-        if wanted.is_empty() {
+    /// How long a count that lowers usage has to wait, because someone may just have been charged.
+    fn unsettled(&self, quota: &ResourceQuota, used: &Amounts) -> Option<Duration> {
+        let before = quota.status.as_ref().and_then(|status| status.used.as_ref())?;
+        let lowers = used.iter().any(|(name, amount)| {
+            let charged = before.get(name).and_then(|charged| Quantity::parse(&charged.0).ok());
+            charged.is_some_and(|charged| *amount < charged)
+        });
+        let mut lowering = self.lowering.lock();
+        if !lowers {
+            lowering.remove(&quota.key());
+            return None;
+        }
+        let fresh = (quota.resource_version().to_owned(), Instant::now());
+        let seen = lowering.entry(quota.key()).or_insert_with(|| fresh.clone());
+        if seen.0 != fresh.0 {
+            *seen = fresh;
+        }
+        SETTLE.checked_sub(seen.1.elapsed()).filter(|rest| !rest.is_zero())
+    }
+
+    /// What is used of each limited name that can be counted; `None` while that is not known yet.
+    async fn used(&self, quota: &ResourceQuota) -> Result<Option<Amounts>, Error> {
+        let value = json(quota)?;
+        let hard = quota::hard(&value, "spec");
+        let mut total = Amounts::new();
+        self.count(&mut total, &hard, PODS, &value, &self.pods)?;
+        self.count(&mut total, &hard, SERVICES, &value, &self.services)?;
+        self.count(&mut total, &hard, CLAIMS, &value, &self.claims)?;
+        for name in hard.keys().filter(|name| !total.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            let Some(kind) = quota::plain_kind(&name) else { continue };
+            let count = match self.counters.count(kind, quota.namespace()).await? {
+                Count::Unknown => return Ok(None),
+                Count::NotServed => continue,
+                // Scopes take none of them in.
+                Count::Objects(_) if quota::has_scopes(&value) => 0,
+                Count::Objects(count) => i64::try_from(count).unwrap_or(i64::MAX),
+            };
+            total.insert(name, Quantity::from_units(count, Format::DecimalSi));
+        }
+        Ok(Some(total))
+    }
+
+    /// Adds up what the cached objects of one kind use.
+    fn count<T: Resource>(
+        &self,
+        total: &mut Amounts,
+        hard: &Amounts,
+        kind: Kind<'_>,
+        quota: &Value,
+        informer: &Informer<T>,
+    ) -> Result<(), Error> {
+        let names: HashSet<&String> = hard.keys().filter(|name| kind.counts(name)).collect();
+        if names.is_empty() {
             return Ok(());
         }
-        let discovery = dynamic::discover(&self.scope.client).await?;
-        for (name, resource) in wanted {
-            let kind = discovery.kinds.iter().find(|kind| kind.namespaced && kind.qualified() == resource);
-            let Some(kind) = kind else { continue };
-            let count = self.count(kind, namespace).await?;
-            let amount = amphipod_api::quantity::Quantity::from_units(
-                count,
-                amphipod_api::quantity::Format::DecimalSi,
-            );
-            usage::add(total, name, amount);
-        }
-        Ok(())
-    }
-
-    async fn count(&self, kind: &ApiKind, namespace: &str) -> Result<i64, Error> {
-        let api = Dynamic::new(self.scope.client.clone(), kind, namespace);
-        let mut page = ListParams { limit: Some(PAGE), ..ListParams::default() };
-        let mut count = 0;
-        loop {
-            let (_, next, objects) = api.list(&page).await?;
-            count += i64::try_from(objects.len()).unwrap_or(0);
-            match next {
-                Some(token) => page.continue_token = Some(token),
-                None => return Ok(count),
+        let zero = Quantity::from_units(0, Format::DecimalSi);
+        names.iter().for_each(|name| add(total, name, zero));
+        let now = harness::now();
+        for object in informer.list_namespace(amphipod_api::object::namespace(quota)) {
+            let object = json(object.as_ref())?;
+            if kind.is_covered(quota, &object) {
+                let usage = kind.usage(&object, now).into_iter().filter(|(name, _)| names.contains(name));
+                usage.for_each(|(name, amount)| add(total, &name, amount));
             }
         }
+        Ok(())
     }
 }

@@ -31,10 +31,27 @@ impl Drop for Cluster {
     }
 }
 
-/// How the stand-in kubelet treats a pod, by its label `fate`; `ready` without one.
+/// An image that cannot be pulled: its pods stay pending.
+const NO_IMAGE: &str = "foo:non-existent";
+
+/// What shall become of a pod: its label `fate`; `ready` without one.
+fn fate(pod: &Pod) -> &str {
+    let image = pod.spec.iter().flat_map(|spec| &spec.containers).find_map(|c| c.image.as_deref());
+    if image == Some(NO_IMAGE) {
+        return "stuck";
+    }
+    pod.metadata.labels.as_ref().and_then(|l| l.get("fate")).map_or("ready", String::as_str)
+}
+
+/// How the stand-in kubelet treats a pod.
 async fn play(client: Client, pod: Arc<Pod>, number: usize) {
     let api = Api::<Pod>::of(client, pod.as_ref());
     if pod.is_terminating() {
+        // What runs ends before it goes.
+        if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")) {
+            let ended = Patch::Strategic(json!({"status": {"phase": "Failed"}}));
+            let _ = api.patch_status(pod.name(), &ended).await;
+        }
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         let _ = api.delete(pod.name(), &now).await;
         return;
@@ -42,13 +59,12 @@ async fn play(client: Client, pod: Arc<Pod>, number: usize) {
     if pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase != "Pending") {
         return;
     }
-    let fate = pod.metadata.labels.as_ref().and_then(|l| l.get("fate")).map_or("ready", String::as_str);
     let ip = format!("10.244.{}.{}", number / 250, number % 250 + 1);
     let condition = |status: &str| {
         json!([{"type": "Ready", "status": status,
         "lastTransitionTime": "2026-01-01T00:00:00Z"}])
     };
-    let status = match fate {
+    let status = match fate(&pod) {
         "stuck" => return,
         "succeed" => json!({"phase": "Succeeded", "conditions": condition("False")}),
         "fail" => json!({"phase": "Failed", "conditions": condition("False")}),

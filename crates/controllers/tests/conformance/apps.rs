@@ -3,7 +3,7 @@
 use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
@@ -104,8 +104,12 @@ async fn collections_of_replica_sets() {
 }
 
 /// A condition written into the status by hand stays.
-async fn condition_stays<K: Resource>(cluster: &Cluster, types: impl Fn(&K) -> Vec<String>) {
-    let api = cluster.api::<K>(NAMESPACE);
+pub async fn condition_stays<K: Resource>(
+    cluster: &Cluster,
+    namespace: &str,
+    types: impl Fn(&K) -> Vec<String>,
+) {
+    let api = cluster.api::<K>(namespace);
     for kind in ["StatusUpdate", "StatusPatched"] {
         let condition =
             json!([{"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"}]);
@@ -120,7 +124,7 @@ async fn condition_stays<K: Resource>(cluster: &Cluster, types: impl Fn(&K) -> V
 async fn status_of_deployments() {
     let cluster = start().await;
     cluster.create::<Deployment>(NAMESPACE, workload("Deployment", "x", 1)).await;
-    condition_stays::<Deployment>(&cluster, |d| {
+    condition_stays::<Deployment>(&cluster, NAMESPACE, |d| {
         let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
         conditions.into_iter().map(|c| c.type_).collect()
     })
@@ -132,7 +136,7 @@ async fn status_of_deployments() {
 async fn status_of_replica_sets() {
     let cluster = start().await;
     cluster.create::<ReplicaSet>(NAMESPACE, workload("ReplicaSet", "x", 1)).await;
-    condition_stays::<ReplicaSet>(&cluster, |d| {
+    condition_stays::<ReplicaSet>(&cluster, NAMESPACE, |d| {
         let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
         conditions.into_iter().map(|c| c.type_).collect()
     })
@@ -401,4 +405,40 @@ async fn jobs() {
     let background = DeleteParams { propagation: Some("Background"), ..DeleteParams::default() };
     api.delete_collection(&background, &labelled("x=patched")).await.unwrap();
     cluster.until_gone::<Job>(NAMESPACE, "x").await;
+}
+
+/// [sig-apps] ReplicationController should surface a failure condition on a common issue like exceeded quota [Conformance]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_fails_replicas() {
+    let cluster = start().await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "condition-test"},
+        "spec": {"hard": {"pods": "2"}}});
+    cluster.create::<ResourceQuota>(NAMESPACE, quota).await;
+    let counted = |q: &ResourceQuota| {
+        let used = q.status.as_ref().and_then(|s| s.used.as_ref()).and_then(|u| u.get("pods"));
+        used.is_some_and(|pods| pods.0 == "0")
+    };
+    cluster.until::<ResourceQuota>("counted", NAMESPACE, "condition-test", counted).await;
+    cluster.create::<ReplicationController>(NAMESPACE, replication_controller("condition-test", 3)).await;
+    let failure = |rc: &ReplicationController| {
+        let status = rc.status.clone().unwrap_or_default();
+        status.conditions.into_iter().flatten().find(|c| c.type_ == "ReplicaFailure")
+    };
+    let failed = cluster
+        .until::<ReplicationController>("fails", NAMESPACE, "condition-test", |rc| failure(rc).is_some())
+        .await;
+    let condition = failure(&failed).unwrap();
+    assert_eq!(condition.reason.as_deref(), Some("FailedCreate"));
+    let message = condition.message.unwrap();
+    assert!(
+        message.ends_with("exceeded quota: condition-test, requested: pods=1, used: pods=2, limited: pods=2"),
+        "{message}"
+    );
+    let fewer = Patch::Merge(json!({"spec": {"replicas": 2}}));
+    cluster.api::<ReplicationController>(NAMESPACE).patch("condition-test", &fewer).await.unwrap();
+    let settled = |rc: &ReplicationController| {
+        failure(rc).is_none()
+            && rc.status.as_ref().is_some_and(|s| s.observed_generation == rc.metadata.generation)
+    };
+    cluster.until::<ReplicationController>("recovers", NAMESPACE, "condition-test", settled).await;
 }

@@ -8,10 +8,14 @@
 mod cluster;
 
 mod apps;
+mod daemon_sets;
+mod deployments;
 mod garbage_collector;
+mod jobs;
 mod namespaces;
 mod network;
 mod quotas;
+mod stateful_sets;
 
 use serde_json::{Value, json};
 

@@ -62,7 +62,7 @@ pub fn init(faults: &mut Faults, path: &Path, scope: &Scope) {
         restart_rules(faults, &at, container);
         unique_name(faults, &at, container, &mut names);
         host_port_conflicts(faults, path, std::iter::once((i, container)));
-        if is_sidecar(container) {
+        if resources::is_sidecar(container) {
             probe::running_parts(faults, &at, container, scope.spec);
             continue;
         }
@@ -73,11 +73,6 @@ pub fn init(faults: &mut Faults, path: &Path, scope: &Scope) {
             }
         }
     }
-}
-
-/// An init container that keeps running beside the others.
-pub fn is_sidecar(container: &Value) -> bool {
-    text(&container["restartPolicy"]) == "Always"
 }
 
 fn restart_rules(faults: &mut Faults, path: &Path, container: &Value) {

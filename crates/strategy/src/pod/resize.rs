@@ -4,8 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use super::annotations::is_mirror;
-use super::containers::is_sidecar;
-use super::resources::qos_class;
+use super::resources::{is_sidecar, qos_class};
 use crate::check::{Faults, forbidden_whole};
 use crate::json::{copy, fields, is_empty, items, put, remove, same, set, text, within};
 

@@ -1,18 +1,16 @@
-//! Resource names and amounts of containers, pods, quotas and limits; the quality-of-service class
-//! that follows from them.
-
-use std::collections::BTreeMap;
+//! Resource names and amounts of containers, pods, quotas and limits.
 
 use amphipod_api::field::{Error, Path};
+pub use amphipod_api::pod_resources::{
+    HUGE_PAGES, aggregate, is_extended, is_huge_page, is_native, is_sidecar, qos_class, quantity,
+};
 use amphipod_api::quantity::Quantity;
 use serde_json::Value;
 
-use super::containers::is_sidecar;
 use crate::check::{Faults, NEGATIVE, dns1123_label, invalid_each, qualified_name};
 use crate::json::{fields, items, set, text};
 
 const NOT_INTEGER: &str = "must be an integer";
-const HUGE_PAGES: &str = "hugepages-";
 const NANOS_PER_UNIT: i128 = 1_000_000_000;
 /// Counted things of a namespace.
 const INTEGER_NAMES: [&str; 9] = [
@@ -40,25 +38,6 @@ const COMPUTE_NAMES: [&str; 9] = [
 const CONTAINER_NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const POD_NAMES: [&str; 2] = ["cpu", "memory"];
 
-pub fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(s) => Quantity::parse(s).ok(),
-        Value::Number(n) => Quantity::parse(&n.to_string()).ok(),
-        _ => None,
-    }
-}
-pub fn is_huge_page(name: &str) -> bool {
-    name.starts_with(HUGE_PAGES)
-}
-/// Unprefixed names and those of kubernetes.io are the system's own.
-pub fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-pub fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with("requests.")
-        && qualified_name(&format!("requests.{name}")).is_empty()
-}
 pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
@@ -218,41 +197,6 @@ pub fn pod_level(faults: &mut Faults, path: &Path, spec: &Value) {
     }
 }
 
-/// What a pod's containers need together: init containers run one after the other, sidecars stay.
-pub fn aggregate(spec: &Value, kind: &str) -> BTreeMap<String, Quantity> {
-    let mut running: BTreeMap<String, Quantity> = BTreeMap::new();
-    let mut sidecars = running.clone();
-    let mut starting = running.clone();
-    let add = |sums: &mut BTreeMap<String, Quantity>, container: &Value| {
-        for (name, value) in fields(&container["resources"][kind]) {
-            let Some(amount) = quantity(value) else { continue };
-            let sum = sums.get(name).map_or(amount, |sum| sum.plus(amount));
-            sums.insert(name.to_owned(), sum);
-        }
-    };
-    items(&spec["containers"]).iter().for_each(|container| add(&mut running, container));
-    for container in items(&spec["initContainers"]) {
-        let mut now = sidecars.clone();
-        add(&mut now, container);
-        if is_sidecar(container) {
-            add(&mut running, container);
-            sidecars = now.clone();
-        }
-        raise(&mut starting, now);
-    }
-    raise(&mut running, starting);
-    running
-}
-
-/// The larger of both, name by name.
-fn raise(sums: &mut BTreeMap<String, Quantity>, others: BTreeMap<String, Quantity>) {
-    for (name, amount) in others {
-        if sums.get(&name).is_none_or(|sum| amount > *sum) {
-            sums.insert(name, amount);
-        }
-    }
-}
-
 fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Value) {
     let mut declared: Vec<&str> =
         items(declared).iter().map(|claim| text(&claim["name"])).filter(|name| !name.is_empty()).collect();
@@ -291,51 +235,10 @@ fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Valu
     }
 }
 
-/// Guaranteed, Burstable or BestEffort, from the cpu and memory of all containers.
-pub fn qos_class(spec: &Value) -> &'static str {
-    let mut any = false;
-    let mut guaranteed = true;
-    let pod_level = &spec["resources"];
-    let holders: Vec<&Value> =
-        if fields(&pod_level["requests"]).chain(fields(&pod_level["limits"])).next().is_some() {
-            vec![pod_level]
-        } else {
-            items(&spec["containers"])
-                .iter()
-                .chain(items(&spec["initContainers"]))
-                .map(|c| &c["resources"])
-                .collect()
-        };
-    for resources in holders {
-        for name in ["cpu", "memory"] {
-            let positive = |v: &Value| quantity(v).filter(|q| !q.is_zero() && !q.is_negative());
-            let request = positive(&resources["requests"][name]);
-            let limit = positive(&resources["limits"][name]);
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn quality_of_service() {
-        let class = |resources: Value| qos_class(&json!({"containers": [{"resources": resources}]}));
-        assert_eq!(class(json!({})), "BestEffort");
-        assert_eq!(class(json!({"requests": {"cpu": "1"}})), "Burstable");
-        let equal = json!({"cpu": "1", "memory": "1Gi"});
-        assert_eq!(class(json!({"requests": equal, "limits": equal})), "Guaranteed");
-        assert_eq!(class(json!({"limits": {"cpu": "1"}})), "Burstable");
-    }
 
     #[test]
     fn requests_and_limits() {
