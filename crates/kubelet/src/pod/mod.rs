@@ -11,6 +11,7 @@ pub mod admission;
 pub mod backoff;
 pub mod conditions;
 pub mod phase;
+pub mod resize;
 pub mod resources;
 pub mod restart;
 pub mod state;
