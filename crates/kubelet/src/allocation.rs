@@ -146,7 +146,7 @@ impl Ledger {
                 Some((resize::turn(&w.desired, held, w.since), w.desired.clone(), w.granted.clone()))
             })
             .collect();
-        queue.sort_by(|a, b| a.0.cmp(&b.0));
+        queue.sort_by_key(|(turn, ..)| *turn);
         for (_, desired, granted) in queue {
             if self.look(books, desired.uid(), |node| resize::check(&desired, node)).is_err() {
                 continue;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::super::resources::Amounts;
 use super::super::state::testing::at;
-use super::super::testing::{pod, with_meta};
+use super::super::testing::{node, pod, with_meta};
 use super::*;
 use serde_json::{Value, json};
 
@@ -25,13 +25,7 @@ fn what_the_node_can_give() {
         .into();
     let labels = BTreeMap::new();
     let others = [Arc::new(of(&[("o", exact("1500m", "512Mi"))]))];
-    let node = NodeView {
-        name: "n",
-        allocatable: &allocatable,
-        labels: &labels,
-        others: &others,
-        allowed_unsafe_sysctls: &[],
-    };
+    let node = node(&allocatable, &labels, &others);
     let cases = [
         ("fits", exact("500m", "512Mi"), None),
         (
