@@ -79,6 +79,10 @@ impl Pods {
         let (pods, uid) = (self.clone(), pod.uid().to_owned());
         tokio::spawn(async move {
             worker::run(pods.context.clone(), inbox.clone(), pod, pods.cancel.clone()).await;
+            // A kubelet that stops leaves its pods running: nothing they hold becomes free.
+            if pods.cancel.is_cancelled() {
+                return;
+            }
             inbox.release();
             pods.entries.lock().remove(&uid);
             pods.revive(&inbox);
