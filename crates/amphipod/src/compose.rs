@@ -139,6 +139,15 @@ pub async fn node_is_ready(client: &Client, name: &str, since: jiff::Timestamp) 
         && heartbeat(&node).is_some_and(|at| at.as_second() >= since.as_second())
 }
 
+/// What the node says its container runtime's network lacks.
+pub async fn network_problem(client: &Client, name: &str) -> Option<String> {
+    let node = get(client, &format!("/api/v1/nodes/{name}")).await.ok()?;
+    let conditions = node.pointer("/status/conditions")?.as_array()?;
+    let ready = conditions.iter().find(|c| c["type"] == "Ready" && c["status"] == "False")?;
+    let message = ready["message"].as_str()?;
+    message.contains("network not ready").then(|| message.to_owned())
+}
+
 fn heartbeat(node: &Value) -> Option<jiff::Timestamp> {
     let conditions = node.pointer("/status/conditions")?.as_array()?;
     let ready = conditions.iter().find(|c| c["type"] == "Ready")?;

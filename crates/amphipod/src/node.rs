@@ -104,9 +104,9 @@ pub async fn proxy(
 /// where the machine is this cluster's.
 pub fn tear_down(files: &Files, owns_machine: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let external = amphipod_cluster::instance::read(files).and_then(|record| record.runtime_endpoint);
-    if let Some(endpoint) = external {
-        runtime.block_on(amphipod_kubelet::remove_pods(&endpoint)).map_err(|error| {
+    let record = amphipod_cluster::instance::read(files);
+    for endpoint in record.iter().flat_map(|record| record.runtime_endpoints()) {
+        runtime.block_on(amphipod_kubelet::remove_pods(endpoint)).map_err(|error| {
             Failure::new(format!(
                 "the pods in {endpoint} were not removed: {error}; start that runtime and run `amphipod down` again"
             ))

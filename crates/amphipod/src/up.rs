@@ -19,6 +19,10 @@ use crate::{node, roles};
 
 /// Readiness that does not come within this is reported as a failure.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// A runtime reads the network's configuration as soon as it is there; one that has not for this
+/// long looks elsewhere.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
+const NETWORK_POLL: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(10);
 /// Components get this long to end by themselves.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -117,7 +121,9 @@ fn record(options: &UpOptions, files: &Files) -> Instance {
         ready: false,
         owns_node: options.has_node(),
         runtime_endpoint: options.container_runtime_endpoint.clone().filter(|_| options.has_node()),
+        former_runtime_endpoints: Vec::new(),
     }
+    .after(instance::read(files))
 }
 
 fn node_name(options: &UpOptions) -> String {
@@ -238,11 +244,42 @@ async fn start_node(
     let (shared, dns_cancel) = (informers.clone(), cancel.clone());
     cluster.spawn("dns", async move { Ok(amphipod_dns::run(dns, client, shared, dns_cancel).await?) });
     let admin = local.admin();
-    wait("the node to be Ready", || compose::node_is_ready(&admin, &at.node_name, since)).await?;
+    let ready = wait("the node to be Ready", || compose::node_is_ready(&admin, &at.node_name, since));
+    tokio::select! {
+        outcome = ready => outcome?,
+        problem = network_missing(&admin, &at.node_name), if external.is_some() => {
+            return Err(no_network(&files, &endpoint, &problem));
+        }
+    }
     progress.done(&format!("node {} Ready", at.node_name));
     wait("DNS", || amphipod_dns::answers(server, &network.cluster_domain)).await?;
     progress.done("cluster DNS answering");
     Ok(())
+}
+
+/// Resolves when the node has told for too long that its runtime has no network, with its words.
+async fn network_missing(client: &amphipod_client::Client, node: &str) -> String {
+    let mut since = None;
+    loop {
+        match compose::network_problem(client, node).await {
+            Some(problem) if since.get_or_insert_with(Instant::now).elapsed() > NETWORK_PATIENCE => {
+                return problem;
+            }
+            Some(_) => {}
+            None => since = None,
+        }
+        tokio::time::sleep(NETWORK_POLL).await;
+    }
+}
+
+fn no_network(files: &Files, endpoint: &str, problem: &str) -> Failure {
+    Failure::new(format!(
+        "the runtime at {endpoint} has no network for pods ({problem}); have it read CNI configuration from {} and \
+         plugins from {} (containerd: conf_dir and bin_dir in [plugins.\"io.containerd.grpc.v1.cri\".cni] of its \
+         config.toml), restart it, and run `amphipod up` again",
+        files.cni_conf().display(),
+        files.cni_bin().display()
+    ))
 }
 
 async fn wait<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) -> Result<(), Failure> {

@@ -94,6 +94,17 @@ fn installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
 }
 
+/// What these tests need is here; in CI it has to be.
+fn can_run() -> bool {
+    require_root();
+    let found = installed("containerd") && installed("runc");
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "in CI containerd and runc must be installed");
+        println!("skipped: containerd and runc are not installed");
+    }
+    found
+}
+
 /// The image of the process that holds a sandbox's namespaces.
 fn sandbox_archive(path: &Path) {
     let layer = tar(&[("demo", amphipod_demo::PROGRAM, 0o755)]);
@@ -135,10 +146,7 @@ spec:
 
 #[test]
 fn containerd_runs_the_pods() {
-    require_root();
-    if !installed("containerd") || !installed("runc") {
-        assert!(std::env::var_os("CI").is_none(), "in CI containerd and runc must be installed");
-        println!("skipped: containerd and runc are not installed");
+    if !can_run() {
         return;
     }
     let data = tempfile::tempdir().unwrap();
@@ -176,8 +184,49 @@ fn containerd_runs_the_pods() {
 
     cluster.run(&["create", "deployment", "web", "--image=amphipod.local/demo:2", "--replicas=2"]);
     cluster.expect(&["get", "deployment", "web"], "2/2", 60);
+    // On the embedded runtime from now on: the other one still holds what it ran.
+    cluster.kill();
+    cluster.start_with(&[]);
+    assert!(cluster.run(&["get", "nodes", "-o", "wide"]).contains("amphipod://"));
+    assert!(containerd.tasks() > 0);
     assert!(cluster.down(&[]).contains("pods, mounts and network removed"));
     assert_eq!(containerd.tasks(), 0, "`down` stops pods of any runtime");
+}
+
+#[test]
+fn a_runtime_without_a_network_is_told_so() {
+    if !can_run() {
+        return;
+    }
+    let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let containerd = Containerd::start(elsewhere.path());
+    let said = refused(data.path(), &containerd.endpoint());
+    let at = data.path().display();
+    for part in [
+        format!("the runtime at {} has no network for pods", containerd.endpoint()),
+        "NetworkReady=false".to_owned(),
+        format!("have it read CNI configuration from {at}/cni/net.d and plugins from {at}/cni/bin"),
+        "conf_dir and bin_dir".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part:?} is missing in:\n{said}");
+    }
+}
+
+/// What `up` says when it fails on the runtime.
+fn refused(data: &Path, endpoint: &str) -> String {
+    let run = |args: &[&str]| {
+        let output = Command::new(AMPHIPOD).args(args).arg("--data-dir").arg(data).output().unwrap();
+        (output.status.success(), text(&output))
+    };
+    let listen = support::free_address();
+    let said = eventually("this machine's node to be free", 300, || {
+        let (up, said) =
+            run(&["up", "--detach", "--listen", &listen, "--container-runtime-endpoint", endpoint]);
+        assert!(!up, "{said}");
+        if said.contains("this machine is already the node") { Err(said) } else { Ok(said) }
+    });
+    run(&["down"]);
+    said
 }
 
 fn container(cluster: &Cluster) -> serde_json::Value {

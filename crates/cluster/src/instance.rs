@@ -28,6 +28,29 @@ pub struct Instance {
     /// The external runtime whose pods are to be stopped by `down`.
     #[serde(default)]
     pub runtime_endpoint: Option<String>,
+    /// External runtimes it ran on before, since the last `down`: their pods are to be stopped too.
+    #[serde(default)]
+    pub former_runtime_endpoints: Vec<String>,
+}
+
+impl Instance {
+    /// Remembers the runtimes of the instance before, which may still hold pods.
+    #[must_use]
+    pub fn after(mut self, before: Option<Instance>) -> Self {
+        let Some(before) = before else { return self };
+        for endpoint in before.former_runtime_endpoints.into_iter().chain(before.runtime_endpoint) {
+            let known = self.runtime_endpoint.as_ref() == Some(&endpoint)
+                || self.former_runtime_endpoints.contains(&endpoint);
+            if !known {
+                self.former_runtime_endpoints.push(endpoint);
+            }
+        }
+        self
+    }
+    /// Every external runtime that may hold pods of this cluster.
+    pub fn runtime_endpoints(&self) -> impl Iterator<Item = &String> {
+        self.runtime_endpoint.iter().chain(&self.former_runtime_endpoints)
+    }
 }
 
 /// One real node a machine: bridge, nftables tables and cgroups are the kernel's, not the data
@@ -131,6 +154,25 @@ pub fn stop(files: &Files, patience: Duration) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runtimes_are_remembered_until_the_record_goes() {
+        let on = |endpoint: Option<&str>| Instance {
+            runtime_endpoint: endpoint.map(str::to_owned),
+            ..Instance::default()
+        };
+        let endpoints = |i: &Instance| i.runtime_endpoints().cloned().collect::<Vec<_>>();
+        let first = on(Some("unix:///a")).after(None);
+        let second = on(None).after(Some(first));
+        assert_eq!(endpoints(&second), ["unix:///a"]);
+        let third = on(Some("unix:///b")).after(Some(second));
+        assert_eq!(endpoints(&third), ["unix:///b", "unix:///a"]);
+        let fourth = on(Some("unix:///a")).after(Some(third));
+        assert_eq!(endpoints(&fourth), ["unix:///a", "unix:///b"], "each once");
+        let old = r#"{"pid":1,"server":"","kubeconfig":"","nodeName":null,"hollowNodes":0,"podCidr":"",
+            "serviceCidr":"","startedAt":"","ready":true,"ownsNode":true}"#;
+        assert!(endpoints(&serde_json::from_str(old).unwrap()).is_empty(), "a record of an older release");
+    }
 
     #[test]
     fn one_instance_at_a_time() {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use amphipod_client::events::reference;
 use amphipod_client::{Client, EventRecorder, Informer, Resource};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 
 use crate::Config;
 use crate::cgroups::Cgroups;
+use crate::events::Notice;
 use crate::node::machine::Machine;
 use crate::objects::Objects;
 use crate::pod::{ContainerSpec, is_host_network};
@@ -34,21 +35,31 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn event(&self, pod: &Pod, kind: &str, reason: &str, message: impl Into<String>) {
-        self.recorder.record(reference(pod), kind, reason, message.into());
+    pub fn event(&self, pod: &Pod, notice: Notice) {
+        self.record(reference(pod), notice);
     }
 
-    pub fn container_event(
-        &self,
-        pod: &Pod,
-        container: &ContainerSpec,
-        kind: &str,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
+    pub fn container_event(&self, pod: &Pod, container: &ContainerSpec, notice: Notice) {
         let mut about = reference(pod);
         about.field_path = Some(container.field_path());
-        self.recorder.record(about, kind, reason, message.into());
+        self.record(about, notice);
+    }
+
+    /// About the node itself. It has no other uid than its name there: what a kubelet tells before
+    /// it has seen its node object, and after, belongs together.
+    pub fn node_event(&self, notice: Notice) {
+        let name = &self.config.node_name;
+        let about = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(name.clone()),
+            uid: Some(name.clone()),
+            ..ObjectReference::default()
+        };
+        self.record(about, notice);
+    }
+
+    fn record(&self, about: ObjectReference, notice: Notice) {
+        self.recorder.record(about, notice.kind, &notice.reason, notice.message);
     }
 
     pub fn host_ips(&self) -> Vec<String> {

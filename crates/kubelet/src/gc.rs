@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::context::Context;
+use crate::events;
 use crate::node::machine::disk;
 use crate::pods::Pods;
 
@@ -77,18 +78,28 @@ pub async fn images(context: Arc<Context>, pods: Arc<Pods>, cancel: Cancellation
             }
         }
         seen.retain(|id, _| all.iter().any(|i| i.id == *id));
-        let Some(disk) = disk(&context.config.root_dir).filter(|d| d.total > 0) else { continue };
+        let disk = disk(&context.config.root_dir).unwrap_or_default();
+        if disk.total == 0 {
+            context.node_event(events::invalid_disk_capacity(disk.total));
+            continue;
+        }
         let used_percent = 100 - disk.available * 100 / disk.total;
         if used_percent < u64::from(context.config.image_gc_high_percent) {
             continue;
         }
         let target = disk.total / 100 * u64::from(100 - context.config.image_gc_low_percent);
+        let wanted = target.saturating_sub(disk.available);
         let times = seen.iter().map(|(id, s)| (id.clone(), (s.first, s.used))).collect();
-        for id in choose(&all, &times, &in_use, target.saturating_sub(disk.available), now) {
+        let mut freed = 0;
+        for id in choose(&all, &times, &in_use, wanted, now) {
             info!(image = id, used_percent, "removing an unused image");
-            if let Err(error) = context.images.remove(&id).await {
-                debug!(%error, image = id, "an image could not be removed");
+            match context.images.remove(&id).await {
+                Ok(()) => freed += all.iter().find(|i| i.id == id).map_or(0, |i| i.size),
+                Err(error) => debug!(%error, image = id, "an image could not be removed"),
             }
+        }
+        if freed < wanted {
+            context.node_event(events::disk_not_freed(wanted, freed));
         }
     }
 }

@@ -10,10 +10,12 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+mod allocation;
 mod cgroups;
 pub mod config;
 mod context;
 pub mod error;
+mod events;
 mod gc;
 pub mod hollow;
 pub mod node;
@@ -65,6 +67,7 @@ pub async fn run(
     let Some(runtime) = connect(&config, &cancel).await else { return Ok(()) };
     let context = Arc::new(build(config, client, &informers, runtime));
     info!(node = context.config.node_name, runtime = context.runtime.name, "kubelet starting");
+    context.node_event(events::starting());
     let pods = pods::Pods::new(context.clone(), cancel.clone());
     let following = Arc::downgrade(&pods);
     context.objects.on_change(move |uid| {
@@ -102,6 +105,10 @@ pub async fn run(
     let selector = format!("spec.nodeName={}", context.config.node_name);
     let informer =
         informers.get_selected::<Pod>(ListParams { field_selector: Some(selector), ..ListParams::default() });
+    tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        () = informer.synced() => {}
+    }
     pods.follow(&informer);
     tasks.spawn(pods.clone().reap_orphans(informer));
     tasks.spawn(gc::images(context.clone(), pods.clone(), cancel.clone()));

@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::allocation::Ledger;
 use crate::context::Context;
 use crate::pod::state::RuntimeState;
 use crate::pod::{is_mirror, is_static};
 use crate::runtime::PodKey;
 use crate::worker;
-use crate::worker::inbox::{Admitted, Inbox};
+use crate::worker::inbox::Inbox;
 use crate::worker::post::Target;
 
 /// How often pods that nobody asked for are looked for.
@@ -30,18 +31,21 @@ struct Entry {
 /// The pods of this node and their workers.
 pub struct Pods {
     context: Arc<Context>,
-    admitted: Arc<Admitted>,
+    ledger: Arc<Ledger>,
     entries: Mutex<HashMap<String, Entry>>,
     cancel: CancellationToken,
 }
 
 impl Pods {
     pub fn new(context: Arc<Context>, cancel: CancellationToken) -> Arc<Self> {
-        Arc::new(Pods { context, admitted: Arc::default(), entries: Mutex::default(), cancel })
+        let ledger = Arc::new(Ledger::new(context.clone()));
+        Arc::new(Pods { context, ledger, entries: Mutex::default(), cancel })
     }
 
     /// Follows the API's pods of this node from now on.
+    /// It must have its first list: what the pods in it hold is booked before anyone asks for room.
     pub fn follow(self: &Arc<Self>, informer: &Informer<Pod>) {
+        self.ledger.take_up(&informer.list());
         let pods = self.clone();
         informer.on_change(move |change| match change {
             Change::Added(pod) => pods.set(pod.clone()),
@@ -54,6 +58,8 @@ impl Pods {
             }
             Change::Deleted(pod) => pods.remove(pod),
         });
+        let entries = self.entries.lock();
+        self.ledger.keep(|uid| entries.contains_key(uid));
     }
 
     /// Starts or updates a pod. Mirrors only tell where a static pod's status goes.
@@ -67,12 +73,16 @@ impl Pods {
             entry.inbox.update(pod);
             return;
         }
-        let inbox = Arc::new(Inbox::new(pod.uid(), self.context.clone(), self.admitted.clone()));
+        let inbox = Arc::new(Inbox::new(pod.uid(), self.ledger.clone()));
         entries.insert(pod.uid().to_owned(), Entry { pod: pod.clone(), inbox: inbox.clone() });
         drop(entries);
         let (pods, uid) = (self.clone(), pod.uid().to_owned());
         tokio::spawn(async move {
             worker::run(pods.context.clone(), inbox.clone(), pod, pods.cancel.clone()).await;
+            // A kubelet that stops leaves its pods running: nothing they hold becomes free.
+            if pods.cancel.is_cancelled() {
+                return;
+            }
             inbox.release();
             pods.entries.lock().remove(&uid);
             pods.revive(&inbox);
@@ -141,7 +151,7 @@ impl Pods {
     }
 
     pub fn counts(&self) -> (usize, usize) {
-        (self.entries.lock().len(), self.admitted.pods().len())
+        (self.entries.lock().len(), self.ledger.count())
     }
 
     /// Ends pods at the runtime that neither the API nor the folder knows; repeats now and then.

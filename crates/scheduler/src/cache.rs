@@ -21,6 +21,8 @@ pub struct NodeState {
     pub requested: Resources,
     pub scored: Resources,
     pub pods: BTreeMap<String, Arc<PodState>>,
+    /// How many pods have which priority: most nodes have none below a given one.
+    priorities: BTreeMap<i32, usize>,
 }
 
 impl NodeState {
@@ -41,7 +43,23 @@ impl NodeState {
     pub fn pod_slots(&self) -> i64 {
         self.allocatable.get(PODS)
     }
+    /// The pods that matter less than `priority`.
+    pub fn pods_below(&self, priority: i32) -> Vec<Arc<PodState>> {
+        if self.priorities.first_key_value().is_none_or(|(lowest, _)| *lowest >= priority) {
+            return Vec::new();
+        }
+        self.pods.values().filter(|pod| pod.priority() < priority).cloned().collect()
+    }
+    /// This node as it would be without some of its pods.
+    pub fn without(&self, pods: &[Arc<PodState>]) -> NodeState {
+        let mut node = self.clone();
+        for pod in pods {
+            node.remove(&pod.key);
+        }
+        node
+    }
     fn add(&mut self, pod: Arc<PodState>) {
+        *self.priorities.entry(pod.priority()).or_insert(0) += 1;
         self.requested.add(&pod.requests);
         self.scored.add(&pod.scored);
         self.pods.insert(pod.key.clone(), pod);
@@ -50,6 +68,12 @@ impl NodeState {
         if let Some(pod) = self.pods.remove(key) {
             self.requested.subtract(&pod.requests);
             self.scored.subtract(&pod.scored);
+            if let Some(count) = self.priorities.get_mut(&pod.priority()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.priorities.remove(&pod.priority());
+                }
+            }
         }
     }
 }
@@ -120,8 +144,10 @@ impl Snapshot {
             self.drop_if_empty(&node);
         }
     }
-    pub fn is_placed(&self, key: &str) -> bool {
-        self.placed.contains_key(key)
+    /// What a counted pod takes of its node.
+    pub fn requests_of(&self, key: &str) -> Option<Resources> {
+        let node = self.nodes.get(self.placed.get(key)?)?;
+        node.pods.get(key).map(|pod| pod.requests.clone())
     }
     fn drop_if_empty(&mut self, name: &str) {
         if self.nodes.get(name).is_some_and(|s| s.node.is_none() && s.pods.is_empty()) {
@@ -147,10 +173,14 @@ mod tests {
         snapshot.place(state.clone(), "n");
         snapshot.place(state.clone(), "n");
         assert_eq!(snapshot.node("n").unwrap().requested.get(CPU), 500);
+        assert_eq!(snapshot.node("n").unwrap().pods_below(1).len(), 1);
+        assert!(snapshot.node("n").unwrap().pods_below(0).is_empty());
+        let emptied = snapshot.node("n").unwrap().without(std::slice::from_ref(&state));
+        assert_eq!((emptied.requested.get(CPU), emptied.pods_below(1).len()), (0, 0));
         snapshot.remove_node("n");
         assert!(snapshot.node("n").is_none());
         snapshot.remove_pod(&state.key);
-        assert!(!snapshot.is_placed(&state.key));
+        assert!(snapshot.requests_of(&state.key).is_none());
         assert!(snapshot.nodes.is_empty());
     }
 }

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod decision;
 pub mod plugins;
 pub mod pod;
+mod preemption;
 pub mod queue;
 mod resources;
 mod run;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
 use crate::resources::{CPU, MEMORY, Resources};
 
@@ -60,6 +60,13 @@ impl PodState {
     pub fn priority(&self) -> i32 {
         self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
     }
+    /// `preemptionPolicy: Never`: the pod waits its turn, whatever its priority.
+    pub fn never_preempts(&self) -> bool {
+        self.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never")
+    }
+    pub fn has_claims(&self) -> bool {
+        self.pod.spec.as_ref().and_then(|s| s.resource_claims.as_ref()).is_some_and(|c| !c.is_empty())
+    }
     pub fn is_finished(&self) -> bool {
         let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
@@ -74,7 +81,7 @@ fn amounts(pod: &Pod) -> (Resources, Resources) {
     let Some(spec) = &pod.spec else { return Default::default() };
     let mut totals = [Resources::default(), Resources::default()];
     for (index, total) in totals.iter_mut().enumerate() {
-        let of = |container: &Container| container_amounts(container, index == 1);
+        let of = |container: &Container| container_amounts(pod, container, index == 1);
         for container in &spec.containers {
             total.add(&of(container));
         }
@@ -101,8 +108,18 @@ fn amounts(pod: &Pod) -> (Resources, Resources) {
     (requests, scored)
 }
 
-fn container_amounts(container: &Container, with_defaults: bool) -> Resources {
+fn container_amounts(pod: &Pod, container: &Container, with_defaults: bool) -> Resources {
     let mut amounts = Resources::from_wire(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    if let Some(status) = pod.status.as_ref().and_then(|s| container_status(s, &container.name)) {
+        // While a resize is under way the larger of what is wanted and what is had counts. What the
+        // node will never give does not.
+        if is_infeasible(pod) {
+            amounts = Resources::default();
+        }
+        let had = status.resources.as_ref().and_then(|r| r.requests.as_ref());
+        amounts.raise_to(&Resources::from_wire(had));
+        amounts.raise_to(&Resources::from_wire(status.allocated_resources.as_ref()));
+    }
     if with_defaults {
         for (name, default) in [(CPU, DEFAULT_CPU_MILLI), (MEMORY, DEFAULT_MEMORY_BYTES)] {
             if amounts.get(name) == 0 {
@@ -111,6 +128,18 @@ fn container_amounts(container: &Container, with_defaults: bool) -> Resources {
         }
     }
     amounts
+}
+
+/// Of a container that can be resized: an app or a sidecar. Others say nothing of it.
+fn container_status<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let found = lists.into_iter().flatten().flatten().find(|c| c.name == name)?;
+    (found.resources.is_some() || found.allocated_resources.is_some()).then_some(found)
+}
+
+fn is_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"))
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
@@ -160,6 +189,30 @@ pub(crate) mod tests {
         assert_eq!(state.requests.get(CPU), 1060);
         assert_eq!(state.scored.get(CPU), 1060);
         assert_eq!(state.requests.get(MEMORY), 0);
+    }
+
+    #[test]
+    fn a_pod_being_resized_counts_with_the_larger_amount() {
+        let cases = [
+            ("grows", "300m", "200m", json!([]), 300),
+            ("shrinks", "100m", "200m", json!([]), 200),
+            (
+                "never fits",
+                "300m",
+                "200m",
+                json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]),
+                200,
+            ),
+        ];
+        for (name, wanted, had, conditions, expected) in cases {
+            let container = json!({"name": "a", "resources": {"requests": {"cpu": wanted}}});
+            let status = json!({"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "resources": {"requests": {"cpu": had}}, "allocatedResources": {"cpu": had}});
+            let object = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [container]},
+                "status": {"containerStatuses": [status], "conditions": conditions}});
+            let state = PodState::new(Arc::new(serde_json::from_value(object).unwrap()));
+            assert_eq!(state.requests.get(CPU), expected, "{name}");
+        }
     }
 
     #[test]

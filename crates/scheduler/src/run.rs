@@ -10,7 +10,7 @@ use amphipod_client::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -20,6 +20,8 @@ use crate::decision::{Decision, schedule};
 use crate::pod::PodState;
 use crate::queue::Queue;
 
+/// The longest an event's message may be; conditions hold it whole.
+const MAX_EVENT_BYTES: usize = 1024;
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
 
@@ -122,12 +124,12 @@ impl Scheduler {
             state.queue.remove(&pod.key());
             state.queue.cluster_changed(now);
         } else if PodState::new(pod.clone()).node_name().is_some() {
-            let finished_before = !state.snapshot.is_placed(&pod.key());
+            let before = state.snapshot.requests_of(&pod.key());
             state.snapshot.set_pod(pod);
             state.queue.remove(&pod.key());
-            let finished_now = !state.snapshot.is_placed(&pod.key());
-            // A finished pod frees room; a placed one may satisfy another's affinity.
-            if finished_before != finished_now || matches!(change, Change::Added(_)) {
+            let after = state.snapshot.requests_of(&pod.key());
+            // A finished or shrunk pod frees room; a placed one may satisfy another's affinity.
+            if before != after || matches!(change, Change::Added(_)) {
                 state.queue.cluster_changed(now);
             }
         } else if self.is_ours(pod) {
@@ -245,19 +247,8 @@ impl Scheduler {
     }
 
     async fn tell_unschedulable(&self, pod: &PodState, message: &str) {
-        self.recorder.warning(&*pod.pod, "FailedScheduling", message);
-        let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let known = conditions.iter().any(|c| {
-            c.type_ == "PodScheduled" && c.status == "False" && c.message.as_deref() == Some(message)
-        });
-        if known {
-            return;
-        }
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastTransitionTime": Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
-            "observedGeneration": pod.pod.metadata.generation,
-        });
+        self.recorder.warning(&*pod.pod, "FailedScheduling", shortened(message));
+        let Some(condition) = unschedulable(&pod.pod, message, Timestamp::now()) else { return };
         let patch = Patch::Strategic(json!({
             "metadata": {"uid": pod.pod.uid()},
             "status": {"conditions": [condition]},
@@ -272,8 +263,79 @@ impl Scheduler {
     }
 }
 
+/// The `PodScheduled` condition that says so, unless the pod has it already.
+fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> Option<Value> {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
+    let reason = "Unschedulable";
+    if old.is_some_and(|c| {
+        c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
+    }) {
+        return None;
+    }
+    // Another reason for the same status is no transition.
+    let since = old.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref());
+    let since = since.map_or(now, |time| time.0).round(jiff::Unit::Second).unwrap_or_default();
+    Some(json!({
+        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        "lastTransitionTime": since.to_string(), "observedGeneration": pod.metadata.generation,
+    }))
+}
+
+fn shortened(message: &str) -> String {
+    if message.len() <= MAX_EVENT_BYTES {
+        return message.to_owned();
+    }
+    const SUFFIX: &str = " ...";
+    let mut end = MAX_EVENT_BYTES - SUFFIX.len();
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &message[..end])
+}
+
 /// Whether a node's change can make room for a refused pod.
 fn matters(old: &Node, new: &Node) -> bool {
     let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
     old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_of_a_pod_without_a_node() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let with = |conditions: Value| -> Pod {
+            let meta = json!({"name": "p", "generation": 4});
+            serde_json::from_value(json!({"metadata": meta, "status": {"conditions": conditions}})).unwrap()
+        };
+        let scheduled = |status: &str, reason: &str, message: &str| {
+            json!([{"type": "PodScheduled", "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "1970-01-01T00:00:01Z"}])
+        };
+        let first = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full",
+            "lastTransitionTime": "1970-01-01T00:01:40Z", "observedGeneration": 4});
+        let mut later = first.clone();
+        later["lastTransitionTime"] = "1970-01-01T00:00:01Z".into();
+        let cases = [
+            (json!([]), Some(&first)),
+            (scheduled("True", "", ""), Some(&first)),
+            (scheduled("False", "SchedulingGated", "full"), Some(&later)),
+            (scheduled("False", "Unschedulable", "other"), Some(&later)),
+            (scheduled("False", "Unschedulable", "full"), None),
+        ];
+        for (conditions, expected) in cases {
+            let condition = unschedulable(&with(conditions.clone()), "full", at(100));
+            assert_eq!(condition.as_ref(), expected, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn events_are_cut_to_what_the_api_takes() {
+        assert_eq!(shortened("short"), "short");
+        let long = shortened(&"ä".repeat(2000));
+        assert!(long.len() <= MAX_EVENT_BYTES && long.ends_with("ä ..."));
+    }
 }

@@ -70,11 +70,14 @@ impl Cluster {
     /// `up --detach`, the first time or again on the same data. Another test program may be using
     /// this machine's one node: then it waits for its turn.
     pub fn start(&self) -> String {
+        self.start_with(&self.flags)
+    }
+    pub fn start_with(&self, flags: &[String]) -> String {
         eventually("the cluster to come up", 300, || {
             let output = Command::new(AMPHIPOD)
                 .args(["up", "--detach", "--listen", &self.listen, "--data-dir"])
                 .arg(self.data.path())
-                .args(&self.flags)
+                .args(flags)
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();

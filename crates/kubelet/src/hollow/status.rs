@@ -1,12 +1,13 @@
 //! What a hollow pod does next, and how it looks: the real status computation over containers
 //! that are only imagined.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use crate::pod::resize::Standing;
 use crate::pod::state::{ContainerRecord, Outcome, ProbeResults, Run, RuntimeState, Sandbox};
 use crate::pod::status::{StatusView, pod_status};
 use crate::pod::{Kind, ProbeKind, annotation, containers, grace_period_seconds, is_host_network};
@@ -97,6 +98,8 @@ pub fn status(pod: &Pod, phase: Phase, ip: &str, host_ip: &str, now: Timestamp) 
         pod,
         state: &state,
         probes: &probes,
+        resize: &Standing::default(),
+        actuated: &HashMap::new(),
         waiting: &BTreeMap::new(),
         previous: pod.status.as_ref(),
         failed: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::{Api, Error, Resource};
+use amphipod_client::{Api, Error};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
     Node, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus,
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::context::Context;
+use crate::events::{self, Notice};
 
 pub mod lease;
 pub mod machine;
@@ -72,18 +73,19 @@ async fn try_register(context: &Context) -> Result<Node, Error> {
         node.metadata.name = Some(config.node_name.clone());
         node.metadata.labels = Some(labels);
         info!(node = config.node_name, "registering the node");
-        return api.create(&node).await;
+        let created = api.create(&node).await?;
+        tell_changes(context, &NodeStatus::default(), &node.status.unwrap_or_default());
+        return Ok(created);
     };
     if status::keep_labels(&mut found, &labels) {
         found = api.update(&found).await?;
     }
-    found.status = Some(status::node_status(
-        &found.status.clone().unwrap_or_default(),
-        &context.machine,
-        &observed,
-        now,
-    ));
-    api.update_status(&found).await
+    let old = found.status.take().unwrap_or_default();
+    let new = status::node_status(&old, &context.machine, &observed, now);
+    found.status = Some(new.clone());
+    let updated = api.update_status(&found).await?;
+    tell_changes(context, &old, &new);
+    Ok(updated)
 }
 
 /// Keeps the status true until cancelled.
@@ -121,7 +123,7 @@ async fn report(
     if fresh && status::same_but_heartbeat(&old, &new) {
         return Ok(());
     }
-    tell_transitions(context, &current, &old, &new);
+    tell_changes(context, &old, &new);
     let mut node = current;
     node.status = Some(new.clone());
     match api.update_status(&node).await {
@@ -139,8 +141,19 @@ async fn report(
     Ok(())
 }
 
-/// Events for conditions that turned.
-fn tell_transitions(context: &Context, node: &Node, old: &NodeStatus, new: &NodeStatus) {
+/// Events for what turned since the status was last written.
+fn tell_changes(context: &Context, old: &NodeStatus, new: &NodeStatus) {
+    for notice in changes(&context.config.node_name, old, new) {
+        context.node_event(notice);
+    }
+}
+
+fn changes(name: &str, old: &NodeStatus, new: &NodeStatus) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let boot_id = |status: &NodeStatus| status.node_info.clone().unwrap_or_default().boot_id;
+    if !boot_id(old).is_empty() && boot_id(old) != boot_id(new) {
+        notices.push(events::rebooted(name, &boot_id(new)));
+    }
     let state = |status: &NodeStatus, kind: &str| {
         status.conditions.iter().flatten().find(|c| c.type_ == kind).map(|c| c.status == "True")
     };
@@ -152,12 +165,13 @@ fn tell_transitions(context: &Context, node: &Node, old: &NodeStatus, new: &Node
     ];
     for (kind, on, off) in reasons {
         let (before, after) = (state(old, kind), state(new, kind));
-        if after.is_some() && before != after {
-            let reason = if after == Some(true) { on } else { off };
-            let text = format!("Node {} status is now: {reason}", node.name());
-            context.recorder.normal(node, reason, text);
+        // A node that was never ready has not become so.
+        let first = kind == "Ready" && before.is_none();
+        if after.is_some() && before != after && !first {
+            notices.push(events::node_is_now(name, if after == Some(true) { on } else { off }));
         }
     }
+    notices
 }
 
 async fn observe(context: &Context) -> Observed {
@@ -170,15 +184,19 @@ async fn observe(context: &Context) -> Observed {
     match context.runtime.status().await {
         Ok(answer) => {
             context.runtime_health.seen();
+            let mut network = None;
             for condition in answer.status.unwrap_or_default().conditions.iter().filter(|c| !c.status) {
-                let prefix = if condition.r#type == "NetworkReady" {
-                    "container runtime network not ready"
-                } else {
-                    "container runtime not ready"
-                };
                 let (kind, reason, message) = (&condition.r#type, &condition.reason, &condition.message);
-                not_ready.push(format!("{prefix}: {kind}=false reason:{reason} message:{message}"));
+                let text = format!("{kind}=false reason:{reason} message:{message}");
+                if kind == "NetworkReady" {
+                    let text = format!("container runtime network not ready: {text}");
+                    network = Some(text.clone());
+                    not_ready.push(text);
+                } else {
+                    not_ready.push(format!("container runtime not ready: {text}"));
+                }
             }
+            context.runtime_health.set_network_problem(network);
             runtime_handlers = answer.runtime_handlers.into_iter().map(handler).collect();
         }
         Err(error) => {
@@ -222,4 +240,51 @@ fn pids_low() -> bool {
     let loadavg = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let running = loadavg.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1)?.parse::<u64>().ok());
     running.is_some_and(|running| running > max / 10 * 9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{NodeCondition, NodeSystemInfo};
+
+    #[test]
+    fn what_turned_is_told() {
+        let status = |boot: &str, conditions: &[(&str, &str)]| NodeStatus {
+            node_info: Some(NodeSystemInfo { boot_id: boot.into(), ..NodeSystemInfo::default() }),
+            conditions: Some(
+                conditions
+                    .iter()
+                    .map(|(kind, status)| NodeCondition {
+                        type_: (*kind).into(),
+                        status: (*status).into(),
+                        ..NodeCondition::default()
+                    })
+                    .collect(),
+            ),
+            ..NodeStatus::default()
+        };
+        let fine = [("MemoryPressure", "False"), ("DiskPressure", "False"), ("PIDPressure", "False")];
+        let ready = |state| [&fine[..], &[("Ready", state)]].concat();
+        let told = |old: &NodeStatus, new: &NodeStatus| -> Vec<String> {
+            changes("n", old, new).into_iter().map(|n| n.reason.into_owned()).collect()
+        };
+        let first = status("b", &ready("True"));
+        assert_eq!(
+            told(&NodeStatus::default(), &first),
+            ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]
+        );
+        assert_eq!(told(&first, &first), [""; 0]);
+        assert_eq!(told(&first, &status("c", &ready("False"))), ["Rebooted", "NodeNotReady"]);
+        let bad = [
+            ("MemoryPressure", "True"),
+            ("DiskPressure", "True"),
+            ("PIDPressure", "True"),
+            ("Ready", "True"),
+        ];
+        assert_eq!(
+            told(&first, &status("b", &bad)),
+            ["NodeHasInsufficientMemory", "NodeHasDiskPressure", "NodeHasInsufficientPID"]
+        );
+        assert_eq!(told(&status("b", &ready("False")), &first), ["NodeReady"]);
+    }
 }

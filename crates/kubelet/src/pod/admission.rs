@@ -184,7 +184,7 @@ pub fn must_check(pod: &Pod, runs_already: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::pod;
+    use super::super::testing::{node, pod};
     use super::*;
     use amphipod_api::quantity::Quantity;
     use serde_json::json;
@@ -201,13 +201,7 @@ mod tests {
             "resources": {"requests": {"cpu": "600m"}}}]}),
         ));
         let others = [other];
-        let node = NodeView {
-            name: "n",
-            allocatable: &allocatable,
-            labels: &labels,
-            others: &others,
-            allowed_unsafe_sysctls: &[],
-        };
+        let node = node(&allocatable, &labels, &others);
         let container = json!([{"name": "a"}]);
         let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}]}}});

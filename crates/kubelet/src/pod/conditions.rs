@@ -6,9 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Kind, app_containers, init_containers, spec};
 
-/// Conditions of these types are the kubelet's; all others are left as found.
-pub const OWNED: [&str; 5] =
+/// Conditions of these types are the kubelet's, and always there.
+const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// These as well, but only while a resize waits or is under way.
+const PASSING: [&str; 2] = [super::resize::PENDING, super::resize::IN_PROGRESS];
+
+pub fn is_owned(kind: &str) -> bool {
+    OWNED.contains(&kind) || PASSING.contains(&kind)
+}
 
 pub struct Inputs<'a> {
     pub pod: &'a Pod,

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod backoff;
 pub mod conditions;
 pub mod phase;
+pub mod resize;
 pub mod resources;
 pub mod restart;
 pub mod state;
@@ -204,6 +205,14 @@ pub(crate) mod testing {
     use super::*;
     use serde_json::{Value, json};
 
+    /// A node that can give `allocatable` and holds `others`.
+    pub fn node<'a>(
+        allocatable: &'a resources::Amounts,
+        labels: &'a std::collections::BTreeMap<String, String>,
+        others: &'a [std::sync::Arc<Pod>],
+    ) -> admission::NodeView<'a> {
+        admission::NodeView { name: "n", allocatable, labels, others, allowed_unsafe_sysctls: &[] }
+    }
     /// A pod with uid `u1` from the given spec.
     pub fn pod(spec: Value) -> Pod {
         with_meta(json!({"name": "p", "namespace": "ns", "uid": "u1"}), spec)

@@ -14,6 +14,7 @@ pub fn should_start(pod: &Pod, spec: &ContainerSpec, record: Option<&ContainerRe
     match record.run {
         Run::Running => false,
         Run::Created | Run::Unknown => true,
+        Run::Exited if record.replaced => true,
         Run::Exited => restarts_after(pod, spec.kind, &spec.container, record.exit_code),
     }
 }
@@ -62,6 +63,7 @@ mod tests {
             ("Never", Some(exited("a", 0, 1)), false),
             ("Never", None, true),
             ("Always", Some(record("a", 0, Run::Running)), false),
+            ("OnFailure", Some(ContainerRecord { replaced: true, ..exited("a", 0, 0) }), true),
             ("Never", Some(record("a", 0, Run::Created)), true),
         ];
         for (policy, record, expected) in cases {

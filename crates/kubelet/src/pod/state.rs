@@ -47,6 +47,8 @@ pub struct ContainerRecord {
     pub user: Option<(i64, i64, Vec<i64>)>,
     /// Seconds between TERM and KILL, written at creation: used when the pod's spec is gone.
     pub grace_period_seconds: Option<i64>,
+    /// The kubelet itself ended (or ends) it to start it anew: no failure, whatever its exit code.
+    pub replaced: bool,
 }
 
 impl ContainerRecord {

@@ -1,18 +1,20 @@
 //! The status a pod deserves, from its spec, the runtime and the probes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::state::{ContainerRecord, Outcome, ProbeResults, Run, RuntimeState};
 use super::sync::is_started;
 use super::{
-    ContainerSpec, Kind, ProbeKind, conditions, containers, is_host_network, phase, resources, restart, spec,
+    ContainerSpec, Kind, ProbeKind, conditions, containers, is_host_network, phase, resize, resources,
+    restart, spec,
 };
 
 /// Why a container is not running: `CrashLoopBackOff`, `ErrImagePull`, ...
@@ -33,6 +35,9 @@ pub struct StatusView<'a> {
     pub pod: &'a Pod,
     pub state: &'a RuntimeState,
     pub probes: &'a ProbeResults,
+    pub resize: &'a resize::Standing,
+    /// What the runtime was last told to give, by container id.
+    pub actuated: &'a HashMap<&'a str, &'a ResourceRequirements>,
     /// By container name, for those that could not be started or must wait.
     pub waiting: &'a BTreeMap<String, Waiting>,
     pub previous: Option<&'a PodStatus>,
@@ -65,7 +70,8 @@ pub fn pod_status(view: &StatusView) -> PodStatus {
         now: view.now,
     };
     let mut all = conditions::conditions(&inputs, &before);
-    all.extend(before.into_iter().filter(|c| !conditions::OWNED.contains(&c.type_.as_str())));
+    all.extend(view.resize.conditions(&before, view.now));
+    all.extend(before.into_iter().filter(|c| !conditions::is_owned(&c.type_)));
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     PodStatus {
         phase: Some(phase.to_owned()),
@@ -86,8 +92,7 @@ pub fn pod_status(view: &StatusView) -> PodStatus {
 fn conditions_before(view: &StatusView) -> Vec<PodCondition> {
     let stored = view.pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let Some(own) = view.previous.and_then(|s| s.conditions.as_ref()) else { return stored };
-    let mut all: Vec<PodCondition> =
-        own.iter().filter(|c| conditions::OWNED.contains(&c.type_.as_str())).cloned().collect();
+    let mut all: Vec<PodCondition> = own.iter().filter(|c| conditions::is_owned(&c.type_)).cloned().collect();
     let known = |kind: &str, all: &[PodCondition]| all.iter().any(|c| c.type_ == kind);
     let rest: Vec<PodCondition> = stored.into_iter().filter(|c| !known(&c.type_, &all)).collect();
     all.extend(rest);
@@ -151,6 +156,10 @@ fn container_status(view: &StatusView, spec: &ContainerSpec) -> ContainerStatus 
     if status.last_state.is_none() {
         status.last_state = remembered_last_state(&status, old);
     }
+    if record.is_some_and(|r| r.replaced && r.is_over()) && !view.over {
+        status.last_state = status.state.take();
+        status.state = Some(waiting(default_waiting(view, spec)));
+    }
     apply_waiting(view, spec, record, &mut status);
     let mounts = spec.container.volume_mounts.iter().flatten().map(|mount| VolumeMountStatus {
         mount_path: mount.mount_path.clone(),
@@ -195,11 +204,21 @@ fn from_record(view: &StatusView, spec: &ContainerSpec, record: &ContainerRecord
         last_state: previous.map(|r| terminated(r, &format!("{}://{}", view.runtime_name, r.id))),
         container_id: Some(id),
         state: Some(state),
-        resources: record.is_running().then(|| spec.container.resources.clone().unwrap_or_default()),
+        resources: Some(resources_in_force(view, spec, record)),
         allocated_resources: spec.container.resources.as_ref().and_then(|r| r.requests.clone()),
         user: record.is_running().then(|| user(record)).flatten(),
         ..ContainerStatus::default()
     }
+}
+
+/// What a running container was given; of others, what they are to have.
+fn resources_in_force(
+    view: &StatusView,
+    spec: &ContainerSpec,
+    record: &ContainerRecord,
+) -> ResourceRequirements {
+    let given = view.actuated.get(record.id.as_str()).filter(|_| record.is_running());
+    given.map_or_else(|| spec.container.resources.clone().unwrap_or_default(), |r| (*r).clone())
 }
 
 fn user(record: &ContainerRecord) -> Option<ContainerUser> {

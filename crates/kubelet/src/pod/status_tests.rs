@@ -27,6 +27,8 @@ impl Case {
             pod: &pod,
             state: &self.state,
             probes: &self.probes,
+            resize: &resize::Standing::default(),
+            actuated: &HashMap::new(),
             waiting: &self.waiting,
             previous,
             failed: None,

@@ -55,6 +55,8 @@ pub enum Cause {
     DefinitionChanged,
     StartupProbe,
     LivenessProbe,
+    /// Its policy wants a restart to take up other resources.
+    Resized,
 }
 
 impl Cause {
@@ -63,6 +65,7 @@ impl Cause {
             Cause::DefinitionChanged => {
                 format!("Container {container} definition changed, will be restarted")
             }
+            Cause::Resized => format!("Container {container} resize requires restart"),
             Cause::StartupProbe => format!("Container {container} failed startup probe, will be restarted"),
             Cause::LivenessProbe => format!("Container {container} failed liveness probe, will be restarted"),
         }
@@ -247,7 +250,7 @@ fn start_ephemeral(view: &View, actions: &mut Vec<Action>) {
 /// Starts a container, unless its last instance ended too recently.
 fn start(view: &View, spec: &ContainerSpec, actions: &mut Vec<Action>) {
     let record = view.state.latest(spec.name());
-    let finished = record.filter(|r| r.run == Run::Exited).and_then(|r| r.finished_at);
+    let finished = record.filter(|r| r.run == Run::Exited && !r.replaced).and_then(|r| r.finished_at);
     let blocked = finished.and_then(|at| view.backoffs.waiting(&backoff_key(spec), at, view.now));
     if let Some((delay, until)) = blocked {
         actions.push(Action::BackOff { name: spec.name().to_owned(), delay, until });
@@ -339,8 +342,10 @@ mod tests {
         let mut backoffs = BackOffs::default();
         let test_pod = pod(spec.clone());
         backoffs.next(&backoff_key(&app_containers(&test_pod).next().unwrap()), at(100));
-        let actions = decide(spec, &crashed, &ProbeResults::default(), &backoffs);
+        let actions = decide(spec.clone(), &crashed, &ProbeResults::default(), &backoffs);
         assert_eq!(actions, ["back off a 10"]);
+        let replaced = state(vec![ContainerRecord { replaced: true, ..exited("a", 1, 143) }]);
+        assert_eq!(decide(spec, &replaced, &ProbeResults::default(), &backoffs), ["start a 2"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::task::AbortHandle;
 
 use crate::context::Context;
+use crate::events;
 use crate::pod::state::Outcome;
 use crate::pod::{ContainerSpec, ProbeKind};
 
@@ -90,22 +91,20 @@ async fn run(context: Arc<Context>, target: Target, report: impl Fn(Outcome) + S
 /// Events of an answer, and what it counts as.
 fn tell(context: &Context, target: &Target, answer: &Answer) -> Outcome {
     let kind = target.kind.as_str();
-    let warn = |reason: &str, text: String| {
-        context.container_event(&target.pod, &target.spec, "Warning", reason, text)
-    };
+    let tell = |notice| context.container_event(&target.pod, &target.spec, notice);
     context.metrics.probe(target.kind, !matches!(answer, Answer::Failure(_) | Answer::Error(_)));
     match answer {
         Answer::Success => Outcome::Success,
         Answer::Warning(text) => {
-            warn("ProbeWarning", format!("{kind} probe warning: {text}"));
+            tell(events::probe_warned(kind, text));
             Outcome::Success
         }
         Answer::Failure(text) => {
-            warn("Unhealthy", format!("{kind} probe failed: {text}"));
+            tell(events::probe_failed(kind, text));
             Outcome::Failure
         }
         Answer::Error(text) => {
-            warn("Unhealthy", format!("{kind} probe errored and resulted in failure state: {text}"));
+            tell(events::probe_errored(kind, text));
             Outcome::Failure
         }
     }

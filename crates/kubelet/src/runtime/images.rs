@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{Runtime, credentials, request};
 use crate::Error;
+use crate::events::{self, Notice};
 use crate::pod::backoff::BackOffs;
 use crate::pod::status::Waiting;
 use crate::spec::security::ImageUser;
@@ -39,11 +40,8 @@ pub struct Present {
     pub size: u64,
 }
 
-/// What a caller should tell about, in order.
-pub enum Report {
-    Normal(&'static str, String),
-    Warning(&'static str, String),
-}
+/// Gets what is to be told, in order.
+pub type Report<'a> = &'a (dyn Fn(Notice) + Send + Sync);
 
 pub struct Failure {
     pub waiting: Waiting,
@@ -108,32 +106,29 @@ impl Images {
         container: &Container,
         secrets: &[Secret],
         sandbox: &PodSandboxConfig,
-        report: &(dyn Fn(Report) + Send + Sync),
+        report: Report<'_>,
     ) -> Result<Present, Failure> {
         let written = container.image.clone().unwrap_or_default();
         if let Some(why) = invalid_name(&written) {
-            let message = format!("Failed to apply default image tag {written:?}: {why}");
-            report(Report::Warning("InspectFailed", message.clone()));
-            return Err(failure("InvalidImageName", message, None));
+            let notice = events::image_name_invalid(&written, &why);
+            report(notice.clone());
+            return Err(failure("InvalidImageName", notice.message, None));
         }
         let image = with_default_tag(&written);
         let found = self.status(&image).await.map_err(|error| {
-            let message = format!("Failed to inspect image {written:?}: {}", error.with_code());
-            report(Report::Warning("InspectFailed", message.clone()));
-            failure("ImageInspectError", message, None)
+            let notice = events::image_not_inspected(&written, &error);
+            report(notice.clone());
+            failure("ImageInspectError", notice.message, None)
         })?;
         match (policy(container, &written).as_str(), found) {
             ("IfNotPresent" | "Never", Some(image)) => {
-                let text = format!(
-                    "Container image {written:?} already present on machine and can be accessed by the pod"
-                );
-                report(Report::Normal("Pulled", text));
+                report(events::image_present(&written));
                 Ok(present(&image))
             }
             ("Never", None) => {
-                let text = format!("Container image {written:?} is not present with pull policy of Never");
-                report(Report::Warning("ErrImageNeverPull", text.clone()));
-                Err(failure("ErrImageNeverPull", text, None))
+                let notice = events::never_pulled(&written);
+                report(notice.clone());
+                Err(failure("ErrImageNeverPull", notice.message, None))
             }
             _ => self.pull(uid, &written, &image, secrets, sandbox, report).await,
         }
@@ -146,18 +141,19 @@ impl Images {
         image: &str,
         secrets: &[Secret],
         sandbox: &PodSandboxConfig,
-        report: &(dyn Fn(Report) + Send + Sync),
+        report: Report<'_>,
     ) -> Result<Present, Failure> {
         let key = format!("{uid}_{written}");
         let blocked = self.backoffs.lock().waiting_since_update(&key, Timestamp::now());
         if let Some((_, until)) = blocked {
-            let text = format!("Back-off pulling image {written:?}");
-            report(Report::Normal("BackOff", text.clone()));
+            let notice = events::pull_backs_off(written);
+            report(notice.clone());
+            let text = notice.message;
             let last = self.last_errors.lock().get(&key).cloned();
             let message = last.map_or(text.clone(), |error| format!("{text}: ErrImagePull: {error}"));
             return Err(failure("ImagePullBackOff", message, Some(until)));
         }
-        report(Report::Normal("Pulling", format!("Pulling image {written:?}")));
+        report(events::pulling(written));
         let asked = tokio::time::Instant::now();
         // The semaphore lives as long as self and is never closed.
         let _slot = self.slots.clone().acquire_owned().await.ok();
@@ -169,18 +165,12 @@ impl Images {
                 let mut backoffs = self.backoffs.lock();
                 backoffs.forget(&key);
                 backoffs.collect(Timestamp::now());
-                let text = format!(
-                    "Successfully pulled image {written:?} in {} ({} including waiting). Image size: {} bytes.",
-                    go_duration(began.elapsed()),
-                    go_duration(asked.elapsed()),
-                    present.size
-                );
-                report(Report::Normal("Pulled", text));
+                report(events::pulled(written, began.elapsed(), asked.elapsed(), present.size));
                 Ok(present)
             }
             Err(error) => {
                 let text = error.with_telling_code();
-                report(Report::Warning("Failed", format!("Failed to pull image {written:?}: {text}")));
+                report(events::pull_failed(written, &text));
                 self.backoffs.lock().next(&key, Timestamp::now());
                 self.remember_error(key, text.clone());
                 Err(failure("ErrImagePull", text, Some(Timestamp::now() + SignedDuration::from_secs(1))))
@@ -252,30 +242,12 @@ fn invalid_name(image: &str) -> Option<String> {
     bad.then(|| format!("couldn't parse image name {image:?}: invalid reference format"))
 }
 
-/// A duration as Go prints it, to the millisecond: `1.5s`, `250ms`, `2m3s`.
-pub fn go_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
-    let fraction = format!("{:03}", rest % 1000);
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let seconds = format!("{}{point}{fraction}s", rest / 1000);
-    if minutes == 0 { seconds } else { format!("{minutes}m{seconds}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn words_and_defaults() {
-        let durations = [(250, "250ms"), (1500, "1.5s"), (61_000, "1m1s"), (123_405, "2m3.405s")];
-        for (millis, expected) in durations {
-            assert_eq!(go_duration(Duration::from_millis(millis)), expected);
-        }
         let policies = [
             ("a", "Always"),
             ("a:latest", "Always"),

@@ -243,6 +243,13 @@ impl Runtime {
         self.client().update_container_resources(request(call, CALL_TIMEOUT)).await?;
         Ok(())
     }
+    /// Bytes of memory a container uses, where the runtime tells.
+    pub async fn memory_usage(&self, id: &str) -> Option<i64> {
+        let call = cri::ContainerStatsRequest { container_id: id.to_owned() };
+        let answer = self.client().container_stats(request(call, CALL_TIMEOUT)).await.ok()?;
+        let usage = answer.into_inner().stats?.memory?.usage_bytes?.value;
+        i64::try_from(usage).ok()
+    }
     /// Runs a command to its end; `timeout_seconds` 0 means no bound of the runtime's own.
     pub async fn exec_sync(
         &self,
@@ -337,5 +344,6 @@ fn record(sandbox_id: String, status: cri::ContainerStatus) -> ContainerRecord {
         image_id: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
         log_path: status.log_path,
         user: user.map(|u| (u.uid, u.gid, u.supplemental_groups)),
+        replaced: false,
     }
 }

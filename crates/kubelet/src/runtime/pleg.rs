@@ -26,11 +26,19 @@ const STREAM_RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Health {
     last: parking_lot::Mutex<Option<Instant>>,
+    network: parking_lot::Mutex<Option<String>>,
 }
 
 impl Health {
     pub fn seen(&self) {
         *self.last.lock() = Some(Instant::now());
+    }
+    /// What the runtime's network lacks, as last heard; pods with addresses cannot start then.
+    pub fn network_problem(&self) -> Option<String> {
+        self.network.lock().clone()
+    }
+    pub fn set_network_problem(&self, problem: Option<String>) {
+        *self.network.lock() = problem;
     }
     /// Time since the runtime was last known to answer.
     pub fn age(&self) -> Option<Duration> {

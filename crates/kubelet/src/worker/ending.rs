@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tracing::{debug, warn};
 
 use super::{Event, Life, Worker, kill};
+use crate::events;
 use crate::pod::{grace_period_seconds, is_static};
 use crate::volumes;
 
@@ -74,8 +75,8 @@ impl Worker {
         let ids: Vec<String> = self.state.sandboxes.iter().map(|s| s.id.clone()).collect();
         for id in ids {
             if let Err(error) = self.context.runtime.stop_sandbox(&id).await {
-                let text = format!("error killing pod: failed to \"KillPodSandbox\": {}", error.with_code());
-                self.context.event(&self.pod, "Warning", "FailedKillPod", text);
+                let notice = events::kill_failed("KillPodSandbox", self.pod.uid(), &error);
+                self.context.event(&self.pod, notice);
                 self.wake_at(now + RETRY);
                 return;
             }

@@ -1,17 +1,15 @@
 //! Where a pod's worker hears from the rest of the kubelet. It holds only the newest of each
 //! thing, so it cannot grow.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use amphipod_client::Resource;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::post::Target;
-use crate::context::Context;
-use crate::pod::admission::{self, NodeView};
+use crate::allocation::Ledger;
+use crate::pod::resize::Refusal;
 use crate::pod::status::Verdict;
 
 #[derive(Default)]
@@ -23,35 +21,21 @@ pub struct News {
     pub sources_changed: bool,
 }
 
-/// Pods that were let in and hold resources, by uid.
-#[derive(Default)]
-pub struct Admitted {
-    pods: Mutex<HashMap<String, Arc<Pod>>>,
-}
-
-impl Admitted {
-    pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.lock().values().cloned().collect()
-    }
-}
-
 pub struct Inbox {
     uid: String,
     news: Mutex<News>,
-    notify: Notify,
-    context: Arc<Context>,
-    admitted: Arc<Admitted>,
+    notify: Arc<Notify>,
+    ledger: Arc<Ledger>,
     status: Mutex<Option<Arc<PodStatus>>>,
 }
 
 impl Inbox {
-    pub fn new(uid: &str, context: Arc<Context>, admitted: Arc<Admitted>) -> Self {
+    pub fn new(uid: &str, ledger: Arc<Ledger>) -> Self {
         Inbox {
             uid: uid.to_owned(),
             news: Mutex::default(),
-            notify: Notify::new(),
-            context,
-            admitted,
+            notify: Arc::default(),
+            ledger,
             status: Mutex::default(),
         }
     }
@@ -96,33 +80,19 @@ impl Inbox {
         self.status.lock().clone()
     }
 
-    /// Takes the pod in, or says why not. One pod at a time: two must not take the same room.
+    /// Takes the pod in, or says why not.
     pub fn admit(&self, pod: &Arc<Pod>, runs_already: bool) -> Option<Verdict> {
-        let mut pods = self.admitted.pods.lock();
-        if admission::must_check(pod, runs_already) {
-            let others: Vec<Arc<Pod>> = pods.values().filter(|p| p.uid() != pod.uid()).cloned().collect();
-            let node = self.context.node.get(&self.context.config.node_name);
-            let labels = admission::node_labels(node.as_deref(), &self.context.config.node_labels);
-            let view = NodeView {
-                name: &self.context.config.node_name,
-                allocatable: &self.context.machine.allocatable,
-                labels: &labels,
-                others: &others,
-                allowed_unsafe_sysctls: &self.context.config.allowed_unsafe_sysctls,
-            };
-            let verdict = admission::admit(pod, &view);
-            if verdict.is_some() {
-                return verdict;
-            }
-        }
-        if admission::holds_resources(pod) {
-            pods.insert(self.uid.clone(), pod.clone());
-        }
-        None
+        self.ledger.admit(pod, runs_already)
     }
-
+    /// Grants the pod other resources, or says why not; once there is room, `changed` resolves.
+    pub fn resize(&self, desired: &Arc<Pod>) -> Result<(), Refusal> {
+        self.ledger.resize(desired, &self.notify)
+    }
+    pub fn withdraw(&self) {
+        self.ledger.withdraw(&self.uid);
+    }
     /// The pod's resources are free again.
     pub fn release(&self) {
-        self.admitted.pods.lock().remove(&self.uid);
+        self.ledger.release(&self.uid);
     }
 }

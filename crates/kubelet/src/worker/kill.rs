@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::hooks;
 use crate::context::Context;
+use crate::events;
 use crate::pod::state::ContainerRecord;
 use crate::pod::sync::Cause;
 use crate::pod::{ContainerSpec, Kind, find_container, init_containers};
@@ -54,7 +55,7 @@ pub async fn container(
     let probe = spec.as_ref().and_then(|s| match cause {
         Cause::LivenessProbe => s.container.liveness_probe.clone(),
         Cause::StartupProbe => s.container.startup_probe.clone(),
-        Cause::DefinitionChanged => None,
+        Cause::DefinitionChanged | Cause::Resized => None,
     });
     let grace = probe.and_then(|p| p.termination_grace_period_seconds);
     let grace = grace.unwrap_or_else(|| crate::pod::grace_period_seconds(&pod));
@@ -65,7 +66,7 @@ pub async fn container(
 
 /// Stops a container without ceremony: its start went wrong.
 pub async fn failed_start(context: &Context, pod: &Pod, spec: &ContainerSpec<'_>, container_id: &str) {
-    context.container_event(pod, spec, "Normal", "Killing", "FailedPostStartHook");
+    context.container_event(pod, spec, events::killing("FailedPostStartHook"));
     let grace = crate::pod::grace_period_seconds(pod);
     if let Err(error) = context.runtime.stop_container(container_id, grace).await {
         debug!(%error, container = spec.name(), "stopping after a failed hook");
@@ -86,7 +87,7 @@ impl Stop<'_> {
 
     fn tell(&self, message: String) {
         if let Some(spec) = self.spec() {
-            self.context.container_event(self.pod, &spec, "Normal", "Killing", message);
+            self.context.container_event(self.pod, &spec, events::killing(message));
         }
     }
 
@@ -112,13 +113,7 @@ impl Stop<'_> {
         let patience = Duration::from_secs(grace.unsigned_abs());
         if let Ok(Err(error)) = tokio::time::timeout(patience, run).await {
             debug!(%error, container = spec.name(), "preStop hook");
-            self.context.container_event(
-                self.pod,
-                &spec,
-                "Warning",
-                "FailedPreStopHook",
-                "PreStopHook failed",
-            );
+            self.context.container_event(self.pod, &spec, events::pre_stop_failed());
         }
         grace - i64::try_from(began.elapsed().as_secs()).unwrap_or(grace)
     }
@@ -145,13 +140,8 @@ impl Stop<'_> {
         if let Err(error) = self.context.runtime.stop_container(&self.record.id, grace).await {
             debug!(%error, container = self.record.name, "stop");
             if let Some(spec) = self.spec() {
-                let text = format!(
-                    "error killing pod: failed to {:?} for {:?} with KillContainerError: {:?}",
-                    "KillContainer",
-                    self.record.name,
-                    error.with_code()
-                );
-                self.context.container_event(self.pod, &spec, "Warning", "FailedKillPod", text);
+                let notice = events::kill_failed("KillContainer", &self.record.name, &error);
+                self.context.container_event(self.pod, &spec, notice);
             }
         }
     }

@@ -13,8 +13,11 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::allocation;
 use crate::context::Context;
+use crate::events;
 use crate::pod::backoff::BackOffs;
+use crate::pod::resources::pod_cgroup;
 use crate::pod::state::{Outcome, ProbeResults, Run, RuntimeState};
 use crate::pod::status::{StatusView, Verdict, Waiting, deadline, is_terminal, pod_status, rejected};
 use crate::pod::sync::{Action, View, backoff_key, is_done, sync_pod};
@@ -27,6 +30,7 @@ pub mod inbox;
 mod kill;
 pub mod post;
 mod probing;
+mod resize;
 mod start;
 mod upkeep;
 
@@ -50,6 +54,7 @@ enum Event {
     Stopped { container_id: String },
     Killed,
     Volumes(Result<Mounted, volumes::Failure>),
+    Resized(resize::Outcome),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +72,9 @@ enum Life {
 pub struct Worker {
     context: Arc<Context>,
     inbox: Arc<Inbox>,
+    /// The pod with the resources it holds; `desired` has those it is to have.
     pod: Arc<Pod>,
+    desired: Arc<Pod>,
     /// No longer in the API (or the manifest folder).
     removed: bool,
     mirror: Option<Target>,
@@ -92,7 +99,7 @@ pub struct Worker {
     starting: Option<CancellationToken>,
     stopping: HashMap<String, AbortHandle>,
     killing: Option<AbortHandle>,
-    resources: HashMap<String, amphipod_cri::v1::LinuxContainerResources>,
+    resizing: resize::Resizing,
     poster: Poster,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
@@ -140,9 +147,14 @@ pub async fn run(context: Arc<Context>, inbox: Arc<Inbox>, pod: Arc<Pod>, cancel
 impl Worker {
     fn new(context: Arc<Context>, inbox: Arc<Inbox>, pod: Arc<Pod>) -> Self {
         let (sender, events) = mpsc::channel(EVENTS);
-        let poster = Poster::new(context.client.clone());
+        let desired = pod;
+        let pod = allocation::restored(&context.config, desired.clone());
+        let stored = desired.status.clone().filter(|_| !is_static(&desired));
+        let poster = Poster::new(context.client.clone(), stored.map(|status| (target_of(&desired), status)));
         Worker {
             poster,
+            resizing: resize::Resizing::new(&context, &pod),
+            desired,
             context,
             inbox,
             removed: false,
@@ -165,7 +177,6 @@ impl Worker {
             starting: None,
             stopping: HashMap::new(),
             killing: None,
-            resources: HashMap::new(),
             events,
             sender,
             wake: Timestamp::now(),
@@ -225,6 +236,7 @@ impl Worker {
                 self.killing = None;
                 self.stale = true;
             }
+            Some(Event::Resized(outcome)) => self.resized(outcome),
             Some(Event::Volumes(Ok(mounted))) => {
                 self.following = false;
                 self.mounted = Some(Arc::new(mounted));
@@ -244,7 +256,7 @@ impl Worker {
                 self.volumes_at = None;
                 self.hold.clear();
             }
-            self.pod = pod;
+            self.set_desired(pod);
             self.follow_objects();
         }
         if news.sources_changed {
@@ -263,6 +275,9 @@ impl Worker {
             Ok(state) => {
                 self.context.runtime_health.seen();
                 self.state = state;
+                for record in &mut self.state.containers {
+                    record.replaced = self.resizing.replaced.contains(&record.id);
+                }
             }
             Err(error) => {
                 debug!(%error, pod = self.pod.name(), "the runtime could not be asked");
@@ -328,7 +343,7 @@ impl Worker {
     fn admitted(&mut self, now: Timestamp) -> bool {
         let runs = !self.state.sandboxes.is_empty() || is_static(&self.pod);
         let Some(verdict) = self.inbox.admit(&self.pod, runs) else { return true };
-        self.context.event(&self.pod, "Warning", &verdict.reason, verdict.message.clone());
+        self.context.event(&self.pod, events::refused(&verdict));
         self.status = Some(rejected(&self.pod, &verdict, now));
         false
     }
@@ -343,7 +358,7 @@ impl Worker {
         if let Some(at) = deadline(&self.pod, start) {
             if now >= at {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
-                self.context.event(&self.pod, "Normal", "DeadlineExceeded", message.clone());
+                self.context.event(&self.pod, events::deadline_exceeded(&message));
                 self.failed = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
                 self.begin_end();
                 return true;
@@ -362,6 +377,8 @@ impl Worker {
             pod: &self.pod,
             state: &self.state,
             probes: &self.probes,
+            resize: &self.resizing.standing,
+            actuated: &self.actuated(),
             waiting: &self.waiting,
             previous: self.status.as_ref(),
             failed: self.failed.as_ref(),
@@ -374,7 +391,7 @@ impl Worker {
 
     /// One round for a pod that lives.
     fn advance(&mut self, now: Timestamp) {
-        self.resize();
+        self.resize(now);
         self.refresh_volumes(now);
         self.prune();
         let actions = sync_pod(&View {
@@ -426,8 +443,7 @@ impl Worker {
         let message = format!("back-off {shown} restarting failed container={name} pod={who}");
         let count = self.state.latest(name).map_or(0, |r| r.restart_count + 1);
         if self.told.insert(name.to_owned(), count) != Some(count) {
-            let text = format!("Back-off restarting failed container {name} in pod {who}");
-            self.context.container_event(&self.pod, &spec, "Warning", "BackOff", text);
+            self.context.container_event(&self.pod, &spec, events::restart_backs_off(name, &who));
         }
         self.waiting.insert(name.to_owned(), Waiting { reason: "CrashLoopBackOff".to_owned(), message });
     }
@@ -436,10 +452,14 @@ impl Worker {
         for action in &actions {
             let Action::Start { name, .. } = action else { continue };
             let Some(spec) = find_container(&self.pod, name) else { continue };
-            if self.state.latest(name).is_some_and(|r| r.run == Run::Exited) {
+            if self.state.latest(name).is_some_and(|r| r.run == Run::Exited && !r.replaced) {
                 self.backoffs.next(&backoff_key(&spec), now);
             }
         }
+        if self.mounted.is_none() {
+            self.resizing.cgroup = Some(pod_cgroup(&self.pod));
+        }
+        self.resizing.started_with = self.pod.clone();
         let cancel = CancellationToken::new();
         let job = start::Job {
             context: self.context.clone(),
@@ -501,10 +521,10 @@ impl Worker {
         if is_static(&self.pod) {
             return self.mirror.clone();
         }
-        Some(Target {
-            namespace: self.pod.namespace().to_owned(),
-            name: self.pod.name().to_owned(),
-            uid: self.pod.uid().to_owned(),
-        })
+        Some(target_of(&self.pod))
     }
+}
+
+fn target_of(pod: &Pod) -> Target {
+    Target { namespace: pod.namespace().to_owned(), name: pod.name().to_owned(), uid: pod.uid().to_owned() }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::pod::conditions::OWNED;
+use crate::pod::conditions::is_owned;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -31,10 +31,11 @@ pub struct Poster {
 }
 
 impl Poster {
-    pub fn new(client: Client) -> Self {
+    /// `stored`: what the object says now, as far as known.
+    pub fn new(client: Client, stored: Option<(Target, PodStatus)>) -> Self {
         let (wanted, receiver) = watch::channel(None);
         let (done_sender, done) = watch::channel(None);
-        Poster { wanted, done, task: tokio::spawn(run(client, receiver, done_sender)) }
+        Poster { wanted, done, task: tokio::spawn(run(client, receiver, done_sender, stored)) }
     }
 
     pub fn post(&self, target: Target, status: PodStatus) {
@@ -62,8 +63,12 @@ impl Drop for Poster {
     }
 }
 
-async fn run(client: Client, mut wanted: watch::Receiver<Wanted>, done: watch::Sender<Wanted>) {
-    let mut last: Wanted = None;
+async fn run(
+    client: Client,
+    mut wanted: watch::Receiver<Wanted>,
+    done: watch::Sender<Wanted>,
+    mut last: Wanted,
+) {
     while wanted.changed().await.is_ok() {
         let mut retry = FIRST_RETRY;
         loop {
@@ -130,8 +135,9 @@ pub fn status_patch(status: &PodStatus, before: Option<&PodStatus>) -> Value {
     }
     // Conditions of others are theirs to change.
     if let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) {
-        conditions.retain(|c| c["type"].as_str().is_some_and(|t| OWNED.contains(&t)));
+        conditions.retain(|c| c["type"].as_str().is_some_and(is_owned));
     }
+    remove_ended(&mut patch, before);
     let changed = |key: &str| before.is_some() && old.get(key).is_some_and(|o| Some(o) != patch.get(key));
     let replaced: Vec<&str> = ["podIPs", "hostIPs"].into_iter().filter(|key| changed(key)).collect();
     for key in replaced {
@@ -140,6 +146,17 @@ pub fn status_patch(status: &PodStatus, before: Option<&PodStatus>) -> Value {
         }
     }
     Value::Object(patch)
+}
+
+/// Conditions of ours that are over are taken out one by one: the list merges by type.
+fn remove_ended(patch: &mut Map<String, Value>, before: Option<&PodStatus>) {
+    let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    let old = before.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    for kind in old.iter().map(|c| c.type_.as_str()).filter(|kind| is_owned(kind)) {
+        if !conditions.iter().any(|c| c["type"] == kind) {
+            conditions.push(json!({"$patch": "delete", "type": kind}));
+        }
+    }
 }
 
 fn clear_absent(condition: &mut Value) {
@@ -165,6 +182,7 @@ mod tests {
         let before = PodStatus {
             reason: Some("Old".into()),
             pod_ips: Some(vec![PodIP { ip: "1".into() }]),
+            conditions: Some(vec![condition("PodResizePending"), condition("example.com/old")]),
             ..PodStatus::default()
         };
         let status = PodStatus {
@@ -177,7 +195,8 @@ mod tests {
         assert_eq!(patch["reason"], Value::Null);
         assert!(patch.as_object().unwrap().contains_key("reason"));
         assert_eq!(patch["podIPs"], json!([{"$patch": "replace"}, {"ip": "2"}]));
-        assert_eq!(patch["conditions"].as_array().unwrap().len(), 1);
+        assert_eq!(patch["conditions"].as_array().unwrap().len(), 2);
+        assert_eq!(patch["conditions"][1], json!({"$patch": "delete", "type": "PodResizePending"}));
         assert!(patch["conditions"][0].as_object().unwrap().contains_key("message"));
     }
 }

@@ -16,10 +16,11 @@ use super::{hooks, kill};
 use crate::Error;
 use crate::context::Context;
 use crate::error::IoContext;
+use crate::events;
 use crate::pod::status::Waiting;
 use crate::pod::sync::Action;
 use crate::pod::{ContainerSpec, find_container, resources, spec};
-use crate::runtime::images::{Failure, Report};
+use crate::runtime::images::Failure;
 use crate::spec::downward::Addresses;
 use crate::spec::env::{self, EnvView, Environment, Sources};
 use crate::spec::{container, dns, hosts, labels, sandbox, security};
@@ -96,14 +97,18 @@ impl Job {
             return Ok(());
         }
         let (context, pod) = (&self.context, &self.pod);
+        let network = context.runtime_health.network_problem();
+        if let Some(why) = network.filter(|_| !crate::pod::is_host_network(pod)) {
+            context.event(pod, events::network_not_ready(&why));
+            return Err(());
+        }
         if let Err(error) = self.make_dirs() {
-            context.event(pod, "Warning", "Failed", format!("error making pod data directories: {error}"));
+            context.event(pod, events::no_directories(&error));
             return Err(());
         }
         let (qos, limits) = (resources::qos_class(pod), resources::pod_cgroup(pod));
         if let Err(error) = context.cgroups.create(pod.uid(), qos, &limits) {
-            let text = format!("unable to ensure pod container exists: {error}");
-            context.event(pod, "Warning", "FailedCreatePodContainer", text);
+            context.event(pod, events::no_cgroup(&error));
             return Err(());
         }
         let addresses = self.addresses();
@@ -118,9 +123,7 @@ impl Job {
                 Ok(())
             }
             Err(failure) => {
-                let text =
-                    format!("MountVolume.SetUp failed for volume {:?} : {}", failure.volume, failure.error);
-                context.event(pod, "Warning", "FailedMount", text);
+                context.event(pod, events::mount_failed(&failure.volume, &failure.error));
                 Err(())
             }
         }
@@ -156,8 +159,7 @@ impl Job {
     }
 
     async fn stop_sandbox(&self, id: &str) {
-        let text = "Pod sandbox changed, it will be killed and re-created.";
-        self.context.event(&self.pod, "Normal", "SandboxChanged", text);
+        self.context.event(&self.pod, events::sandbox_changed());
         if let Err(error) = self.context.runtime.stop_sandbox(id).await {
             debug!(%error, id, "stopping a stale sandbox");
         }
@@ -169,8 +171,7 @@ impl Job {
             Err(error) => Err(error),
         };
         created.map(|_| ()).map_err(|error| {
-            let text = format!("Failed to create pod sandbox: {}", error.with_code());
-            self.context.event(&self.pod, "Warning", "FailedCreatePodSandBox", text);
+            self.context.event(&self.pod, events::sandbox_failed(&error));
         })
     }
 
@@ -190,12 +191,12 @@ impl Job {
             (waiting, Timestamp::now() + RETRY)
         };
         let failed_event =
-            |text: String| self.context.container_event(&pod, &spec, "Warning", "Failed", text);
+            |error: &Error| self.context.container_event(&pod, &spec, events::start_failed(error));
         let Some((sandbox, attempt, _)) = self.sandbox.clone() else { return Ok(()) };
         let sandbox_config = self.sandbox_config(attempt);
         let image = self.image(&spec, &sandbox_config).await?;
         let config = self.container_config(&spec, restart_count, &image).await.map_err(|error| {
-            failed_event(format!("Error: {error}"));
+            failed_event(&error);
             fail("CreateContainerConfigError", &error)
         })?;
         if self.cancel.is_cancelled() {
@@ -203,15 +204,15 @@ impl Job {
         }
         let created = self.context.runtime.create_container(&sandbox, config, sandbox_config).await;
         let id = created.map_err(|error| {
-            failed_event(format!("Error: {error}"));
+            failed_event(&error);
             fail("CreateContainerError", &error)
         })?;
-        self.context.container_event(&pod, &spec, "Normal", "Created", "Container created");
+        self.context.container_event(&pod, &spec, events::created());
         self.context.runtime.start_container(&id).await.map_err(|error| {
-            failed_event(format!("Error: {error}"));
+            failed_event(&error);
             fail("RunContainerError", &error)
         })?;
-        self.context.container_event(&pod, &spec, "Normal", "Started", "Container started");
+        self.context.container_event(&pod, &spec, events::started());
         self.context.metrics.container_started();
         self.post_start(&spec, &id).await.map_err(|error| fail("PostStartHookError", &error))
     }
@@ -222,22 +223,14 @@ impl Job {
         sandbox: &cri::PodSandboxConfig,
     ) -> Result<crate::runtime::images::Present, (Waiting, Timestamp)> {
         let secrets = self.pull_secrets().await;
-        let report = |report: Report| match report {
-            Report::Normal(reason, text) => {
-                self.context.container_event(&self.pod, spec, "Normal", reason, text)
-            }
-            Report::Warning(reason, text) => {
-                self.context.container_event(&self.pod, spec, "Warning", reason, text)
-            }
-        };
+        let report = |notice| self.context.container_event(&self.pod, spec, notice);
         let ensure = self.context.images.ensure(self.pod.uid(), &spec.container, &secrets, sandbox, &report);
         let outcome = tokio::select! {
             () = self.cancel.cancelled() => return Err((Waiting::default(), Timestamp::now() + RETRY)),
             outcome = ensure => outcome,
         };
         outcome.map_err(|Failure { waiting, retry }| {
-            let text = format!("Error: {}", waiting.reason);
-            self.context.container_event(&self.pod, spec, "Warning", "Failed", text);
+            self.context.container_event(&self.pod, spec, events::start_failed(&waiting.reason));
             (waiting, retry.unwrap_or(Timestamp::now() + RETRY))
         })
     }
@@ -256,11 +249,7 @@ impl Job {
             }
         }
         if !missing.is_empty() {
-            let text = format!(
-                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                missing.join(", ")
-            );
-            self.context.event(&self.pod, "Warning", "FailedToRetrieveImagePullSecret", text);
+            self.context.event(&self.pod, events::pull_secrets_missing(&missing));
         }
         secrets
     }
@@ -357,13 +346,7 @@ impl Job {
         };
         if let Err(error) = &outcome {
             debug!(%error, container = spec.name(), "postStart hook");
-            self.context.container_event(
-                &self.pod,
-                spec,
-                "Warning",
-                "FailedPostStartHook",
-                "PostStartHook failed",
-            );
+            self.context.container_event(&self.pod, spec, events::post_start_failed());
             kill::failed_start(&self.context, &self.pod, spec, id).await;
         }
         outcome

@@ -1,46 +1,16 @@
-//! Care for a pod that lives: limits that change, volumes that follow their sources, old instances.
+//! Care for a pod that lives: volumes that follow their sources, old instances.
 
 use std::collections::HashMap;
 
-use amphipod_client::Resource;
 use jiff::{SignedDuration, Timestamp};
-use tracing::warn;
 
 use super::{Event, Life, Worker};
-use crate::pod::find_container;
 use crate::volumes;
 
 /// How often volumes are looked at without a sign of change: tokens run out.
 const VOLUME_REFRESH: SignedDuration = SignedDuration::from_secs(60);
 
 impl Worker {
-    /// Applies changed requests and limits to what runs.
-    pub(super) fn resize(&mut self) {
-        let memory = self.context.machine.memory_bytes;
-        let mut changed = Vec::new();
-        for record in self.state.running() {
-            let Some(spec) = find_container(&self.pod, &record.name) else { continue };
-            let wanted = crate::pod::resources::container_resources(&self.pod, &spec.container, memory);
-            if self.resources.get(&record.id).is_some_and(|known| *known != wanted) {
-                changed.push((record.id.clone(), wanted.clone()));
-            }
-            self.resources.entry(record.id.clone()).or_insert(wanted);
-        }
-        for (id, wanted) in changed {
-            self.resources.insert(id.clone(), wanted.clone());
-            let (context, pod) = (self.context.clone(), self.pod.clone());
-            tokio::spawn(async move {
-                let qos = crate::pod::resources::qos_class(&pod);
-                let limits = crate::pod::resources::pod_cgroup(&pod);
-                let outer = context.cgroups.update(pod.uid(), qos, &limits);
-                let inner = context.runtime.update_resources(&id, wanted).await;
-                if let Err(error) = outer.and(inner) {
-                    warn!(%error, pod = pod.name(), "a container could not be resized");
-                }
-            });
-        }
-    }
-
     pub(super) fn refresh_volumes(&mut self, now: Timestamp) {
         if !volumes::follows_sources(&self.pod) || self.state.running().next().is_none() {
             return;

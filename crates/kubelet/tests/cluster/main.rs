@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_apiserver::{ApiServer, UserInfo};
-use amphipod_client::{Api, Client, DeleteParams, ListParams, Resource, SharedInformers};
+use amphipod_client::{Api, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers};
 use amphipod_kubelet::{CgroupConfig, Config};
 use amphipod_runtime::{BuiltinFile, BuiltinImage, FileContent};
 use amphipod_store::{EmbeddedStore, Store};
@@ -213,6 +213,25 @@ fn pod(port: u16) -> Pod {
             "lifecycle": {"preStop": {"exec": {"command": ["/bin/true"]}}}}]}}))
 }
 
+/// More memory and CPU for the running container, which sees it.
+async fn resize<F: Future<Output = (u16, String)>>(admin: &Client, exec: impl Fn(&str) -> F, web: u16) {
+    let before = until_pod(admin, "ready", is_ready).await["status"]["containerStatuses"][0].clone();
+    let amounts = json!({"memory": "96Mi", "cpu": "750m"});
+    let resources = json!({"limits": amounts, "requests": amounts});
+    let patch = json!({"spec": {"containers": [{"name": "a", "resources": resources}]}});
+    let pods = Api::<Pod>::namespaced(admin.clone(), "ns");
+    pods.patch_subresource("p", "resize", &Patch::Strategic(patch)).await.unwrap();
+    let resized = until_pod(admin, "resized", |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        let passing = pod["status"]["conditions"].to_string().contains("PodResize");
+        status["resources"] == resources && status["allocatedResources"] == amounts && !passing
+    });
+    let status = resized.await["status"]["containerStatuses"][0].clone();
+    assert_eq!(status["containerID"], before["containerID"]);
+    let (_, memory) = exec(&format!("/bin/get http://127.0.0.1:{web}/mem/api")).await;
+    assert!(memory.contains(&(96 << 20).to_string()), "{memory}");
+}
+
 async fn a_life(
     dir: PathBuf,
     runtime: amphipod_runtime::Config,
@@ -273,6 +292,8 @@ async fn a_life(
     assert_eq!(last["exitCode"], 137, "{status:#}");
     let (code, _) = authority.call(port, "GET", "/containerLogs/ns/p/a?previous=true".to_owned()).await;
     assert_eq!(code, 200);
+
+    resize(&admin, &exec, web).await;
 
     let began = Instant::now();
     pods.delete("p", &DeleteParams::default()).await.unwrap();

@@ -4,6 +4,7 @@
 
 mod api;
 mod real;
+mod resize;
 mod runtime;
 mod serving;
 
@@ -30,8 +31,18 @@ impl Node {
         Node::start_with(|_, _| {}).await
     }
     async fn start_with(change: impl FnOnce(&mut Config, &std::path::Path)) -> Self {
+        Node::start_all(|_| {}, change).await
+    }
+    async fn start_with_runtime(change: impl FnOnce(&MindRuntime)) -> Self {
+        Node::start_all(change, |_, _| {}).await
+    }
+    async fn start_all(
+        prepare: impl FnOnce(&MindRuntime),
+        change: impl FnOnce(&mut Config, &std::path::Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = MindRuntime::serve(&dir.path().join("cri.sock"));
+        prepare(&runtime);
         let mut node =
             Node { dir, api: MiniApi::new(), runtime, cancel: CancellationToken::new(), kubelet: None };
         let mut config = node.config();
@@ -148,6 +159,8 @@ async fn a_pod_lives_crashes_and_ends() {
     assert!(config.envs.iter().any(|e| e.key == "IP" && e.value == "10.9.8.7"));
     node.until_event("spec.containers{a} Pulled Container image \"x:1\" already present on machine").await;
     node.until_event("spec.containers{a} Started Container started").await;
+    node.until_event(" Starting Starting kubelet.").await;
+    node.until_event(" NodeHasSufficientPID Node n1 status is now: NodeHasSufficientPID").await;
 
     node.runtime.end(&first.id, 1);
     let pod = node.until_pod("restarted", "p", |p| container(p, 0)["restartCount"] == 1 && is_ready(p)).await;
@@ -266,6 +279,25 @@ async fn what_cannot_start_says_why() {
         node.api.delete("pods", "ns", name, None);
         until("gone", || node.api.get("pods", "ns", name).is_none().then_some(())).await;
     }
+}
+
+#[tokio::test]
+async fn pods_wait_for_the_network() {
+    let node = Node::start_with_runtime(|runtime| {
+        runtime.state.lock().network = Some("cni plugin not initialized".into());
+    })
+    .await;
+    node.create("p", json!({"containers": [{"name": "a", "image": "x:1"}]}));
+    node.create("host", json!({"hostNetwork": true, "containers": [{"name": "h", "image": "x:1"}]}));
+    let why = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized";
+    node.until_event(&format!(" NetworkNotReady network is not ready: {why}")).await;
+    until("a pod on the host's network", || node.runtime.running("h")).await;
+    assert!(node.runtime.running("a").is_none());
+    let conditions = node.api.get("nodes", "", "n1").unwrap()["status"]["conditions"].clone();
+    assert!(conditions.to_string().contains(why), "{conditions}");
+    node.runtime.state.lock().network = None;
+    node.until_pod("ready", "p", is_ready).await;
+    node.until_event(" NodeReady Node n1 status is now: NodeReady").await;
 }
 
 #[tokio::test]

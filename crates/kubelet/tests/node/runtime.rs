@@ -26,6 +26,12 @@ pub struct State {
     pub configs: HashMap<String, ContainerConfig>,
     pub stopped: Vec<(String, i64)>,
     pub execs: Vec<String>,
+    /// Updates of resources, in order, with the id of the container.
+    pub updates: Vec<(String, LinuxContainerResources)>,
+    /// Bytes each container uses; no statistics without.
+    pub memory_usage: Option<u64>,
+    /// What is wrong with the network.
+    pub network: Option<String>,
     /// Where exec streams are served.
     pub stream: Option<String>,
 }
@@ -115,17 +121,27 @@ impl RuntimeService for MindRuntime {
         }))
     }
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
-        Ok(Response::new(StatusResponse::default()))
+        let problem = self.state.lock().network.clone();
+        let conditions = problem.map(|message| RuntimeCondition {
+            r#type: "NetworkReady".into(),
+            status: false,
+            reason: "NetworkPluginNotReady".into(),
+            message,
+        });
+        let status = RuntimeStatus { conditions: conditions.into_iter().collect() };
+        Ok(Response::new(StatusResponse { status: Some(status), ..Default::default() }))
     }
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let config = request.into_inner().config.unwrap();
         let id = self.id();
+        let options = config.linux.and_then(|l| l.security_context).and_then(|c| c.namespace_options);
         let network = PodSandboxNetworkStatus { ip: "10.9.8.7".into(), ..Default::default() };
         self.state.lock().sandboxes.push(PodSandboxStatus {
             id: id.clone(),
             metadata: config.metadata,
             created_at: now(),
             network: Some(network),
+            linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options }) }),
             labels: config.labels,
             ..Default::default()
         });
@@ -283,9 +299,11 @@ impl RuntimeService for MindRuntime {
     }
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        Err(Status::unimplemented("update_container_resources"))
+        let request = request.into_inner();
+        self.state.lock().updates.push((request.container_id, request.linux.unwrap()));
+        Ok(Response::new(Default::default()))
     }
     async fn reopen_container_log(
         &self,
@@ -308,7 +326,13 @@ impl RuntimeService for MindRuntime {
         Err(Status::unimplemented("port_forward"))
     }
     async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        Err(Status::unimplemented("container_stats"))
+        let Some(value) = self.state.lock().memory_usage else {
+            return Err(Status::unimplemented("container_stats"));
+        };
+        let memory = Some(MemoryUsage { usage_bytes: Some(UInt64Value { value }), ..Default::default() });
+        Ok(Response::new(ContainerStatsResponse {
+            stats: Some(ContainerStats { memory, ..Default::default() }),
+        }))
     }
     async fn list_container_stats(
         &self,

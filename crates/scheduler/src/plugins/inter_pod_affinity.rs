@@ -1,12 +1,14 @@
 //! InterPodAffinity's required terms: the pod's own affinity and anti-affinity, and the
 //! anti-affinity of the pods already there.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 
 use k8s_openapi::api::core::v1::PodAffinityTerm;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{Verdict, refuse};
+use super::{Verdict, refuse, refuse_for_good};
 use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 use crate::selectors::labels_match;
@@ -16,13 +18,29 @@ type Place = (String, String);
 
 #[derive(Default)]
 pub struct Prepared {
-    /// For each required affinity term: its key, and where it is satisfied.
-    affinity: Vec<(String, HashSet<String>)>,
-    /// No pod anywhere matches and the pod matches its own terms: the first of a group may start.
-    first_of_group: bool,
+    /// For each required affinity term: its key, and how often it is satisfied where.
+    affinity: Vec<(String, HashMap<String, i64>)>,
+    /// The pod matches its own terms: the first of a group may start where nobody is yet.
+    matches_itself: bool,
     /// Where the pod's own anti-affinity forbids it to be, and where others' does.
-    own_anti: HashSet<Place>,
-    others_anti: HashSet<Place>,
+    own_anti: HashMap<Place, i64>,
+    others_anti: HashMap<Place, i64>,
+}
+
+/// Counts up or down; what nobody counts is not there.
+fn count<K: Eq + Hash>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
+    match counts.entry(key) {
+        Entry::Occupied(mut entry) => {
+            *entry.get_mut() += by;
+            if *entry.get() <= 0 {
+                entry.remove();
+            }
+        }
+        Entry::Vacant(entry) if by > 0 => {
+            entry.insert(by);
+        }
+        Entry::Vacant(_) => {}
+    }
 }
 
 fn affinity_terms(pod: &PodState) -> &[PodAffinityTerm] {
@@ -66,60 +84,70 @@ fn keys_match(term: &PodAffinityTerm, owner: &PodState, other: &PodState) -> boo
 }
 
 pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Prepared {
-    let (affinity, anti) = (affinity_terms(pod), anti_terms(pod));
-    let keys = affinity.iter().map(|t| (t.topology_key.clone(), HashSet::new())).collect();
-    let mut prepared = Prepared { affinity: keys, ..Prepared::default() };
+    let affinity = affinity_terms(pod);
+    let mut prepared = Prepared {
+        affinity: affinity.iter().map(|t| (t.topology_key.clone(), HashMap::new())).collect(),
+        matches_itself: affinity.iter().all(|t| matches(snapshot, t, pod, pod)),
+        ..Prepared::default()
+    };
     for node in snapshot.nodes() {
         for other in node.pods.values() {
-            prepared.note_own(snapshot, node, pod, other, affinity, anti);
-            for term in anti_terms(other) {
-                if let Some(value) = node.label(&term.topology_key)
-                    && matches(snapshot, term, other, pod)
-                {
-                    prepared.others_anti.insert((term.topology_key.clone(), value.to_owned()));
-                }
-            }
+            prepared.count(snapshot, pod, node, other, 1);
         }
     }
-    let satisfied_nowhere = prepared.affinity.iter().all(|(_, places)| places.is_empty());
-    prepared.first_of_group = satisfied_nowhere && affinity.iter().all(|t| matches(snapshot, t, pod, pod));
     prepared
 }
 
 impl Prepared {
-    fn note_own(
+    /// Counts `by` more pods like `other` on the node.
+    pub fn count(
         &mut self,
         snapshot: &Snapshot,
-        node: &NodeState,
         pod: &PodState,
+        node: &NodeState,
         other: &PodState,
-        affinity: &[PodAffinityTerm],
-        anti: &[PodAffinityTerm],
+        by: i64,
     ) {
+        let (affinity, anti) = (affinity_terms(pod), anti_terms(pod));
         // A pod satisfies affinity only if it matches all the terms, as upstream counts.
         if !affinity.is_empty() && affinity.iter().all(|t| matches(snapshot, t, pod, other)) {
             for (key, places) in &mut self.affinity {
-                places.extend(node.label(key).map(str::to_owned));
+                if let Some(value) = node.label(key) {
+                    count(places, value.to_owned(), by);
+                }
             }
         }
         for term in anti {
             if let Some(value) = node.label(&term.topology_key)
                 && matches(snapshot, term, pod, other)
             {
-                self.own_anti.insert((term.topology_key.clone(), value.to_owned()));
+                count(&mut self.own_anti, (term.topology_key.clone(), value.to_owned()), by);
             }
         }
+        for term in anti_terms(other) {
+            if let Some(value) = node.label(&term.topology_key)
+                && matches(snapshot, term, other, pod)
+            {
+                count(&mut self.others_anti, (term.topology_key.clone(), value.to_owned()), by);
+            }
+        }
+    }
+
+    fn first_of_group(&self) -> bool {
+        self.matches_itself && self.affinity.iter().all(|(_, places)| places.is_empty())
     }
 }
 
 pub fn filter(prepared: &Prepared, node: &NodeState) -> Verdict {
-    let satisfied = |(key, places): &(String, HashSet<String>)| {
-        node.label(key).is_some_and(|value| prepared.first_of_group || places.contains(value))
+    let first_of_group = prepared.first_of_group();
+    let satisfied = |(key, places): &(String, HashMap<String, i64>)| {
+        node.label(key).is_some_and(|value| first_of_group || places.contains_key(value))
     };
     if !prepared.affinity.iter().all(satisfied) {
-        return refuse("node(s) didn't match pod affinity rules");
+        return refuse_for_good("node(s) didn't match pod affinity rules");
     }
-    let here = |places: &HashSet<Place>| places.iter().any(|(key, value)| node.label(key) == Some(value));
+    let here =
+        |places: &HashMap<Place, i64>| places.keys().any(|(key, value)| node.label(key) == Some(value));
     if here(&prepared.own_anti) {
         return refuse("node(s) didn't match pod anti-affinity rules");
     }

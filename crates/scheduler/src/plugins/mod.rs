@@ -9,33 +9,69 @@ pub mod pod_topology_spread;
 pub mod spread;
 pub mod taint_toleration;
 
+use std::collections::BTreeSet;
+
 use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 
 pub const MAX_SCORE: i64 = 100;
 
-/// Why a node will not do: one or more reasons, counted over all nodes for the event.
-pub type Verdict = Result<(), Vec<String>>;
+/// Why a node will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One or more, counted over all nodes for the event.
+    pub reasons: Vec<String>,
+    /// Whether fewer pods on the node could change it.
+    pub resolvable: bool,
+}
 
+pub type Verdict = Result<(), Refusal>;
+
+/// The node as it is filled now will not do.
 fn refuse(reason: &str) -> Verdict {
-    Err(vec![reason.to_owned()])
+    Err(Refusal { reasons: vec![reason.to_owned()], resolvable: true })
+}
+
+/// The node will not do, whatever runs on it.
+fn refuse_for_good(reason: &str) -> Verdict {
+    Err(Refusal { reasons: vec![reason.to_owned()], resolvable: false })
 }
 
 /// What filters work out once per pod, before looking at nodes.
 pub struct Prepared {
+    /// The only nodes that come into question, if the pod names any.
+    only: Option<BTreeSet<String>>,
     affinity: inter_pod_affinity::Prepared,
     spread: pod_topology_spread::Prepared,
 }
 
-pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Prepared {
-    Prepared {
+/// The error is a reason that holds for every node.
+pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Result<Prepared, &'static str> {
+    Ok(Prepared {
+        only: node_affinity::named_nodes(pod)?,
         affinity: inter_pod_affinity::prepare(snapshot, pod),
         spread: pod_topology_spread::prepare(snapshot, pod),
+    })
+}
+
+impl Prepared {
+    /// Counts as if `other` had left its node.
+    pub fn take_out(&mut self, snapshot: &Snapshot, pod: &PodState, node: &NodeState, other: &PodState) {
+        self.affinity.count(snapshot, pod, node, other, -1);
+        self.spread.count(pod, node, other, -1);
+    }
+    /// Undoes `take_out`.
+    pub fn put_back(&mut self, snapshot: &Snapshot, pod: &PodState, node: &NodeState, other: &PodState) {
+        self.affinity.count(snapshot, pod, node, other, 1);
+        self.spread.count(pod, node, other, 1);
     }
 }
 
 /// All filters in kube-scheduler's order; the first that refuses speaks.
 pub fn filter(prepared: &Prepared, pod: &PodState, node: &NodeState) -> Verdict {
+    if prepared.only.as_ref().is_some_and(|names| !names.contains(&node.name)) {
+        return refuse_for_good("node(s) didn't satisfy plugin(s) [NodeAffinity]");
+    }
     taint_toleration::unschedulable(pod, node)?;
     node_affinity::node_name(pod, node)?;
     taint_toleration::filter(pod, node)?;

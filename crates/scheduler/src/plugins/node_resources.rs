@@ -1,21 +1,24 @@
 //! NodeResourcesFit with its least-allocated score, and NodeResourcesBalancedAllocation.
 
-use super::{MAX_SCORE, Verdict};
+use super::{MAX_SCORE, Refusal, Verdict};
 use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 use crate::resources::{CPU, MEMORY};
 
 pub fn fit(pod: &PodState, node: &NodeState) -> Verdict {
     let mut reasons = Vec::new();
+    let mut resolvable = true;
     if node.pods.len() as i64 + 1 > node.pod_slots() {
         reasons.push("Too many pods".to_owned());
     }
     for (name, wanted) in pod.requests.iter() {
         if wanted > 0 && wanted > node.allocatable.get(name) - node.requested.get(name) {
             reasons.push(format!("Insufficient {name}"));
+            // More than the empty node has.
+            resolvable &= wanted <= node.allocatable.get(name);
         }
     }
-    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, resolvable }) }
 }
 
 pub fn least_allocated(_: &Snapshot, pod: &PodState, nodes: &[&NodeState]) -> Vec<i64> {

@@ -4,19 +4,35 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
-use super::{Verdict, node_affinity, refuse, taint_toleration};
+use super::{Verdict, node_affinity, refuse, refuse_for_good, taint_toleration};
 use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 use crate::selectors::labels_match;
 
 struct Constraint {
-    key: String,
-    max_skew: i64,
+    spec: TopologySpreadConstraint,
+    /// The topology keys of all constraints: a node without one of them does not count.
+    keys: Vec<String>,
     /// Whether the pod counts itself.
     own: i64,
     /// Matching pods per domain, over eligible nodes.
     domains: HashMap<String, i64>,
     minimum: i64,
+}
+
+impl Constraint {
+    /// The domain a node is counted in, if it is counted.
+    fn domain<'a>(&self, pod: &PodState, node: &'a NodeState) -> Option<&'a str> {
+        let has_keys = self.keys.iter().all(|key| node.label(key).is_some());
+        if !has_keys || !eligible(&self.spec, pod, node) {
+            return None;
+        }
+        node.label(&self.spec.topology_key)
+    }
+    fn set_minimum(&mut self) {
+        let enough = self.domains.len() as i64 >= i64::from(self.spec.min_domains.unwrap_or(1));
+        self.minimum = if enough { self.domains.values().copied().min().unwrap_or(0) } else { 0 };
+    }
 }
 
 #[derive(Default)]
@@ -26,35 +42,46 @@ pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Prepared {
     let constraints = pod.pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref());
     let hard = constraints.unwrap_or_default().iter().filter(|c| c.when_unsatisfiable == "DoNotSchedule");
     let hard: Vec<&TopologySpreadConstraint> = hard.collect();
-    Prepared(hard.iter().map(|c| count(snapshot, pod, c, &hard)).collect())
+    let keys: Vec<String> = hard.iter().map(|c| c.topology_key.clone()).collect();
+    Prepared(hard.into_iter().map(|c| count(snapshot, pod, c, keys.clone())).collect())
+}
+
+impl Prepared {
+    /// Counts `by` more pods like `other` on the node.
+    pub fn count(&mut self, pod: &PodState, node: &NodeState, other: &PodState, by: i64) {
+        for constraint in &mut self.0 {
+            if !counts(&constraint.spec, pod, other) {
+                continue;
+            }
+            let Some(domain) = constraint.domain(pod, node) else { continue };
+            if let Some(count) = constraint.domains.get_mut(domain) {
+                *count += by;
+                constraint.set_minimum();
+            }
+        }
+    }
 }
 
 fn count(
     snapshot: &Snapshot,
     pod: &PodState,
-    constraint: &TopologySpreadConstraint,
-    all: &[&TopologySpreadConstraint],
+    spec: &TopologySpreadConstraint,
+    keys: Vec<String>,
 ) -> Constraint {
-    let mut domains: HashMap<String, i64> = HashMap::new();
+    let mut constraint = Constraint {
+        own: i64::from(labels_match(spec.label_selector.as_ref(), pod.labels())),
+        spec: spec.clone(),
+        keys,
+        domains: HashMap::new(),
+        minimum: 0,
+    };
     for node in snapshot.nodes() {
-        let has_keys = all.iter().all(|c| node.label(&c.topology_key).is_some());
-        if !has_keys || !eligible(constraint, pod, node) {
-            continue;
-        }
-        let matching = node.pods.values().filter(|p| counts(constraint, pod, p)).count() as i64;
-        if let Some(domain) = node.label(&constraint.topology_key) {
-            *domains.entry(domain.to_owned()).or_insert(0) += matching;
-        }
+        let Some(domain) = constraint.domain(pod, node) else { continue };
+        let matching = node.pods.values().filter(|p| counts(spec, pod, p)).count() as i64;
+        *constraint.domains.entry(domain.to_owned()).or_insert(0) += matching;
     }
-    let enough = domains.len() as i64 >= i64::from(constraint.min_domains.unwrap_or(1));
-    let minimum = if enough { domains.values().copied().min().unwrap_or(0) } else { 0 };
-    Constraint {
-        key: constraint.topology_key.clone(),
-        max_skew: i64::from(constraint.max_skew),
-        own: i64::from(labels_match(constraint.label_selector.as_ref(), pod.labels())),
-        domains,
-        minimum,
-    }
+    constraint.set_minimum();
+    constraint
 }
 
 fn eligible(constraint: &TopologySpreadConstraint, pod: &PodState, node: &NodeState) -> bool {
@@ -77,11 +104,13 @@ fn counts(constraint: &TopologySpreadConstraint, pod: &PodState, other: &PodStat
 
 pub fn filter(prepared: &Prepared, node: &NodeState) -> Verdict {
     for constraint in &prepared.0 {
-        let Some(domain) = node.label(&constraint.key) else {
-            return refuse("node(s) didn't match pod topology spread constraints (missing required label)");
+        let Some(domain) = node.label(&constraint.spec.topology_key) else {
+            return refuse_for_good(
+                "node(s) didn't match pod topology spread constraints (missing required label)",
+            );
         };
         let here = constraint.domains.get(domain).copied().unwrap_or(0);
-        if here + constraint.own - constraint.minimum > constraint.max_skew {
+        if here + constraint.own - constraint.minimum > i64::from(constraint.spec.max_skew) {
             return refuse("node(s) didn't match pod topology spread constraints");
         }
     }

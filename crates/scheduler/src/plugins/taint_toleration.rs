@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use super::{Verdict, normalise, refuse};
+use super::{Verdict, normalise, refuse_for_good};
 use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 
@@ -28,7 +28,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 pub fn unschedulable(pod: &PodState, node: &NodeState) -> Verdict {
     let taint = Taint { key: UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
     if node.is_unschedulable() && !tolerations(pod).iter().any(|t| tolerates(t, &taint)) {
-        return refuse("node(s) were unschedulable");
+        return refuse_for_good("node(s) were unschedulable");
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ pub fn filter(pod: &PodState, node: &NodeState) -> Verdict {
     let hard = node.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
     for taint in hard {
         if !tolerations(pod).iter().any(|t| tolerates(t, taint)) {
-            return refuse("node(s) had untolerated taint(s)");
+            return refuse_for_good("node(s) had untolerated taint(s)");
         }
     }
     Ok(())
