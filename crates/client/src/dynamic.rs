@@ -219,11 +219,17 @@ impl Dynamic {
         Dynamic { client, base }
     }
 
-    async fn call(&self, method: &str, path: String, kind: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+    async fn call(
+        &self,
+        method: &str,
+        path: String,
+        (accept, kind): (&str, &str),
+        body: Vec<u8>,
+    ) -> Result<Bytes, Error> {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("accept", ONE)
+            .header("accept", accept)
             .header("content-type", kind)
             .body(body)?;
         self.client.request(request).await
@@ -245,16 +251,18 @@ impl Dynamic {
 
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<(), Error> {
         let path = format!("{}/{name}", self.base);
-        self.call("DELETE", path, "application/json", delete_options(params)).await.map(drop)
+        self.call("DELETE", path, (ONE, "application/json"), delete_options(params)).await.map(drop)
     }
 
     pub async fn delete_collection(&self, params: &DeleteParams) -> Result<(), Error> {
-        self.call("DELETE", self.base.clone(), "application/json", delete_options(params)).await.map(drop)
+        // What was deleted is answered as a list.
+        let types = (LIST, "application/json");
+        self.call("DELETE", self.base.clone(), types, delete_options(params)).await.map(drop)
     }
 
     pub async fn patch(&self, name: &str, patch: &Patch) -> Result<(), Error> {
         let path = format!("{}/{name}", self.base);
-        self.call("PATCH", path, patch.content_type(), patch.body()).await.map(drop)
+        self.call("PATCH", path, (ONE, patch.content_type()), patch.body()).await.map(drop)
     }
 
     /// A subresource as it is (`scale`).
