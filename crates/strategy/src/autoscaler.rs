@@ -412,6 +412,20 @@ mod tests {
                 ),
             ],
         );
+        let old = stored(AUTOSCALERS, &object());
+        updates(
+            AUTOSCALERS,
+            "status",
+            &old,
+            &[(
+                json!({"status": {"currentReplicas": -1}}),
+                &["status.currentReplicas: Invalid value: -1: must be greater than or equal to 0"],
+            )],
+        );
+    }
+
+    #[test]
+    fn what_is_scaled_names_its_group() {
         creates(
             AUTOSCALERS,
             &object(),
@@ -431,15 +445,5 @@ mod tests {
         let mut once = stored(AUTOSCALERS, &object());
         once["spec"]["scaleTargetRef"]["apiVersion"] = "".into();
         updates(AUTOSCALERS, "", &once, &[(json!({"spec": {"maxReplicas": 9}}), &[])]);
-        let old = stored(AUTOSCALERS, &object());
-        updates(
-            AUTOSCALERS,
-            "status",
-            &old,
-            &[(
-                json!({"status": {"currentReplicas": -1}}),
-                &["status.currentReplicas: Invalid value: -1: must be greater than or equal to 0"],
-            )],
-        );
     }
 }
