@@ -103,8 +103,7 @@ impl Error {
         Self::make(ErrorType::TypeInvalid, path, Some(value.into()), detail)
     }
     pub fn not_supported<S: AsRef<str>>(path: &Path, value: impl Into<Value>, supported: &[S]) -> Self {
-        let mut quoted: Vec<String> = supported.iter().map(|s| go_quote(s.as_ref())).collect();
-        quoted.sort();
+        let quoted: Vec<String> = supported.iter().map(|s| go_quote(s.as_ref())).collect();
         let detail = if quoted.is_empty() {
             String::new()
         } else {
@@ -198,7 +197,7 @@ mod tests {
         );
         assert_eq!(
             Error::not_supported(&Path::new("spec").child("type"), "X", &["B", "A"]).to_string(),
-            "spec.type: Unsupported value: \"X\": supported values: \"A\", \"B\""
+            "spec.type: Unsupported value: \"X\": supported values: \"B\", \"A\""
         );
     }
 }

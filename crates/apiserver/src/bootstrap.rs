@@ -8,6 +8,7 @@ use std::time::Duration;
 use amphipod_api::object;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,6 +19,25 @@ use crate::authz::bootstrap::reconciled;
 use crate::config::Config;
 use crate::context::time_text;
 use crate::error::Error;
+
+mod flow_control;
+mod group_versions;
+
+/// How many objects are looked at and written at once: their writes share the store's commits.
+const CONCURRENT: usize = 32;
+
+/// What is done before the server answers anyone, under the names health checks have for it.
+pub const CHECKS: [&str; 9] = [
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+];
 
 /// How often the `kubernetes` endpoints are looked at, as upstream.
 const ENDPOINTS_INTERVAL: Duration = Duration::from_secs(10);
@@ -256,11 +276,46 @@ async fn endpoints(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
     ensure_exactly(api, &slice, &["addressType", "endpoints", "ports"]).await
 }
 
-/// Everything, once, at start. The policy's objects come in the order they need: namespaces first.
-pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
-    for object in &policy_objects {
-        ensure(api, object).await?;
+async fn each<'a, F>(objects: &'a [Value], ensure: impl Fn(&'a Value) -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    stream::iter(objects.iter().map(ensure)).buffer_unordered(CONCURRENT).try_collect().await
+}
+
+/// An object and what the server itself says of it.
+async fn ensure_with_status(api: &dyn Loopback, object: &Value) -> Result<(), Error> {
+    ensure(api, object).await?;
+    let path = format!("{}/{}", collection(object), object::name(object));
+    let Some(mut existing) = get(api, &path).await else { return Ok(()) };
+    if set_conditions(&mut existing, object) {
+        write(api, "PUT", &format!("{path}/status"), &existing).await?;
     }
+    Ok(())
+}
+
+/// Whether the existing object said something else: when it last turned does not count.
+fn set_conditions(existing: &mut Value, wanted: &Value) -> bool {
+    let said = |object: &Value| -> Vec<[Value; 3]> {
+        let list = object["status"]["conditions"].as_array().into_iter().flatten();
+        list.map(|condition| ["type", "status", "reason"].map(|key| condition[key].clone())).collect()
+    };
+    let differs = said(existing) != said(wanted);
+    if differs {
+        existing["status"] = wanted["status"].clone();
+    }
+    differs
+}
+
+/// Everything, once, at start. Namespaces come first; nothing else waits for another.
+pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
+    let (namespaces, others): (Vec<Value>, Vec<Value>) =
+        policy_objects.into_iter().partition(|object| object::kind(object) == "Namespace");
+    each(&namespaces, |object| ensure(api, object)).await?;
+    each(&others, |object| ensure(api, object)).await?;
+    let now = time_text(Timestamp::now());
+    each(&flow_control::objects(&now), |object| ensure_with_status(api, object)).await?;
+    each(&group_versions::objects(&now), |object| ensure_with_status(api, object)).await?;
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
     ensure_service_cidr(api, config).await?;
     warn_of_other_ranges(api, config).await;

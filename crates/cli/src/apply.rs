@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::context::Session;
+use crate::error::usage;
 use crate::manifest::Item;
 use crate::output;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// File, directory or - with the configuration to apply.
-    #[arg(short, long, required = true)]
+    #[arg(short, long)]
     filename: Vec<String>,
     /// Process directories recursively.
     #[arg(short = 'R', long)]
@@ -33,6 +34,9 @@ pub struct Args {
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     let mut failures = Vec::new();
+    if args.filename.is_empty() {
+        return Err(usage("must specify one of -f and -k"));
+    }
     for item in session.manifests(&args.filename, args.recursive).await? {
         if let Err(error) = apply(session, &args, &item).await {
             failures.push(error);

@@ -62,7 +62,13 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     };
     let (word, object) = generate(what)?;
     let kind = session.kind(word).await?;
-    session.create(&kind, "kubectl-create", &object).await?;
+    let created = session.create(&kind, "kubectl-create", &object).await;
+    created.map_err(|error| match error.refusal() {
+        Some(why) if kind.plural != "namespaces" => {
+            usage(format!("failed to create {}: {why}", kind.singular))
+        }
+        _ => error,
+    })?;
     output::confirm(&kind, amphipod_api::object::name(&object), "created");
     Ok(())
 }

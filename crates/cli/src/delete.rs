@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::Error;
 use crate::context::Session;
 use crate::discovery::Kind;
-use crate::error::usage;
+use crate::error::{nothing_named, usage};
 use crate::watch::Lines;
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +67,9 @@ impl Target {
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+    if args.resources.is_empty() && args.filename.is_empty() {
+        return Err(nothing_named());
+    }
     let options = options(&args)?;
     let targets = targets(session, &args).await?;
     if targets.is_empty() {

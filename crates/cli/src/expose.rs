@@ -4,13 +4,12 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::context::Session;
-use crate::error::usage;
+use crate::error::{nothing_named, usage};
 use crate::output;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// TYPE NAME or TYPE/NAME
-    #[arg(required = true)]
     resource: Vec<String>,
     /// The port that the service should serve on.
     #[arg(long)]
@@ -33,6 +32,9 @@ pub struct Args {
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+    if args.resource.is_empty() {
+        return Err(nothing_named());
+    }
     let (kind, name) = session.one(&args.resource, "").await?;
     let object = session.get(&kind.path(Some(&session.namespace), &name)).await?;
     let service = service(&args, &kind.plural, &name, &object)?;

@@ -11,13 +11,17 @@ use crate::table::{self, View, Widths};
 use crate::watch::Lines;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+const UNSAID: &str = "You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.
+
+error: Required resource not specified.
+Use \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods).
+See 'kubectl get -h' for help and examples";
 /// kubectl's --chunk-size.
 const CHUNK: &str = "500";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// TYPE[,TYPE...] [NAME...] or TYPE/NAME...
-    #[arg(required = true)]
     resources: Vec<String>,
     /// Output format: json, yaml, name, wide.
     #[arg(short, long)]
@@ -49,6 +53,9 @@ pub struct Args {
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+    if args.resources.is_empty() {
+        return Err(Error::Plain(UNSAID.to_owned()));
+    }
     let selected = session.select(&args.resources).await?;
     match Format::parse(args.output.as_deref())? {
         Format::Table | Format::Wide => tables(session, &args, &selected).await,

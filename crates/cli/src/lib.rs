@@ -13,6 +13,7 @@ mod expose;
 mod get;
 mod logs;
 mod manifest;
+mod mistakes;
 mod output;
 mod portforward;
 mod rollout;
@@ -27,7 +28,7 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use error::Error;
 
@@ -86,17 +87,21 @@ enum Command {
 
 /// The command names, so that the binary knows which of its arguments are meant for kubectl.
 pub fn is_command(word: &str) -> bool {
-    use clap::CommandFactory;
     Cli::command().get_subcommands().any(|command| command.get_name() == word)
 }
 
 /// Runs one command; `args` are the words after the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let words = std::iter::once(OsString::from("kubectl")).chain(args);
+    let words = std::iter::once(OsString::from("kubectl")).chain(args.iter().cloned());
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            match mistakes::text(&Cli::command(), &args, &error) {
+                Some(text) => eprintln!("{text}"),
+                None => {
+                    let _ = error.print();
+                }
+            }
             return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
         }
     };

@@ -64,11 +64,18 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
             list["items"].as_array().into_iter().flatten().map(|p| object::name(p).to_owned()).collect()
         }
         (None, Some(resource)) => vec![session.pod(resource).await?],
-        _ => return Err(usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'")),
+        _ => {
+            return Err(usage(
+                "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\n\
+                 POD or TYPE/NAME is a required argument for the logs command\n\
+                 See 'kubectl logs -h' for help and examples",
+            ));
+        }
     };
     let mut streams = Vec::new();
     for name in &names {
-        let pod = session.get(&pods.path(Some(&session.namespace), name)).await?;
+        let pod = session.get(&pods.path(Some(&session.namespace), name)).await;
+        let pod = pod.map_err(|error| no_pod(session, error))?;
         for container in containers(&args, &pod) {
             let path =
                 format!("{}/log{}", pods.path(Some(&session.namespace), name), query(&args, &container)?);
@@ -84,6 +91,15 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn no_pod(session: &Session, error: Error) -> Error {
+    match error.refusal().filter(|_| error.is_not_found()) {
+        Some(why) => {
+            usage(format!("error from server (NotFound): {why} in namespace {:?}", session.namespace))
+        }
+        None => error,
+    }
 }
 
 fn containers(args: &Args, pod: &Value) -> Vec<String> {

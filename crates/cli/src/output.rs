@@ -1,5 +1,6 @@
 //! Printing objects: YAML and JSON as kubectl writes them, names, and the one-line confirmations.
 
+use amphipod_api::codec::yaml;
 use serde_json::Value;
 
 use crate::Error;
@@ -43,19 +44,12 @@ pub fn without_managed_fields(object: &mut Value) {
     }
 }
 
-pub fn yaml(object: &Value) -> Result<String, Error> {
-    let mut options = serde_saphyr::ser_options! {};
-    // Long lines stay whole, as kubectl leaves them.
-    options.folded_wrap_chars = usize::MAX;
-    serde_saphyr::to_string_with_options(object, options).map_err(|e| usage(e.to_string()))
-}
-
 /// Prints an object in a format that is not a table.
 pub fn object(kind: &Kind, value: &Value, format: Format) -> Result<String, Error> {
     let mut value = value.clone();
     without_managed_fields(&mut value);
     match format {
-        Format::Yaml => yaml(&value),
+        Format::Yaml => Ok(yaml::to_string(&value)),
         Format::Json => Ok(indented(&value)?),
         _ => Ok(format!("{}/{}\n", kind.display(), amphipod_api::object::name(&value))),
     }
@@ -79,15 +73,6 @@ pub fn confirm(kind: &Kind, name: &str, what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn yaml_is_laid_out_as_kubectl_does() {
-        let value =
-            json!({"a": [{"b": "1", "c": 2}], "d": {}, "e": "true", "f": "line one\nline two\n", "g": ""});
-        let expected = "a:\n- b: \"1\"\n  c: 2\nd: {}\ne: \"true\"\nf: |\n  line one\n  line two\ng: \"\"\n";
-        assert_eq!(yaml(&value).unwrap(), expected);
-    }
 
     #[test]
     fn formats_are_checked() {

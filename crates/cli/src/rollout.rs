@@ -10,7 +10,6 @@ use crate::context::Session;
 use crate::discovery::Kind;
 use crate::error::usage;
 use crate::output;
-use crate::table::Widths;
 use crate::watch::Lines;
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -189,13 +188,14 @@ async fn replica_sets(session: &Session, deployment: &Value) -> Result<Vec<Value
 
 async fn history(session: &Session, kind: &Kind, name: &str) -> Result<(), Error> {
     let deployment = session.get(&kind.path(Some(&session.namespace), name)).await?;
-    let mut rows = vec![vec!["REVISION".to_owned(), "CHANGE-CAUSE".to_owned()]];
+    let mut rows = String::from("REVISION  CHANGE-CAUSE\n");
     for set in replica_sets(session, &deployment).await? {
         let cause = object::annotations(&set).and_then(|a| a.get(CHANGE_CAUSE)).and_then(Value::as_str);
-        rows.push(vec![revision(&set).to_string(), cause.unwrap_or("<none>").to_owned()]);
+        let cause = cause.unwrap_or("<none>");
+        rows.push_str(&format!("{:<10}{cause}\n", revision(&set)));
     }
     println!("{}/{name} ", kind.display());
-    println!("{}", Widths::default().print(&rows));
+    println!("{rows}");
     Ok(())
 }
 

@@ -97,6 +97,10 @@ impl Session {
         let mut items: Vec<&Value> = list["items"].as_array().into_iter().flatten().collect();
         // Running ones first, as kubectl prefers.
         items.sort_by_key(|pod| pod.pointer("/status/phase").and_then(Value::as_str) != Some("Running"));
+        if let [first, _, ..] = items.as_slice() {
+            let name = amphipod_api::object::name(first);
+            eprintln!("Found {} pods, using pod/{name}", items.len());
+        }
         let first = items.first().map(|pod| amphipod_api::object::name(pod).to_owned());
         first.ok_or_else(|| usage(format!("no pods found for {} {name}", kind.display())))
     }

@@ -90,7 +90,7 @@ fn backend(faults: &mut Faults, path: &Path, spec: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::created;
+    use crate::testing::named::created;
     use serde_json::json;
 
     #[test]

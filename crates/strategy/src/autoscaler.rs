@@ -43,12 +43,8 @@ pub static AUTOSCALER: Kind = Kind {
             }
         });
     },
-    validate: |object| autoscaler(object, 1),
-    revalidate: Some(|new, old| {
-        // What was scaled to nothing while that was allowed stays so.
-        let least = if int(&old["spec"]["minReplicas"]) == Some(0) { 0 } else { 1 };
-        autoscaler(new, least)
-    }),
+    validate: |object| autoscaler(object, &Value::Null),
+    revalidate: Some(autoscaler),
     validate_status: |new, _| {
         let mut faults = Faults::new();
         for key in ["currentReplicas", "desiredReplicas"] {
@@ -86,10 +82,56 @@ fn scaling_rules(rules: &mut Value, up: bool) {
     default(rules, "policies", policies);
 }
 
-fn autoscaler(object: &Value, least: i64) -> Faults {
+/// Which `apiVersion` a reference may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    /// Any at all, for what was accepted once.
+    Any,
+    /// Any that can be read, the core group's too.
+    Readable,
+    /// One that names a group.
+    OfGroup,
+}
+
+/// The only kind of the core group that can be scaled needs no group; what an update leaves alone
+/// is not judged again.
+fn target_versions(new: &Value, old: &Value) -> Versions {
+    let (new, old) = (&new["spec"]["scaleTargetRef"], &old["spec"]["scaleTargetRef"]);
+    if set(old) && ["apiVersion", "kind"].iter().all(|key| text(&new[*key]) == text(&old[*key])) {
+        Versions::Any
+    } else if text(&new["kind"]) == "ReplicationController" {
+        Versions::Readable
+    } else {
+        Versions::OfGroup
+    }
+}
+
+fn described_versions(old: &Value) -> Versions {
+    let mut described =
+        items(&old["spec"]["metrics"]).iter().map(|metric| &metric["object"]["describedObject"]);
+    if described.any(|object| version_fault(text(&object["apiVersion"]), Versions::Readable).is_some()) {
+        Versions::Any
+    } else {
+        Versions::Readable
+    }
+}
+
+fn version_fault(version: &str, allowed: Versions) -> Option<String> {
+    match version.matches('/').count() {
+        _ if allowed == Versions::Any => None,
+        0 if allowed == Versions::OfGroup => Some("apiVersion must specify API group".to_owned()),
+        0 | 1 => None,
+        _ => Some(format!("unexpected GroupVersion string: {version}")),
+    }
+}
+
+/// `old` is null for a new one.
+fn autoscaler(object: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec");
     let spec = &object["spec"];
+    // What was scaled to nothing while that was allowed stays so.
+    let least = if int(&old["spec"]["minReplicas"]) == Some(0) { 0 } else { 1 };
     let (min, max) = (int(&spec["minReplicas"]), number(&spec["maxReplicas"]));
     if let Some(min) = min.filter(|min| *min < least) {
         let detail = format!("must be greater than or equal to {least}");
@@ -102,10 +144,12 @@ fn autoscaler(object: &Value, least: i64) -> Faults {
         let detail = "must be greater than or equal to `minReplicas`";
         faults.push(Error::invalid(&path.child("maxReplicas"), max, detail));
     }
-    reference(&mut faults, &path.child("scaleTargetRef"), &spec["scaleTargetRef"]);
+    let target = &spec["scaleTargetRef"];
+    reference(&mut faults, &path.child("scaleTargetRef"), target, target_versions(object, old));
+    let described = described_versions(old);
     let (metrics, metrics_path) = (items(&spec["metrics"]), path.child("metrics"));
     for (i, spec) in metrics.iter().enumerate() {
-        metric(&mut faults, &metrics_path.index(i), spec);
+        metric(&mut faults, &metrics_path.index(i), spec, described);
     }
     let outside = metrics.iter().any(|m| ["External", "Object"].contains(&text(&m["type"])));
     if min == Some(0) && !outside {
@@ -121,7 +165,7 @@ fn autoscaler(object: &Value, least: i64) -> Faults {
     faults
 }
 
-fn reference(faults: &mut Faults, path: &Path, reference: &Value) {
+fn reference(faults: &mut Faults, path: &Path, reference: &Value, allowed: Versions) {
     for key in ["kind", "name"] {
         let value = text(&reference[key]);
         if check::required(faults, &path.child(key), &reference[key]) {
@@ -129,13 +173,12 @@ fn reference(faults: &mut Faults, path: &Path, reference: &Value) {
         }
     }
     let version = text(&reference["apiVersion"]);
-    if version.matches('/').count() > 1 {
-        let detail = format!("unexpected GroupVersion string: {version}");
+    if let Some(detail) = version_fault(version, allowed) {
         faults.push(Error::invalid(&path.child("apiVersion"), version, detail));
     }
 }
 
-fn metric(faults: &mut Faults, path: &Path, metric: &Value) {
+fn metric(faults: &mut Faults, path: &Path, metric: &Value, described: Versions) {
     let kind = text(&metric["type"]);
     let at = path.child("type");
     if kind.is_empty() {
@@ -147,6 +190,10 @@ fn metric(faults: &mut Faults, path: &Path, metric: &Value) {
     let mut present: Vec<&str> =
         SOURCES.iter().map(|(_, key)| *key).filter(|key| set(&metric[*key])).collect();
     if let Some(first) = present.first() {
+        if *first == "object" {
+            let at = path.child("object").child("describedObject");
+            reference(faults, &at, &metric["object"]["describedObject"], described);
+        }
         source(faults, &path.child(first), first, &metric[*first]);
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, key)| *key);
@@ -164,9 +211,6 @@ fn metric(faults: &mut Faults, path: &Path, metric: &Value) {
 
 fn source(faults: &mut Faults, path: &Path, kind: &str, source: &Value) {
     let resource = ["resource", "containerResource"].contains(&kind);
-    if kind == "object" {
-        reference(faults, &path.child("describedObject"), &source["describedObject"]);
-    }
     if resource {
         let (name, at) = (text(&source["name"]), path.child("name"));
         if name.is_empty() {
@@ -378,5 +422,28 @@ mod tests {
                 &["status.currentReplicas: Invalid value: -1: must be greater than or equal to 0"],
             )],
         );
+    }
+
+    #[test]
+    fn what_is_scaled_names_its_group() {
+        creates(
+            AUTOSCALERS,
+            &object(),
+            &[
+                (
+                    json!({"spec": {"scaleTargetRef": {"apiVersion": null}}}),
+                    &[
+                        "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group",
+                    ],
+                ),
+                (
+                    json!({"spec": {"scaleTargetRef": {"apiVersion": "v1", "kind": "ReplicationController"}}}),
+                    &[],
+                ),
+            ],
+        );
+        let mut once = stored(AUTOSCALERS, &object());
+        once["spec"]["scaleTargetRef"]["apiVersion"] = "".into();
+        updates(AUTOSCALERS, "", &once, &[(json!({"spec": {"maxReplicas": 9}}), &[])]);
     }
 }

@@ -31,6 +31,15 @@ pub fn invalid_unshown(path: &Path, detail: impl Into<String>) -> Error {
     fault.value = None;
     fault
 }
+/// A fault that shows its value the way Kubernetes shows its internal types: each field, set or
+/// not, in the type's own order.
+pub fn shown_as(mut fault: Error, fields: &[(&str, Value)]) -> Error {
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let shown = format!("{{{}}}", fields.join(","));
+    fault.detail = if fault.detail.is_empty() { shown } else { format!("{shown}: {}", fault.detail) };
+    fault.value = None;
+    fault
+}
 /// A refusal of the object as a whole: its field is the empty name.
 pub fn forbidden_whole(detail: impl Into<String>) -> Error {
     let mut fault = Error::forbidden(&Path::default(), detail);
@@ -51,15 +60,6 @@ pub fn port_number_or_name(faults: &mut Faults, path: &Path, port: &Value) {
 }
 pub fn port_number(faults: &mut Faults, path: &Path, port: i64) {
     faults.extend(names::port_number(port).into_iter().map(|text| Error::invalid(path, port, text)));
-}
-pub fn ip(faults: &mut Faults, path: &Path, value: &str) {
-    if value.parse::<IpAddr>().is_err() {
-        faults.push(Error::invalid(
-            path,
-            value,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
-    }
 }
 /// Addresses that mean something only on one machine make no endpoints.
 pub fn ordinary_ip(faults: &mut Faults, path: &Path, value: &str) {

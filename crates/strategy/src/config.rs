@@ -236,7 +236,7 @@ mod tests {
     fn contents_are_judged_without_being_shown() {
         let secret = |config: &str| {
             let object = json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}});
-            crate::trial::created("", "secrets", object)
+            crate::testing::named::created("", "secrets", object)
         };
         let at = "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\"";
         assert_eq!(secret("{}"), [""; 0]);
@@ -248,7 +248,7 @@ mod tests {
         );
         let large = json!({"data": {"a": "x".repeat(MAX_BYTES + 1)}});
         assert_eq!(
-            crate::trial::created("", "configmaps", large),
+            crate::testing::named::created("", "configmaps", large),
             ["[]: Too long: may not be more than 1048576 bytes"]
         );
     }
@@ -267,10 +267,10 @@ mod tests {
         ] {
             let object =
                 json!({"type": "kubernetes.io/tls", "stringData": {"tls.crt": certificate, "tls.key": key}});
-            assert_eq!(crate::trial::warned("", "secrets", object), [expected]);
+            assert_eq!(crate::testing::named::warned("", "secrets", object), [expected]);
         }
         let good = json!({"type": "kubernetes.io/tls", "stringData": {"tls.crt": pem("CERTIFICATE"), "tls.key": pem("EC PRIVATE KEY")}});
-        assert_eq!(crate::trial::warned("", "secrets", good), [""; 0]);
+        assert_eq!(crate::testing::named::warned("", "secrets", good), [""; 0]);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn update_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
     match text(&strategy["type"]) {
         "OnDelete" => {}
         "RollingUpdate" => rolling_update(faults, &path.child("rollingUpdate"), &strategy["rollingUpdate"]),
-        _ => faults.push(Error::not_supported(path, strategy.clone(), &["OnDelete", "RollingUpdate"])),
+        _ => faults.push(workload::unknown_strategy(path, strategy, &["RollingUpdate", "OnDelete"])),
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
                 (
                     json!({"spec": {"updateStrategy": {"type": "x"}}}),
                     &[
-                        "spec.updateStrategy: Unsupported value: {\"type\":\"x\"}: supported values: \"OnDelete\", \"RollingUpdate\"",
+                        "spec.updateStrategy: Unsupported value: {\"Type\":\"x\",\"RollingUpdate\":null}: supported values: \"RollingUpdate\", \"OnDelete\"",
                     ],
                 ),
                 (

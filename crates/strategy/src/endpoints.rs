@@ -17,7 +17,6 @@ const TOPOLOGY_LABELS_MAX: usize = 16;
 const HINTS_MAX: usize = 8;
 const ADDRESS_TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-const DEPRECATED: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 /// What the controllers wrote of themselves needs no hints.
 const ENDPOINTS_MANAGER: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 const SLICE_MANAGER: (&str, &str) =
@@ -30,7 +29,7 @@ pub static ENDPOINTS: Kind = Kind {
     },
     validate: endpoints,
     warn: |object, _| {
-        let mut texts = vec![DEPRECATED.to_owned()];
+        let mut texts = Vec::new();
         if managed(object, ENDPOINTS_MANAGER) {
             return texts;
         }
@@ -253,7 +252,7 @@ fn hints(faults: &mut Faults, path: &Path, hints: &[Value], rule: fn(&str) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::{created, patched, stored, updated, warned};
+    use crate::testing::named::{created, patched, stored, updated, warned};
     use serde_json::json;
 
     const GROUP: &str = "discovery.k8s.io";
@@ -276,7 +275,6 @@ mod tests {
         ] {
             assert_eq!(created("", "endpoints", json!({"subsets": [subset]})), expected);
         }
-        assert_eq!(warned("", "endpoints", json!({})), [DEPRECATED]);
     }
 
     #[test]

@@ -186,7 +186,7 @@ pub fn convert(value: &mut Value, to_storage: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::{created, merge, updated};
+    use crate::testing::named::{created, merge, updated};
     use serde_json::json;
 
     #[test]

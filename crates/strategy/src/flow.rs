@@ -344,7 +344,7 @@ fn entropy_bits(deck: i64, hand: i64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge};
+    use crate::testing::named::{created, merge};
     use serde_json::{Value, json};
 
     const GROUP: &str = "flowcontrol.apiserver.k8s.io";

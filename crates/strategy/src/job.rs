@@ -182,7 +182,7 @@ pub fn spec_faults(faults: &mut Faults, path: &Path, spec: &Value) {
     if set(&spec["managedBy"]) {
         managed_by(faults, &path.child("managedBy"), text(&spec["managedBy"]));
     }
-    let modes = ["Indexed", "NonIndexed"];
+    let modes = ["NonIndexed", "Indexed"];
     check::optional_one_of(faults, &path.child("completionMode"), &spec["completionMode"], &modes);
     if indexed(spec) {
         indexed_limits(faults, path, spec);

@@ -40,8 +40,6 @@ mod stateful_set;
 mod storage;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod trial;
 mod workload;
 
 use serde_json::Value;

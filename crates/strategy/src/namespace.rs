@@ -93,7 +93,7 @@ fn bare_references(object: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, patched, stored, warned};
+    use crate::testing::named::{created, patched, stored, warned};
     use serde_json::json;
 
     #[test]

@@ -69,6 +69,29 @@ pub static NODE: Kind = Kind {
     ..PLAIN
 };
 
+/// Labels that nodes once had, and what is said of those who still look for them.
+const OLD_LABELS: [(&str, &str); 6] = [
+    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
+    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+    ),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
+];
+
+pub fn old_label(key: &str) -> Option<&'static str> {
+    OLD_LABELS.iter().find(|(label, _)| *label == key).map(|(_, hint)| *hint)
+}
+
 /// Upstream reports them under the metadata.
 fn taints(faults: &mut Faults, taints: &[Value]) {
     let path = Path::new("metadata").child("taints");
@@ -171,7 +194,7 @@ fn uncoordinated(object: &mut Value, old: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge, patched, stored, updated, warned};
+    use crate::testing::named::{created, merge, patched, stored, updated, warned};
     use serde_json::json;
 
     #[test]
@@ -182,7 +205,7 @@ mod tests {
             created("", "nodes", bad),
             [
                 "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
-                "metadata.taints[2].effect: Unsupported value: \"X\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"",
+                "metadata.taints[2].effect: Unsupported value: \"X\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
                 "status.capacity.pods: Invalid value: \"-1\": must be greater than or equal to 0",
                 "status.allocatable.pods: Invalid value: \"-1\": must be greater than or equal to 0",
                 "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.0.0/24\"]: may specify no more than one CIDR for each IP family",

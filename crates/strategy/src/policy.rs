@@ -8,8 +8,8 @@ use crate::json::{
     default, default_text, fields, items, number, remove, same, set, text, truthy, with, within,
 };
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
+use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
-use crate::pod::warnings::node_label;
 use crate::pod::{resources, scheduling};
 
 const SYSTEM_PRIORITY_MIN: i64 = 2_000_000_000;
@@ -53,7 +53,7 @@ pub static RUNTIME_CLASS: Kind = Kind {
     warn: |object, _| {
         let path = Path::new("scheduling").child("nodeSelector");
         fields(&object["scheduling"]["nodeSelector"])
-            .filter_map(|(key, _)| node_label(key))
+            .filter_map(|(key, _)| old_label(key))
             .map(|hint| format!("{path}: {hint}"))
             .collect()
     },

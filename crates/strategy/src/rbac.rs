@@ -9,7 +9,7 @@ use crate::kind::{Kind, PLAIN};
 use crate::metadata::NameRule;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
-const SUBJECT_KINDS: [&str; 3] = ["Group", "ServiceAccount", "User"];
+const SUBJECT_KINDS: [&str; 3] = ["ServiceAccount", "User", "Group"];
 
 pub static ROLE: Kind = Kind {
     name: NameRule::PathSegment,
@@ -112,7 +112,7 @@ fn binding(object: &Value, namespaced: bool) -> Faults {
     if text(&role["apiGroup"]) != GROUP {
         faults.push(Error::not_supported(&path.child("apiGroup"), text(&role["apiGroup"]), &[GROUP]));
     }
-    let kinds: &[&str] = if namespaced { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     if !kinds.contains(&text(&role["kind"])) {
         faults.push(Error::not_supported(&path.child("kind"), text(&role["kind"]), kinds));
     }

@@ -78,19 +78,29 @@ fn update(context: &Context, object: &mut Value, old: &Value) {
             within(object, "status", |status| put(status, "conditions", conditions));
         }
         "status" => {
-            // The verdict is not the signer's to change.
-            let kept = |c: &&Value| ["Approved", "Denied"].contains(&text(&c["type"]));
-            let old_conditions = items(&old["status"]["conditions"]);
-            let mut conditions: Vec<Value> = old_conditions.iter().filter(kept).cloned().collect();
-            let sent = items(&object["status"]["conditions"]).iter();
-            conditions.extend(sent.filter(|c| !kept(c)).cloned());
-            within(object, "status", |status| put(status, "conditions", conditions));
+            for verdict in ["Approved", "Denied"] {
+                keep_verdict(object, old, verdict);
+            }
         }
         _ => return,
     }
     stamp(context, object, old);
     if items(&object["status"]["conditions"]).is_empty() {
         crate::json::with(object, "status", |status| crate::json::remove(status, "conditions"));
+    }
+}
+
+/// The verdict is not the signer's to change: what says it stays as it was, and where one came or
+/// went the validation says so.
+fn keep_verdict(object: &mut Value, old: &Value, verdict: &str) {
+    let is_verdict = |condition: &&Value| text(&condition["type"]) == verdict;
+    let before = items(&old["status"]["conditions"]).iter().filter(is_verdict);
+    if items(&object["status"]["conditions"]).iter().filter(is_verdict).count() != before.clone().count() {
+        return;
+    }
+    let sent = object["status"]["conditions"].as_array_mut().into_iter().flatten();
+    for (condition, kept) in sent.filter(|c| is_verdict(&&**c)).zip(before) {
+        condition.clone_from(kept);
     }
 }
 
@@ -219,7 +229,7 @@ fn changes(new: &Value, old: &Value, writer: Writer) -> Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::{created, merge, patched, stored};
+    use crate::testing::named::{created, merge, patched, stored};
 
     const GROUP: &str = "certificates.k8s.io";
     const PLURAL: &str = "certificatesigningrequests";
@@ -270,7 +280,20 @@ mod tests {
             faults,
             ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
         );
-        let sign = json!({"status": {"conditions": [], "certificate": pem("CERTIFICATE")}});
+        let without = json!({"status": {"conditions": []}});
+        let (_, faults) = patched(GROUP, PLURAL, "status", &approved, without);
+        assert_eq!(
+            faults,
+            ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
+        );
+        let denied = json!({"status": {"conditions": [{"type": "Denied", "status": "True"}]}});
+        let (_, faults) = patched(GROUP, PLURAL, "status", &old, denied);
+        assert_eq!(
+            faults,
+            ["status.conditions: Forbidden: updates may not add a condition of type \"Denied\""]
+        );
+        let sign = json!({"status": {"conditions": [{"type": "Approved", "status": "False"}],
+            "certificate": pem("CERTIFICATE")}});
         let (signed, faults) = patched(GROUP, PLURAL, "status", &approved, sign);
         assert_eq!(faults, [""; 0]);
         assert_eq!(signed["status"]["conditions"], approved["status"]["conditions"]);

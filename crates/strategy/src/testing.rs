@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::contract::{Context, Strategy};
 
+pub mod named;
+
 /// Group, version and plural.
 pub type Resource = (&'static str, &'static str, &'static str);
 pub type Case<'a> = (Value, &'a [&'a str]);

@@ -3,7 +3,7 @@
 
 use amphipod_api::field::{Error, Path};
 use amphipod_api::selector::LabelSelector;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
 use crate::json::{at, copy, default, default_text, fields, is_empty, number, put, set, text, with, within};
@@ -280,6 +280,16 @@ fn deployment(object: &Value) -> Faults {
     faults
 }
 
+/// The refusal of a strategy of an unknown type; it shows the whole strategy.
+pub fn unknown_strategy(path: &Path, strategy: &Value, known: &[&str]) -> Error {
+    let fault = Error::not_supported(path, text(&strategy["type"]), known);
+    let rolling = match &strategy["rollingUpdate"] {
+        Value::Null => Value::Null,
+        rolling => json!({"MaxSurge": rolling["maxSurge"], "MaxUnavailable": rolling["maxUnavailable"]}),
+    };
+    check::shown_as(fault, &[("Type", strategy["type"].clone()), ("RollingUpdate", rolling)])
+}
+
 fn deployment_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
     let rolling = &strategy["rollingUpdate"];
     let at = path.child("rollingUpdate");
@@ -291,7 +301,7 @@ fn deployment_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
             }
         }
         "RollingUpdate" => rolling_update(faults, &at, rolling),
-        _ => faults.push(Error::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
+        _ => faults.push(unknown_strategy(path, strategy, &["Recreate", "RollingUpdate"])),
     }
 }
 
@@ -466,7 +476,7 @@ mod tests {
                 (
                     json!({"spec": {"strategy": {"type": "Slow"}}}),
                     &[
-                        "spec.strategy: Unsupported value: {\"type\":\"Slow\"}: supported values: \"Recreate\", \"RollingUpdate\"",
+                        "spec.strategy: Unsupported value: {\"Type\":\"Slow\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\"",
                     ],
                 ),
                 (

@@ -16,10 +16,10 @@ use crate::normalise::Rules;
 use crate::plane::Plane;
 
 /// The version whose output the files hold in full.
-const REFERENCE: &str = "1.33";
+pub const REFERENCE: &str = "1.33";
 /// What older versions replay: the files where client and server have most to say to each other.
 /// All of them for every version would cost minutes and show the same server again.
-const OLDER: [&str; 4] = ["apply", "auth", "get", "metadata"];
+const OLDER: [&str; 2] = ["apply", "get"];
 /// How long a `~$ ` command may take to print what is expected.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// A command that prints nothing more by then hangs.
@@ -121,7 +121,7 @@ fn transcripts() -> Vec<PathBuf> {
 }
 
 /// `kubectl.<version>` beside what `kubectl` on the PATH leads to, or that one if it is the version.
-fn kubectl(version: &str) -> Option<PathBuf> {
+pub fn kubectl(version: &str) -> Option<PathBuf> {
     let found = program("kubectl")?.canonicalize().ok()?;
     let beside = found.with_file_name(format!("kubectl.{version}"));
     if beside.exists() {

@@ -8,7 +8,7 @@ mod rows;
 use std::borrow::Cow;
 
 pub use builtin::{builtin, find, find_kind};
-pub use groups::{Group, groups};
+pub use groups::{Group, GroupVersion, groups};
 
 type Text = Cow<'static, str>;
 

@@ -50,7 +50,7 @@ pub(super) const KINDS: &[Kind] = &[
     kind(ADMISSION, "validatingadmissionpolicybindings", columns::POLICY_BINDINGS, policy_binding),
     kind("apiextensions.k8s.io", "customresourcedefinitions", columns::PLAIN, created),
     kind("apiregistration.k8s.io", "apiservices", columns::API_SERVICES, api_service),
-    kind(FLOW, "flowschemas", columns::FLOW_SCHEMAS, flow_schema),
+    Kind { rank: Some(precedence), ..kind(FLOW, "flowschemas", columns::FLOW_SCHEMAS, flow_schema) },
     kind(FLOW, "prioritylevelconfigurations", columns::PRIORITY_LEVELS, priority_level),
     kind("resource.k8s.io", "deviceclasses", columns::AGED, aged),
     kind("resource.k8s.io", "resourceclaimtemplates", columns::AGED, aged),
@@ -205,6 +205,11 @@ fn api_service(object: &Object<'_>) -> Vec<Value> {
         Some(c) => format!("{} ({})", str_of(c, "status"), str_of(c, "reason")),
     };
     vec![object.name(), service.into(), shown.into(), object.age()]
+}
+
+/// Schemas are tried in this order.
+fn precedence(schema: &Value) -> i64 {
+    schema.pointer("/spec/matchingPrecedence").and_then(Value::as_i64).unwrap_or_default()
 }
 
 fn flow_schema(object: &Object<'_>) -> Vec<Value> {

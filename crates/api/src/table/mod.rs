@@ -44,10 +44,12 @@ struct Kind {
     plural: &'static str,
     columns: &'static [Column],
     row: RowFn,
+    /// What a table of these is sorted by; by name where it is `None`.
+    rank: Option<fn(&Value) -> i64>,
 }
 
 const fn kind(group: &'static str, plural: &'static str, columns: &'static [Column], row: RowFn) -> Kind {
-    Kind { group, plural, columns, row }
+    Kind { group, plural, columns, row, rank: None }
 }
 
 const DEFAULT: Kind = kind("", "", columns::CUSTOM, |o| vec![o.name(), o.age()]);
@@ -65,6 +67,11 @@ fn find(group: &str, plural: &str) -> &'static Kind {
 /// The columns of a resource; name and age for kinds without columns of their own.
 pub fn columns(group: &str, plural: &str) -> &'static [Column] {
     find(group, plural).columns
+}
+
+/// What a table of this resource's objects is sorted by, where that is not their names.
+pub fn rank(group: &str, plural: &str) -> Option<fn(&Value) -> i64> {
+    find(group, plural).rank
 }
 
 /// Marks of a whole row (`metav1.TableRowCondition`): pods that are over, which clients may hide.

@@ -13,6 +13,7 @@ use super::negotiate::{self, Accepted, Form, Offer, Shape};
 use super::path::{Query, Target};
 use super::pipeline::{Incoming, Warnings};
 use crate::body::{self, Body};
+use crate::bootstrap;
 use crate::context::Context;
 use crate::discovery::AGGREGATED;
 use crate::health::{self, Check};
@@ -23,6 +24,17 @@ use crate::subresources;
 
 /// Subresources that lead to another server.
 const CONNECTIONS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
+
+/// Kinds of the core group that clients are told to leave, whatever they do with them.
+const DEPRECATED: [(&str, &str); 2] = [
+    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+];
+
+fn deprecation(resource: &Resource) -> Option<&'static str> {
+    let known = DEPRECATED.iter().find(|(plural, _)| resource.group.is_empty() && resource.plural == *plural);
+    known.map(|(_, text)| *text)
+}
 
 /// Answers a request for a resource.
 pub async fn resource(
@@ -42,6 +54,9 @@ pub async fn resource(
     let headers = parts.headers.clone();
     let cx = Context::new(attributes, resource, target, query, headers, accepted, server.now());
     let cx = Arc::new(cx);
+    if let Some(text) = deprecation(&cx.resource) {
+        cx.warn(text);
+    }
     check_options(&cx)?;
     let outcome = if cx.subresource().is_empty() {
         main(server, cx.clone(), body).await
@@ -200,7 +215,6 @@ fn jwks(server: &ApiServer) -> Response<Body> {
 fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
-        "/debug/pprof",
         "/healthz",
         "/livez",
         "/metrics",
@@ -268,8 +282,11 @@ async fn healthy(server: &ApiServer, path: &str, query: &Query) -> Result<Respon
     let store = server.cache.store().revision().await.err().map(|e| e.to_string());
     let mut checks = vec![Check::new("ping", None), Check::new("log", None), Check::new("etcd", store)];
     if endpoint == "readyz" {
-        let closing = server.shutdown.is_cancelled().then(|| "shutting down".to_owned());
         checks.push(Check::new("informer-sync", server.cache.fresh().await.err().map(|s| s.message)));
+    }
+    checks.extend(bootstrap::CHECKS.iter().map(|name| Check::new(name, None)));
+    if endpoint == "readyz" {
+        let closing = server.shutdown.is_cancelled().then(|| "shutting down".to_owned());
         checks.push(Check::new("shutdown", closing));
     }
     let (code, text) = health::answer(endpoint, only, query, &checks).ok_or_else(Status::no_such_path)?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use amphipod_api::status::Status;
+use amphipod_api::table;
 use amphipod_store::Revision;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::{render, view};
 use crate::body::Body;
 use crate::cache::{Collection, Entry, Selector, Snapshot, within};
 use crate::context::Context;
+use crate::http::negotiate::Form;
 use crate::server::ApiServer;
 
 /// The outcome of a list before it is written.
@@ -42,7 +44,18 @@ pub async fn list(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>
     let selector = options::selector(&cx, &collection)?;
     let page = page(server, &collection, cx.namespace(), &selector, &options).await?;
     server.metrics.listed(&cx.resource, page.entries.len());
+    let page = ranked(&cx, page);
     render::respond(cx, page).await
+}
+
+/// A table's rows in their own order, where the kind has one; equals stay sorted by name.
+fn ranked(cx: &Context, mut page: Page) -> Page {
+    let rank = table::rank(&cx.resource.group, &cx.resource.plural);
+    if let Some(rank) = rank.filter(|_| cx.accepted.form == Form::Table) {
+        let rank_of = |entry: &Arc<Entry>| view::served(&cx.resource, &entry.bytes).map_or(0, |o| rank(&o));
+        page.entries.sort_by_cached_key(rank_of);
+    }
+    page
 }
 
 /// Reads one page.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
 
-use super::update::{self, Change};
+use super::update::{self, Change, check_name};
 use super::writer;
 use crate::body::Body;
 use crate::context::Context;
@@ -152,26 +152,20 @@ impl Change for Patched<'_> {
 
 /// A patch may not move the object; what it takes out of the name's place is not put back.
 fn check_place(cx: &Context, new: &mut Value) -> Result<(), Status> {
-    let (name, namespace) = (object::name(new), object::namespace(new));
+    check_namespace(cx, new)?;
+    check_name(cx, new)?;
+    if cx.resource.namespaced {
+        object::metadata_mut(new).insert("namespace".into(), cx.namespace().into());
+    }
+    Ok(())
+}
+
+fn check_namespace(cx: &Context, object: &Value) -> Result<(), Status> {
+    let namespace = object::namespace(object);
     if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
-    }
-    if name.is_empty() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({} based on URL) was undeterminable: name must be provided",
-            cx.name()
-        )));
-    }
-    if name != cx.name() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            cx.name()
-        )));
-    }
-    if cx.resource.namespaced {
-        object::metadata_mut(new).insert("namespace".into(), cx.namespace().into());
     }
     Ok(())
 }
@@ -238,26 +232,14 @@ pub fn configuration(cx: &Context, body: &[u8], expected: codec::Expected<'_>) -
     Ok(config)
 }
 
-/// Name and namespace come from the URL.
+/// The namespace comes from the URL; the name only where an object already bears it.
 fn complete(cx: &Context, config: &mut Value) -> Result<(), Status> {
-    let name = object::name(config);
-    if !name.is_empty() && name != cx.name() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            cx.name()
-        )));
+    check_namespace(cx, config)?;
+    if !object::name(config).is_empty() {
+        check_name(cx, config)?;
     }
-    let namespace = object::namespace(config);
-    if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
-        return Err(Status::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
-            cx.namespace()
-        )));
-    }
-    let metadata = object::metadata_mut(config);
-    metadata.insert("name".into(), cx.name().into());
     if cx.resource.namespaced {
-        metadata.insert("namespace".into(), cx.namespace().into());
+        object::metadata_mut(config).insert("namespace".into(), cx.namespace().into());
     }
     Ok(())
 }
@@ -289,7 +271,7 @@ impl Change for Applied<'_> {
             let resource = &self.cx.resource;
             return Some(Err(Status::conflict(&resource.group, &resource.plural, self.cx.name(), &why)));
         }
-        Some(self.merge(None))
+        Some(check_name(self.cx, &self.config).and_then(|()| self.merge(None)))
     }
     fn owns_fields(&self) -> bool {
         true

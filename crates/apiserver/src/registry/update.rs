@@ -84,19 +84,8 @@ pub fn respond(cx: &Context, outcome: &Outcome) -> Result<Response<Body>, Status
 
 /// The body must be about the object of the URL; what it leaves out is filled in.
 fn check_identity(cx: &Context, value: &mut Value) -> Result<(), Status> {
-    let (name, namespace) = (object::name(value), object::namespace(value));
-    if name.is_empty() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({} based on URL) was undeterminable: name must be provided",
-            cx.name()
-        )));
-    }
-    if name != cx.name() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            cx.name()
-        )));
-    }
+    check_name(cx, value)?;
+    let namespace = object::namespace(value);
     if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
         return Err(Status::bad_request(format!(
             "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
@@ -107,6 +96,21 @@ fn check_identity(cx: &Context, value: &mut Value) -> Result<(), Status> {
         metadata_mut(value).insert("namespace".into(), cx.namespace().into());
     }
     Ok(())
+}
+
+/// An object is what its URL says.
+pub fn check_name(cx: &Context, object: &Value) -> Result<(), Status> {
+    let (name, wanted) = (object::name(object), cx.name());
+    let why = match name {
+        "" => format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        ),
+        _ if name != wanted => {
+            format!("the name of the object ({name}) does not match the name on the URL ({wanted})")
+        }
+        _ => return Ok(()),
+    };
+    Err(Status::bad_request(why))
 }
 
 /// Runs a change to its end: retries lost races where the request set no precondition.

@@ -95,7 +95,6 @@ fn component_statuses(cx: &Context, verb: &str) -> Result<Response<Body>, Status
         json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
             "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
     };
-    cx.warn("v1 ComponentStatus is deprecated in v1.19+");
     let names = ["controller-manager", "scheduler", "etcd-0"];
     if verb == "get" {
         let name = names.iter().find(|n| **n == cx.name()).ok_or_else(|| cx.not_found())?;

@@ -184,11 +184,18 @@ async fn options_of_apply() {
         refused["message"],
         "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): .dta: field not declared in schema"
     );
+    let nameless = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"k": "v"}});
+    assert_eq!(
+        apply(&server, &path, "me", &nameless).await.refused(400, "BadRequest"),
+        "the name of the object (m based on URL) was undeterminable: name must be provided"
+    );
     let uid = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "m", "uid": "u"}});
     apply(&server, &path, "me", &uid).await.refused(409, "Conflict");
     let created =
         server.with("PATCH", &format!("{path}?fieldManager=me"), "application/apply-patch+yaml", yaml).await;
     let created = created.expect(201);
+    let applied = apply(&server, &path, "me", &nameless).await.expect(200);
+    assert_eq!(applied["metadata"]["name"], "m", "what is there has its name");
     let stale =
         json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "m", "resourceVersion": "1"}});
     apply(&server, &path, "me", &stale).await.refused(409, "Conflict");

@@ -3,6 +3,7 @@
 
 mod adopted;
 mod apply;
+mod bootstrap;
 mod crud;
 mod hostile;
 mod limits;

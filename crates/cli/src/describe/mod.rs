@@ -14,12 +14,12 @@ use serde_json::Value;
 use crate::Error;
 use crate::context::Session;
 use crate::discovery::Kind;
+use crate::error::usage;
 use text::Text;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// TYPE [NAME...] or TYPE/NAME...
-    #[arg(required = true)]
     resources: Vec<String>,
     /// Selector (label query) to filter on.
     #[arg(short = 'l', long)]
@@ -30,6 +30,12 @@ pub struct Args {
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+    if args.resources.is_empty() {
+        return Err(usage(
+            "You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list \
+             of supported resources.",
+        ));
+    }
     let namespace = (!args.all_namespaces).then_some(session.namespace.as_str());
     let mut first = true;
     for selected in session.select(&args.resources).await? {
@@ -63,7 +69,12 @@ async fn describe(session: &Session, kind: &Kind, object: &Value) -> Result<Stri
     let mut out = Text::default();
     match kind.plural.as_str() {
         "pods" => pod::describe(&mut out, object, now),
-        "nodes" => node::describe(&mut out, object, &pods_on(session, object::name(object)).await?, now),
+        "nodes" => {
+            let name = object::name(object);
+            let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
+            let lease = session.get(&lease).await.unwrap_or_default();
+            node::describe(&mut out, (object, &lease), &pods_on(session, name).await?, now);
+        }
         "services" => service::describe(&mut out, object, &slices_of(session, object).await?),
         "deployments" => workload::deployment(&mut out, object, &replica_sets_of(session, object).await?),
         "replicasets" | "replicationcontrollers" => workload::replica_set(&mut out, kind, object),

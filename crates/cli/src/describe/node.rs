@@ -10,7 +10,8 @@ use super::text::{self, Text, text as get};
 
 const ROLE: &str = "node-role.kubernetes.io/";
 
-pub fn describe(out: &mut Text, node: &Value, pods: &[Value], now: Timestamp) {
+/// `lease` is null where the node has none.
+pub fn describe(out: &mut Text, (node, lease): (&Value, &Value), pods: &[Value], now: Timestamp) {
     out.field(0, "Name", object::name(node));
     let roles: Vec<&str> =
         object::labels(node).into_iter().flatten().filter_map(|(key, _)| key.strip_prefix(ROLE)).collect();
@@ -21,6 +22,7 @@ pub fn describe(out: &mut Text, node: &Value, pods: &[Value], now: Timestamp) {
     let taints: Vec<String> = taints.into_iter().flatten().map(taint).collect();
     out.list(0, "Taints", &taints);
     out.field(0, "Unschedulable", if node["spec"]["unschedulable"] == true { "true" } else { "false" });
+    heartbeat(out, lease);
     conditions(out, node);
     out.line(0, "Addresses:");
     for address in node.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten() {
@@ -53,6 +55,15 @@ pub fn describe(out: &mut Text, node: &Value, pods: &[Value], now: Timestamp) {
     running(out, node, pods, now);
 }
 
+fn heartbeat(out: &mut Text, lease: &Value) {
+    let or_unset = |text: &str| if text.is_empty() { "<unset>".to_owned() } else { text.to_owned() };
+    let time = |key: &str| or_unset(&text::time(lease["spec"][key].as_str()));
+    out.line(0, "Lease:");
+    out.field(1, "HolderIdentity", &or_unset(get(lease, "/spec/holderIdentity")));
+    out.field(1, "AcquireTime", &time("acquireTime"));
+    out.field(1, "RenewTime", &time("renewTime"));
+}
+
 fn taint(taint: &Value) -> String {
     let value = get(taint, "/value");
     let value = if value.is_empty() { String::new() } else { format!("={value}") };
@@ -64,19 +75,17 @@ fn conditions(out: &mut Text, node: &Value) {
     out.cells(1, &["Type", "Status", "LastHeartbeatTime", "LastTransitionTime", "Reason", "Message"]);
     out.cells(1, &["----", "------", "-----------------", "------------------", "------", "-------"]);
     for c in node.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten() {
-        let heartbeat = text::time(c["lastHeartbeatTime"].as_str());
-        let transition = text::time(c["lastTransitionTime"].as_str());
-        out.cells(
-            1,
-            &[
-                get(c, "/type"),
-                get(c, "/status"),
-                &heartbeat,
-                &transition,
-                get(c, "/reason"),
-                get(c, "/message"),
-            ],
-        );
+        let cells = [
+            get(c, "/type").to_owned(),
+            get(c, "/status").to_owned(),
+            text::time(c["lastHeartbeatTime"].as_str()),
+            text::time(c["lastTransitionTime"].as_str()),
+            get(c, "/reason").to_owned(),
+        ];
+        // kubectl ends every cell but the last with a space of its own.
+        let cells = cells.map(|cell| format!("{cell} "));
+        let [kind, status, heartbeat, transition, reason] = &cells;
+        out.cells(1, &[kind, status, heartbeat, transition, reason, get(c, "/message")]);
     }
 }
 
@@ -98,11 +107,11 @@ fn running(out: &mut Text, node: &Value, pods: &[Value], now: Timestamp) {
     out.cells(0, &["Non-terminated Pods:", &format!("({} in total)", pods.len())]);
     out.cells(
         1,
-        &["Namespace", "Name", "CPU Requests", "CPU Limits", "Memory Requests", "Memory Limits", "Age"],
+        &["Namespace", "Name", "", "CPU Requests", "CPU Limits", "Memory Requests", "Memory Limits", "Age"],
     );
     out.cells(
         1,
-        &["---------", "----", "------------", "----------", "---------------", "-------------", "---"],
+        &["---------", "----", "", "------------", "----------", "---------------", "-------------", "---"],
     );
     for pod in pods {
         let one = std::slice::from_ref(pod);
@@ -114,6 +123,8 @@ fn running(out: &mut Text, node: &Value, pods: &[Value], now: Timestamp) {
             &[
                 object::namespace(pod),
                 object::name(pod),
+                // An empty column between, as kubectl has it.
+                "",
                 &cell("requests", "cpu"),
                 &cell("limits", "cpu"),
                 &cell("requests", "memory"),

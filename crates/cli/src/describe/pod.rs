@@ -72,8 +72,10 @@ pub fn containers(out: &mut Text, indent: usize, title: &str, list: &Value, stat
     for container in list {
         let name = get(container, "/name");
         let status = statuses.and_then(Value::as_array).and_then(|s| s.iter().find(|s| s["name"] == name));
-        out.line(indent + 1, &format!("{name}:"));
-        one_container(out, indent + 2, container, status);
+        // A template's containers stand one space deeper than their list, and no level.
+        let deeper = if indent == 0 { "  " } else { " " };
+        out.line(indent, &format!("{deeper}{name}:"));
+        one_container(out, 2, container, status);
     }
 }
 
@@ -257,7 +259,8 @@ fn conditions(out: &mut Text, pod: &Value) {
     out.line(0, "Conditions:");
     out.cells(1, &["Type", "Status"]);
     for condition in conditions {
-        out.cells(1, &[get(condition, "/type"), &format!("{} ", get(condition, "/status"))]);
+        let cell = |key: &str| format!("{} ", get(condition, key));
+        out.cells(1, &[&cell("/type"), &cell("/status")]);
     }
 }
 

@@ -282,7 +282,7 @@ fn actions(faults: &mut Faults, path: &Path, value: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge};
+    use crate::testing::named::{created, merge};
     use serde_json::{Value, json};
 
     const GROUP: &str = "admissionregistration.k8s.io";

@@ -101,7 +101,7 @@ fn review_versions(faults: &mut Faults, path: &Path, value: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge};
+    use crate::testing::named::{created, merge};
     use serde_json::{Value, json};
 
     fn hook(patch: Value) -> Value {

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::trial::{created, merge, patched, stored, updated};
+use crate::testing::named::{created, merge, patched, stored, updated};
 
 const GROUP: &str = "resource.k8s.io";
 const REFERENCE: &str =

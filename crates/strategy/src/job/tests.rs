@@ -44,7 +44,7 @@ fn faults() {
                     "spec.parallelism: Invalid value: -1: must be greater than or equal to 0",
                     "spec.backoffLimit: Invalid value: -1: must be greater than or equal to 0",
                     "spec.managedBy: Invalid value: \"acme\": must be a domain-prefixed path (such as \"acme.io/foo\")",
-                    "spec.completionMode: Unsupported value: \"x\": supported values: \"Indexed\", \"NonIndexed\"",
+                    "spec.completionMode: Unsupported value: \"x\": supported values: \"NonIndexed\", \"Indexed\"",
                     "spec.podReplacementPolicy: Unsupported value: \"x\": supported values: \"Failed\", \"TerminatingOrFailed\"",
                 ],
             ),

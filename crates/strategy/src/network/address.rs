@@ -88,7 +88,7 @@ fn cidrs(object: &Value) -> Faults {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge, updated};
+    use crate::testing::named::{created, merge, updated};
     use serde_json::json;
 
     const GROUP: &str = "networking.k8s.io";

@@ -63,7 +63,7 @@ fn parameters(faults: &mut Faults, path: &Path, parameters: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, updated};
+    use crate::testing::named::{created, updated};
     use serde_json::json;
 
     #[test]

@@ -181,7 +181,7 @@ fn status(new: &Value, _: &Value) -> Faults {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, patched, stored, warned};
+    use crate::testing::named::{created, patched, stored, warned};
     use serde_json::{Value, json};
 
     const GROUP: &str = "networking.k8s.io";

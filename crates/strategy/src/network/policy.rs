@@ -9,7 +9,7 @@ use crate::json::{default, default_text, each, is_empty, items, number, put, set
 use crate::kind::{Kind, PLAIN};
 
 const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
-const TYPES: [&str; 2] = ["Egress", "Ingress"];
+const TYPES: [&str; 2] = ["Ingress", "Egress"];
 
 pub static NETWORK_POLICY: Kind = Kind {
     generation: true,
@@ -80,7 +80,7 @@ fn validate(object: &Value) -> Faults {
 }
 
 fn port(faults: &mut Faults, path: &Path, port: &Value) {
-    let protocols = ["SCTP", "TCP", "UDP"];
+    let protocols = ["TCP", "UDP", "SCTP"];
     check::optional_one_of(faults, &path.child("protocol"), &port["protocol"], &protocols);
     let (start, end) = (&port["port"], &port["endPort"]);
     let at = path.child("endPort");
@@ -144,7 +144,7 @@ fn block(faults: &mut Faults, path: &Path, block: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, warned};
+    use crate::testing::named::{created, warned};
     use serde_json::{Value, json};
 
     fn rule(rule: Value) -> Value {
@@ -160,7 +160,7 @@ mod tests {
                     json!({"ports": [{"protocol": "X", "port": 0, "endPort": 70000}, {"endPort": 1}, {"port": "a", "endPort": 1}, {"port": 9, "endPort": 8}]}),
                 ),
                 vec![
-                    "spec.ingress[0].ports[0].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+                    "spec.ingress[0].ports[0].protocol: Unsupported value: \"X\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
                     "spec.ingress[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
                     "spec.ingress[0].ports[0].endPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
                     "spec.ingress[0].ports[1].endPort: Invalid value: 1: may not be specified when `port` is not specified",
@@ -183,7 +183,7 @@ mod tests {
             (
                 json!({"spec": {"policyTypes": ["X"]}}),
                 vec![
-                    "spec.policyTypes[0]: Unsupported value: \"X\": supported values: \"Egress\", \"Ingress\"",
+                    "spec.policyTypes[0]: Unsupported value: \"X\": supported values: \"Ingress\", \"Egress\"",
                 ],
             ),
         ] {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{each, fields, int, items, number, put, set, text, with};
 
-pub const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+pub const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
@@ -221,7 +221,8 @@ pub fn tolerations(faults: &mut Faults, path: &Path, tolerations: &Value) {
             }
             "Exists" if !value.is_empty() => {
                 let detail = "value must be empty when `operator` is 'Exists'";
-                faults.push(Error::invalid(&at.child("operator"), value, detail));
+                let fault = Error::invalid(&at.child("operator"), value, detail);
+                faults.push(check::shown_as(fault, &internal_form(toleration)));
             }
             "Exists" => {}
             other => {
@@ -232,6 +233,17 @@ pub fn tolerations(faults: &mut Faults, path: &Path, tolerations: &Value) {
             faults.push(Error::not_supported(&at.child("effect"), effect, &TAINT_EFFECTS));
         }
     }
+}
+
+fn internal_form(toleration: &Value) -> [(&'static str, Value); 5] {
+    let of = |key: &str| Value::from(text(&toleration[key]));
+    [
+        ("Key", of("key")),
+        ("Operator", of("operator")),
+        ("Value", of("value")),
+        ("Effect", of("effect")),
+        ("TolerationSeconds", toleration["tolerationSeconds"].clone()),
+    ]
 }
 
 pub fn topology_spread(faults: &mut Faults, path: &Path, constraints: &Value) {

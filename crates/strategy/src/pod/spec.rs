@@ -8,6 +8,7 @@ use super::containers::{self, Scope};
 use super::volume_source::Owner;
 use super::volumes::Volumes;
 use super::{annotations, env, resources, scheduling, security, windows};
+use crate::addresses::legacy_ip;
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{int, items, set, text, truthy};
 
@@ -16,8 +17,8 @@ const CLAIM_SOURCES: [&str; 2] = ["resourceClaimName", "resourceClaimTemplateNam
 const MAX_DNS_NAMESERVERS: usize = 3;
 const MAX_DNS_SEARCHES: usize = 32;
 const MAX_DNS_SEARCH_CHARS: usize = 2048;
-const DNS_POLICIES: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-pub const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+pub const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
 
 /// The spec of a pod or of a template of pods.
 pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, owner: Owner) {
@@ -92,7 +93,7 @@ fn hostname_override(faults: &mut Faults, path: &Path, spec: &Value) {
 
 fn rest(faults: &mut Faults, path: &Path, spec: &Value) {
     if set(&spec["preemptionPolicy"]) {
-        let policies = ["Never", "PreemptLowerPriority"];
+        let policies = ["PreemptLowerPriority", "Never"];
         check::one_of(faults, &path.child("preemptionPolicy"), &spec["preemptionPolicy"], &policies);
     }
     if set(&spec["overhead"]) {
@@ -151,7 +152,7 @@ fn dns_config(faults: &mut Faults, path: &Path, spec: &Value) {
         faults.push(Error::invalid(&path.child("nameservers"), config["nameservers"].clone(), detail));
     }
     for (i, server) in nameservers.iter().enumerate() {
-        check::ip(faults, &path.child("nameservers").index(i), text(server));
+        legacy_ip(faults, &path.child("nameservers").index(i), text(server));
     }
     let searches: Vec<&str> = items(&config["searches"]).iter().map(text).collect();
     let at = path.child("searches");
@@ -196,7 +197,7 @@ fn gates(faults: &mut Faults, path: &Path, spec: &Value) {
 
 fn host_aliases(faults: &mut Faults, path: &Path, aliases: &Value) {
     for (i, alias) in items(aliases).iter().enumerate() {
-        check::ip(faults, &path.index(i).child("ip"), text(&alias["ip"]));
+        legacy_ip(faults, &path.index(i).child("ip"), text(&alias["ip"]));
         for (h, name) in items(&alias["hostnames"]).iter().enumerate() {
             let at = path.index(i).child("hostnames").index(h);
             invalid_each(faults, &at, text(name), check::dns1123_subdomain(text(name)));

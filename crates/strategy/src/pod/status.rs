@@ -6,6 +6,7 @@ use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::{Value, json};
 
+use crate::addresses::legacy_ip;
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{copy, each, int, items, number, set, text};
 
@@ -149,7 +150,7 @@ fn claim_statuses(faults: &mut Faults, path: &Path, status: &Value, spec: &Value
 fn addresses(faults: &mut Faults, path: &Path, list: &Value) {
     let all: Vec<&str> = items(list).iter().map(|item| text(&item["ip"])).collect();
     for (i, ip) in all.iter().enumerate() {
-        check::ip(faults, &path.index(i), ip);
+        legacy_ip(faults, &path.index(i), ip);
     }
     if all.len() < 2 {
         return;

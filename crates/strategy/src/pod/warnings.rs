@@ -6,31 +6,16 @@ use serde_json::Value;
 
 use super::annotations::{self, SECCOMP_CONTAINER, SECCOMP_POD};
 use super::resources::quantity;
+use crate::addresses::warn_ip;
 use crate::check;
 use crate::json::{fields, int, items, number, set, text};
+use crate::node::old_label;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
 const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 const APPARMOR: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
-const NODE_LABELS: [(&str, &str); 6] = [
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-    ),
-    (
-        "failure-domain.beta.kubernetes.io/zone",
-        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
-    ),
-    (
-        "beta.kubernetes.io/instance-type",
-        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
-    ),
-    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
-];
 const ANNOTATIONS: [(&str, &str); 3] = [
     (
         "scheduler.alpha.kubernetes.io/critical-pod",
@@ -103,14 +88,9 @@ pub fn for_name(object: &Value, noun: &str) -> Vec<String> {
     )]
 }
 
-/// What is said of a label that nodes once had.
-pub fn node_label(key: &str) -> Option<&'static str> {
-    NODE_LABELS.iter().find(|(label, _)| *label == key).map(|(_, hint)| *hint)
-}
-
 fn node_labels(texts: &mut Vec<String>, at: &Path, spec: &Value) {
     for (key, _) in fields(&spec["nodeSelector"]) {
-        if let Some(hint) = node_label(key) {
+        if let Some(hint) = old_label(key) {
             texts.push(format!("{}: {hint}", at.child("nodeSelector").key(key)));
         }
     }
@@ -127,7 +107,7 @@ fn node_labels(texts: &mut Vec<String>, at: &Path, spec: &Value) {
     for (i, constraint) in items(&spec["topologySpreadConstraints"]).iter().enumerate() {
         let at = at.child("topologySpreadConstraints").index(i);
         let key = text(&constraint["topologyKey"]);
-        if let Some(hint) = node_label(key) {
+        if let Some(hint) = old_label(key) {
             texts.push(format!("{}: {key} is {hint}", at.child("topologyKey")));
         }
         if !set(&constraint["labelSelector"]) {
@@ -141,7 +121,7 @@ fn term_labels(texts: &mut Vec<String>, path: &Path, term: &Value, values_too: b
     for (i, expression) in items(&term["matchExpressions"]).iter().enumerate() {
         let at = path.child("matchExpressions").index(i);
         let key = text(&expression["key"]);
-        if let Some(hint) = node_label(key) {
+        if let Some(hint) = old_label(key) {
             texts.push(format!("{}: {key} is {hint}", at.child("key")));
         }
         for (v, value) in items(&expression["values"]).iter().enumerate().filter(|_| values_too) {
@@ -339,25 +319,9 @@ fn null_selectors(texts: &mut Vec<String>, at: &Path, affinity: &Value) {
 
 fn addresses(texts: &mut Vec<String>, at: &Path, spec: &Value) {
     for (i, server) in items(&spec["dnsConfig"]["nameservers"]).iter().enumerate() {
-        address(texts, &at.child("dnsConfig").child("nameservers").index(i), text(server));
+        warn_ip(texts, &at.child("dnsConfig").child("nameservers").index(i), text(server));
     }
     for (i, alias) in items(&spec["hostAliases"]).iter().enumerate() {
-        address(texts, &at.child("hostAliases").index(i).child("ip"), text(&alias["ip"]));
-    }
-}
-
-/// An address that is not written the one usual way.
-fn address(texts: &mut Vec<String>, at: &Path, value: &str) {
-    let Ok(std::net::IpAddr::V6(address)) = value.parse() else { return };
-    if let Some(v4) = address.to_ipv4_mapped() {
-        texts.push(format!(
-            "{at}: non-standard IP address {} will be considered invalid in a future Kubernetes release: use \"{v4}\"",
-            go_quote(value)
-        ));
-    } else if address.to_string() != value {
-        let shown = go_quote(value);
-        texts.push(format!(
-            "{at}: IPv6 address {shown} should be in RFC 5952 canonical format (\"{address}\")"
-        ));
+        warn_ip(texts, &at.child("hostAliases").index(i).child("ip"), text(&alias["ip"]));
     }
 }

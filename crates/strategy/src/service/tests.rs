@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::trial::{created, merge, patched, stored, updated, warned};
+use crate::testing::named::{created, merge, patched, stored, updated, warned};
 
 fn with_spec(patch: Value) -> Value {
     merge(json!({"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}), json!({"spec": patch}))

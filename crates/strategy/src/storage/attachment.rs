@@ -90,7 +90,7 @@ fn status(object: &Value, _: &Value) -> Faults {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, patched, stored, updated};
+    use crate::testing::named::{created, patched, stored, updated};
     use serde_json::json;
 
     const GROUP: &str = "storage.k8s.io";

@@ -220,7 +220,7 @@ fn status(new: &Value, _: &Value) -> Faults {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge, patched, stored, warned};
+    use crate::testing::named::{created, merge, patched, stored, warned};
     use serde_json::{Value, json};
 
     fn claim(patch: Value) -> Value {

@@ -3,10 +3,10 @@
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
-use super::old_node_label;
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{default_text, fields, items, same, set, text};
 use crate::kind::{Kind, PLAIN};
+use crate::node::old_label;
 
 const PARAMETERS_MAX: usize = 512;
 const PARAMETER_BYTES_MAX: usize = 256 * 1024;
@@ -38,7 +38,7 @@ pub static CLASS: Kind = Kind {
         let mut texts = Vec::new();
         for (t, term) in items(&object["allowedTopologies"]).iter().enumerate() {
             for (e, expression) in items(&term["matchLabelExpressions"]).iter().enumerate() {
-                if let Some(hint) = old_node_label(text(&expression["key"])) {
+                if let Some(hint) = old_label(text(&expression["key"])) {
                     let at = Path::new("allowedTopologies").index(t).child("matchLabelExpressions").index(e);
                     texts.push(format!("{}: {hint}", at.child("key")));
                 }
@@ -125,7 +125,7 @@ fn topologies(faults: &mut Faults, path: &Path, terms: &[Value]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, updated, warned};
+    use crate::testing::named::{created, updated, warned};
     use serde_json::json;
 
     const GROUP: &str = "storage.k8s.io";

@@ -3,11 +3,12 @@
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
-use super::{class_name, old_node_label};
+use super::class_name;
 use crate::check::{self, Faults, invalid_each};
 use crate::domains::driver_name;
 use crate::json::{default, fields, int, items, number, remove, same, set, text, within};
 use crate::kind::{Kind, PLAIN};
+use crate::node::old_label;
 use crate::pod::resources::quantity;
 
 const GROUP_POLICIES: [&str; 3] = ["File", "None", "ReadWriteOnceWithFSType"];
@@ -101,12 +102,12 @@ pub static CSI_CAPACITY: Kind = Kind {
         let mut texts = Vec::new();
         let path = Path::new("nodeTopology");
         for (i, expression) in items(&object["nodeTopology"]["matchExpressions"]).iter().enumerate() {
-            if let Some(hint) = old_node_label(text(&expression["key"])) {
+            if let Some(hint) = old_label(text(&expression["key"])) {
                 texts.push(format!("{}: {hint}", path.child("matchExpressions").index(i).child("key")));
             }
         }
         for (label, _) in fields(&object["nodeTopology"]["matchLabels"]) {
-            if let Some(hint) = old_node_label(label) {
+            if let Some(hint) = old_label(label) {
                 texts.push(format!("{}: {hint}", path.child("matchLabels").child(label)));
             }
         }
@@ -187,7 +188,7 @@ fn node_driver(faults: &mut Faults, path: &Path, driver: &Value, twice: bool) {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, updated};
+    use crate::testing::named::{created, updated};
     use serde_json::json;
 
     const GROUP: &str = "storage.k8s.io";

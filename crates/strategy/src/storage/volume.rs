@@ -4,11 +4,12 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use super::volume_source::{KINDS, source};
-use super::{VOLUME_MODES, access_modes, annotation_warning, class_name, old_node_label};
+use super::{VOLUME_MODES, access_modes, annotation_warning, class_name};
 use crate::check::{self, Faults};
 use crate::contract::Context;
 use crate::json::{copy, default, default_text, fields, items, put, remove, same, set, text, with, within};
 use crate::kind::{Kind, PLAIN};
+use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
 use crate::pod::resources::{amount, quantity};
 use crate::pod::scheduling::node_selector;
@@ -218,7 +219,7 @@ fn relabelled(now: &Value, before: &Value) -> Value {
             let mut old = items(&terms.next().unwrap_or(&Value::Null)["matchExpressions"]).iter();
             crate::json::each(term, "matchExpressions", |expression| {
                 let Some(old) = old.next() else { return };
-                let renamed = old_node_label(text(&old["key"]))
+                let renamed = old_label(text(&old["key"]))
                     .is_some_and(|hint| hint.contains(&format!("\"{}\"", text(&expression["key"]))));
                 if renamed {
                     copy(expression, "key", old);
@@ -250,7 +251,7 @@ fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
     for (t, term) in items(&spec["nodeAffinity"]["required"]["nodeSelectorTerms"]).iter().enumerate() {
         for (e, expression) in items(&term["matchExpressions"]).iter().enumerate() {
             let key = text(&expression["key"]);
-            if let Some(hint) = old_node_label(key) {
+            if let Some(hint) = old_label(key) {
                 let at = terms.index(t).child("matchExpressions").index(e).child("key");
                 texts.push(format!("{at}: {key} is {hint}"));
             }
@@ -264,7 +265,7 @@ fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::trial::{created, merge, patched, stored, updated, warned};
+    use crate::testing::named::{created, merge, patched, stored, updated, warned};
     use serde_json::{Value, json};
 
     fn volume(patch: Value) -> Value {

@@ -27,7 +27,7 @@ fn names_images_and_ports() {
             (
                 container(json!({"imagePullPolicy": "Now", "terminationMessagePolicy": "Shout"})),
                 &[
-                    "spec.containers[0].terminationMessagePolicy: Unsupported value: \"Shout\": supported values: \"FallbackToLogsOnError\", \"File\"",
+                    "spec.containers[0].terminationMessagePolicy: Unsupported value: \"Shout\": supported values: \"File\", \"FallbackToLogsOnError\"",
                     "spec.containers[0].imagePullPolicy: Unsupported value: \"Now\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
                 ],
             ),

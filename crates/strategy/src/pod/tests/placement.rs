@@ -94,13 +94,19 @@ fn spreading_and_tolerations() {
                 ],
             ),
             (
+                spec(json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]})),
+                &[
+                    "spec.tolerations[0].operator: Invalid value: {\"Key\":\"a\",\"Operator\":\"Exists\",\"Value\":\"b\",\"Effect\":\"\",\"TolerationSeconds\":null}: value must be empty when `operator` is 'Exists'",
+                ],
+            ),
+            (
                 spec(json!({"tolerations": [{"operator": "Equal", "tolerationSeconds": 1},
                     {"key": "a", "operator": "Lt", "value": "1", "effect": "Never"}]})),
                 &[
                     "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
                     "spec.tolerations[0].effect: Invalid value: \"\": effect must be 'NoExecute' when `tolerationSeconds` is set",
                     "spec.tolerations[1].operator: Unsupported value: \"Lt\": supported values: \"Equal\", \"Exists\"",
-                    "spec.tolerations[1].effect: Unsupported value: \"Never\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"",
+                    "spec.tolerations[1].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
                 ],
             ),
             (
@@ -148,15 +154,17 @@ fn names_and_networks() {
                     json!({"hostname": "A", "subdomain": "b.c", "activeDeadlineSeconds": 0, "restartPolicy": "Once", "preemptionPolicy": "Now"}),
                 ),
                 &[
-                    "spec.restartPolicy: Unsupported value: \"Once\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+                    "spec.restartPolicy: Unsupported value: \"Once\": supported values: \"Always\", \"OnFailure\", \"Never\"",
                     "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
                     &format!("spec.hostname: Invalid value: \"A\": {label}"),
                     "spec.subdomain: Invalid value: \"b.c\": must not contain dots",
-                    "spec.preemptionPolicy: Unsupported value: \"Now\": supported values: \"Never\", \"PreemptLowerPriority\"",
+                    "spec.preemptionPolicy: Unsupported value: \"Now\": supported values: \"PreemptLowerPriority\", \"Never\"",
                 ],
             ),
             (
-                spec(json!({"hostAliases": [{"ip": "1.2.3", "hostnames": ["a"]}], "overhead": {"gpu": "1"}})),
+                spec(
+                    json!({"hostAliases": [{"ip": "1.2.3", "hostnames": ["a"]}, {"ip": "010.0.0.1"}], "overhead": {"gpu": "1"}}),
+                ),
                 &[
                     "spec.hostAliases[0].ip: Invalid value: \"1.2.3\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
                     "spec.overhead.limits[gpu]: Invalid value: \"gpu\": must be a standard resource type or fully qualified",

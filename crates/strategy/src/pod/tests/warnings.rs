@@ -72,12 +72,13 @@ fn hidden_and_odd() {
         ),
         (
             spec(
-                json!({"terminationGracePeriodSeconds": -1, "hostAliases": [{"ip": "::ffff:1.1.1.1"}, {"ip": "FD00::1"}]}),
+                json!({"terminationGracePeriodSeconds": -1, "hostAliases": [{"ip": "::ffff:1.1.1.1"}, {"ip": "FD00::1"}, {"ip": "010.0.0.1"}]}),
             ),
             vec![
                 "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
                 "spec.hostAliases[0].ip: non-standard IP address \"::ffff:1.1.1.1\" will be considered invalid in a future Kubernetes release: use \"1.1.1.1\"",
                 "spec.hostAliases[1].ip: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")",
+                "spec.hostAliases[2].ip: non-standard IP address \"010.0.0.1\" will be considered invalid in a future Kubernetes release: use \"10.0.0.1\"",
             ],
         ),
         (
