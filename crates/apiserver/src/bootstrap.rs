@@ -8,7 +8,8 @@ use std::time::Duration;
 use amphipod_api::object;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -276,11 +277,8 @@ async fn endpoints(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
     ensure_exactly(api, &slice, &["addressType", "endpoints", "ports"]).await
 }
 
-async fn each<'a, F>(objects: &'a [Value], ensure: impl Fn(&'a Value) -> F) -> Result<(), Error>
-where
-    F: Future<Output = Result<(), Error>>,
-{
-    stream::iter(objects.iter().map(ensure)).buffer_unordered(CONCURRENT).try_collect().await
+async fn each(tasks: Vec<BoxFuture<'_, Result<(), Error>>>) -> Result<(), Error> {
+    stream::iter(tasks).buffer_unordered(CONCURRENT).try_collect().await
 }
 
 /// An object and what the server itself says of it.
@@ -311,11 +309,12 @@ fn set_conditions(existing: &mut Value, wanted: &Value) -> bool {
 pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
     let (namespaces, others): (Vec<Value>, Vec<Value>) =
         policy_objects.into_iter().partition(|object| object::kind(object) == "Namespace");
-    each(&namespaces, |object| ensure(api, object)).await?;
-    each(&others, |object| ensure(api, object)).await?;
+    each(namespaces.iter().map(|object| ensure(api, object).boxed()).collect()).await?;
+    each(others.iter().map(|object| ensure(api, object).boxed()).collect()).await?;
     let now = time_text(Timestamp::now());
-    each(&flow_control::objects(&now), |object| ensure_with_status(api, object)).await?;
-    each(&group_versions::objects(&now), |object| ensure_with_status(api, object)).await?;
+    let mut shown = flow_control::objects(&now);
+    shown.extend(group_versions::objects(&now));
+    each(shown.iter().map(|object| ensure_with_status(api, object).boxed()).collect()).await?;
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
     ensure_service_cidr(api, config).await?;
     warn_of_other_ranges(api, config).await;

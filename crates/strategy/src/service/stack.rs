@@ -153,7 +153,7 @@ fn complete(spec: &mut Value, cluster: &[&str], two_possible: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::merge;
+    use crate::testing::named::merge;
 
     const SINGLE: &[&str] = &["IPv4"];
     const DUAL: &[&str] = &["IPv6", "IPv4"];
