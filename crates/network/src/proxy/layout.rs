@@ -198,11 +198,18 @@ impl Layout {
         batch.commit(socket)
     }
 
-    /// Applies changes in one step.
+    /// Applies changes: new chains first, then everything else in one step. A packet under way
+    /// goes on in the generation it began in but finds the elements of the next; a chain that came
+    /// with them would be empty for it, and its connection refused.
     pub fn apply(&self, socket: &mut Socket, changes: &[Change]) -> Result<(), Error> {
-        let mut batch = Batch::new(&self.table);
-        self.add_changes(&mut batch, changes);
-        batch.commit(socket)
+        let (chains, rest): (Vec<Change>, Vec<Change>) =
+            changes.iter().cloned().partition(|change| matches!(change, Change::AddChain(_)));
+        for step in [chains, rest].into_iter().filter(|step| !step.is_empty()) {
+            let mut batch = Batch::new(&self.table);
+            self.add_changes(&mut batch, &step);
+            batch.commit(socket)?;
+        }
+        Ok(())
     }
 
     fn add_changes(&self, batch: &mut Batch, changes: &[Change]) {
