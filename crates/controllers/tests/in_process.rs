@@ -80,20 +80,6 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
         })
         .await;
 
-    let by_hand = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"}, "spec": {"ports": [{"port": 1}]}});
-    cluster.create::<Service>("roll", by_hand).await;
-    let subsets = json!([{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 1}]}]);
-    let by_hand =
-        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db"}, "subsets": subsets});
-    cluster.create::<Endpoints>("roll", by_hand).await;
-    let mirrored =
-        ListParams { label_selector: Some("kubernetes.io/service-name=db".into()), ..ListParams::default() };
-    eventually("mirrored", || async {
-        let (_, slices) = slices.list(&mirrored).await.unwrap();
-        slices.first().filter(|s| s.endpoints[0].addresses == ["192.0.2.9"]).map(|_| ())
-    })
-    .await;
-
     let api = cluster.api::<Deployment>("roll");
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "demo:2"}]}}}});
     let changed = api.patch("demo", &Patch::Strategic(image)).await.unwrap();
@@ -113,6 +99,26 @@ async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
     let (_, events) = cluster.api::<Event>("roll").list(&ListParams::default()).await.unwrap();
     let told = |text: &str| events.iter().any(|e| e.message.as_deref().unwrap_or("").contains(text));
     assert!(told("from 0 to 3") && told("Created pod: demo-"), "{events:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_written_by_hand_are_mirrored() {
+    let cluster = cluster::start().await;
+    cluster.namespace("roll").await;
+    let slices = cluster.api::<EndpointSlice>("roll");
+    let by_hand = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"}, "spec": {"ports": [{"port": 1}]}});
+    cluster.create::<Service>("roll", by_hand).await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 1}]}]);
+    let by_hand =
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db"}, "subsets": subsets});
+    cluster.create::<Endpoints>("roll", by_hand).await;
+    let mirrored =
+        ListParams { label_selector: Some("kubernetes.io/service-name=db".into()), ..ListParams::default() };
+    eventually("mirrored", || async {
+        let (_, slices) = slices.list(&mirrored).await.unwrap();
+        slices.first().filter(|s| s.endpoints[0].addresses == ["192.0.2.9"]).map(|_| ())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,11 @@
 //! Projected volumes: many sources in one folder, whose paths must not meet.
 
-use amphipod_api::field::{Error, Path, go_quote};
-use amphipod_api::names::DNS1123_SUBDOMAIN_MAX;
+use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use super::volume_source::{downward_file, key_path, mode};
 use crate::check::{self, Faults};
+use crate::domains::signer_name;
 use crate::json::{fields, int, items, number, set, text};
 
 const TOKEN_SECONDS_MIN: i64 = 600;
@@ -14,7 +14,6 @@ const CERTIFICATE_SECONDS_MIN: i64 = 3600;
 /// 91 days; a day for the signers of Kubernetes itself.
 const CERTIFICATE_SECONDS_MAX: i64 = 91 * 86400;
 const OWN_CERTIFICATE_SECONDS_MAX: i64 = 86400;
-const SIGNER_PATH_MAX: usize = 253 + 63 + 1;
 const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 const KINDS: [&str; 6] =
     ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
@@ -168,39 +167,5 @@ fn certificate(faults: &mut Faults, path: &Path, source: &Value, taken: &mut Tak
     if !given {
         let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
         faults.push(Error::required(path, detail));
-    }
-}
-
-/// `example.com/signer-name`.
-fn signer_name(faults: &mut Faults, path: &Path, name: &str) {
-    if name.is_empty() {
-        faults.push(Error::required(path, ""));
-        return;
-    }
-    let Some((domain, rest)) = name.split_once('/').filter(|(_, rest)| !rest.contains('/')) else {
-        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-        faults.push(Error::invalid(path, name, detail));
-        return;
-    };
-    if domain.len() > DNS1123_SUBDOMAIN_MAX {
-        faults.push(Error::too_long(path, DNS1123_SUBDOMAIN_MAX));
-    }
-    first_bad_label(faults, path, domain, check::dns1123_label);
-    if !domain.contains('.') {
-        let detail = "should be a domain with at least two segments separated by dots";
-        faults.push(Error::invalid(path, domain, detail));
-    }
-    first_bad_label(faults, path, rest, check::dns1123_subdomain);
-    if rest.len() > SIGNER_PATH_MAX {
-        faults.push(Error::too_long(path, SIGNER_PATH_MAX));
-    }
-}
-
-fn first_bad_label(faults: &mut Faults, path: &Path, name: &str, rule: fn(&str) -> Vec<String>) {
-    let bad = name.split('.').map(|label| (label, rule(label))).find(|(_, texts)| !texts.is_empty());
-    for (label, text) in bad.into_iter().flat_map(|(label, texts)| texts.into_iter().map(move |t| (label, t)))
-    {
-        let detail = format!("validating label {}: {text}", go_quote(label));
-        faults.push(Error::invalid(path, name, detail));
     }
 }
