@@ -64,16 +64,28 @@ fn by_uid(uid: &str) -> HashMap<String, String> {
 }
 
 impl Runtime {
-    /// Waits until the runtime behind `endpoint` answers.
+    /// Asks the runtime behind `endpoint` who it is.
     pub async fn connect(endpoint: &str) -> Result<Self, Error> {
+        Self::connect_within(endpoint, CALL_TIMEOUT).await
+    }
+
+    async fn connect_within(endpoint: &str, patience: Duration) -> Result<Self, Error> {
+        let mut runtime = Self::unasked(endpoint);
+        let call = request(cri::VersionRequest { version: "0.1.0".into() }, patience);
+        let answer = runtime.client().version(call).await?.into_inner();
+        (runtime.name, runtime.version) = (answer.runtime_name, answer.runtime_version);
+        Ok(runtime)
+    }
+
+    /// A runtime whose name is not known yet.
+    pub(crate) fn unasked(endpoint: &str) -> Self {
         let channel = amphipod_cri::connect_lazy(endpoint);
         let limit = amphipod_cri::MAX_MESSAGE_BYTES;
-        let mut runtime = RuntimeServiceClient::new(channel.clone())
+        let runtime = RuntimeServiceClient::new(channel.clone())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(limit);
-        let answer = runtime.version(cri::VersionRequest { version: "0.1.0".into() }).await?.into_inner();
-        Ok(Runtime { runtime, images, name: answer.runtime_name, version: answer.runtime_version })
+        Runtime { runtime, images, name: String::new(), version: String::new() }
     }
 
     fn client(&self) -> RuntimeServiceClient<Channel> {
@@ -345,5 +357,24 @@ fn record(sandbox_id: String, status: cri::ContainerStatus) -> ContainerRecord {
         log_path: status.log_path,
         user: user.map(|u| (u.uid, u.gid, u.supplemental_groups)),
         replaced: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_runtime_that_never_answers_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("silent.sock");
+        // The kernel takes connections up for a listener that never looks at them.
+        let _silent = tokio::net::UnixListener::bind(&path).unwrap();
+        let endpoint = format!("unix://{}", path.display());
+        let asked = Runtime::connect_within(&endpoint, Duration::from_millis(10));
+        // An end of the test's own, so that it fails where it would hang.
+        let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        let error = answer.expect("it ends by itself").err().expect("nobody answered");
+        assert_eq!(error.to_string(), "Timeout expired");
     }
 }
