@@ -50,11 +50,18 @@ struct Job<'a> {
     context: &'a Context,
     pod: &'a Pod,
     addresses: &'a Addresses,
+    has_begun: bool,
 }
 
-/// Sets up all volumes; safe to repeat, which makes them follow their sources.
-pub async fn set_up(context: &Context, pod: &Pod, addresses: &Addresses) -> Result<Mounted, Failure> {
-    let job = Job { context, pod, addresses };
+/// Sets up all volumes; safe to repeat, which makes them follow their sources. `has_begun`: the pod
+/// had them all before, and goes on with what a new one may not begin with.
+pub async fn set_up(
+    context: &Context,
+    pod: &Pod,
+    addresses: &Addresses,
+    has_begun: bool,
+) -> Result<Mounted, Failure> {
+    let job = Job { context, pod, addresses, has_begun };
     let mut mounted = Mounted::new();
     for volume in spec(pod).volumes.iter().flatten() {
         match job.one(volume).await {
@@ -233,6 +240,14 @@ impl Job<'_> {
         let client = &self.context.client;
         let claim =
             Api::<PersistentVolumeClaim>::namespaced(client.clone(), self.pod.namespace()).get(name).await?;
+        // Its protection is taken off once no pod is seen to use it: a pod that begins with it now
+        // might find it gone.
+        if claim.is_terminating() && !self.has_begun {
+            let namespace = self.pod.namespace();
+            return Err(Error::config(format!(
+                "error processing PVC {namespace}/{name}: PVC is being deleted"
+            )));
+        }
         let bound = claim.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty());
         let bound =
             bound.ok_or_else(|| Error::config(format!("PersistentVolumeClaim is not bound: {name:?}")))?;

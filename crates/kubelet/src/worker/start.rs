@@ -112,7 +112,8 @@ impl Job {
             return Err(());
         }
         let addresses = self.addresses();
-        let set_up = volumes::set_up(context, pod, &addresses);
+        // A sandbox is made after the volumes: where there is one, an earlier kubelet made both.
+        let set_up = volumes::set_up(context, pod, &addresses, self.sandbox.is_some());
         let outcome = tokio::select! {
             () = self.cancel.cancelled() => return Err(()),
             outcome = set_up => outcome,

@@ -32,7 +32,7 @@ impl Worker {
         };
         let (context, pod, sender) = (self.context.clone(), self.pod.clone(), self.sender.clone());
         tokio::spawn(async move {
-            let outcome = volumes::set_up(&context, &pod, &addresses).await;
+            let outcome = volumes::set_up(&context, &pod, &addresses, true).await;
             let _ = sender.send(Event::Volumes(outcome)).await;
         });
     }

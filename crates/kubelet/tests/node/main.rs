@@ -282,6 +282,48 @@ async fn what_cannot_start_says_why() {
 }
 
 #[tokio::test]
+async fn a_claim_that_is_being_deleted_is_kept_but_not_begun_with() {
+    let mut node = Node::start().await;
+    let claim = |name: &str, more: Value| {
+        let mut metadata = json!({"name": name, "namespace": "ns", "uid": name});
+        metadata.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata,
+            "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}})
+    };
+    let deleted =
+        json!({"deletionTimestamp": "2024-01-01T00:00:00Z", "finalizers": ["kubernetes.io/pvc-protection"]});
+    let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "ns"}, "data": {"k": value}});
+    node.api.put(
+        "persistentvolumes",
+        json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "v"}, "spec": {"hostPath": {"path": node.dir.path()}}}),
+    );
+    node.api.put("persistentvolumeclaims", claim("c", json!({})));
+    node.api.put("configmaps", map("one"));
+    let spec = json!({"volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "m", "configMap": {"name": "m"}}],
+        "containers": [{"name": "a", "image": "x:1"}]});
+    node.create("early", spec.clone());
+    let early = node.until_pod("ready", "early", is_ready).await;
+    node.api.put("persistentvolumeclaims", claim("c", deleted));
+    node.create("late", spec);
+    let why = "error processing PVC ns/c: PVC is being deleted";
+    node.until_event(&format!(" FailedMount MountVolume.SetUp failed for volume \"v\" : {why}")).await;
+    // The pod that has it goes on in every way: its other volumes still follow their sources.
+    node.api.put("configmaps", map("two"));
+    let uid = early["metadata"]["uid"].as_str().unwrap();
+    let file = node.dir.path().join("kubelet/pods").join(uid).join("volumes/kubernetes.io~configmap/m/k");
+    until("a change", || (std::fs::read_to_string(&file).ok()? == "two").then_some(())).await;
+    assert_eq!(node.runtime.state.lock().containers.len(), 1, "the late pod has none");
+    node.stop_kubelet().await;
+    let container = node.runtime.running("a").unwrap().id;
+    node.runtime.end(&container, 1);
+    node.run_kubelet(node.config());
+    let again = |p: &Value| p["status"]["containerStatuses"][0]["restartCount"] == 1 && is_ready(p);
+    node.until_pod("started anew", "early", again).await;
+}
+
+#[tokio::test]
 async fn pods_wait_for_the_network() {
     let node = Node::start_with_runtime(|runtime| {
         runtime.state.lock().network = Some("cni plugin not initialized".into());
