@@ -156,7 +156,11 @@ impl Worker {
             self.stop(id, Cause::Resized);
         }
         if plan.steps.is_empty() {
-            return self.note_done(&plan, &self.pod.clone());
+            // With instances yet to stop there is nothing to do before they have, and that wakes us.
+            if !plan.done.is_empty() {
+                self.note_done(&plan, &self.pod.clone());
+            }
+            return;
         }
         if now < self.resizing.not_before {
             return self.wake_at(self.resizing.not_before);

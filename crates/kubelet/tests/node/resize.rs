@@ -109,6 +109,44 @@ async fn a_container_may_want_a_restart() {
     node.until_event("spec.containers{a} Killing Container a resize requires restart").await;
 }
 
+/// A pod whose container, when its memory changes, is stopped to be started anew.
+async fn to_be_restarted(node: &Node) -> String {
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    node.create(
+        "p",
+        json!({"restartPolicy": "OnFailure",
+            "containers": [{"name": "a", "image": "x:1", "resizePolicy": policy, "resources": exact(100, "128Mi")}]}),
+    );
+    node.until_pod("ready", "p", is_ready).await;
+    node.runtime.running("a").unwrap().id
+}
+
+#[tokio::test]
+async fn nothing_is_done_while_a_container_stops() {
+    use std::os::unix::fs::MetadataExt;
+    let node = Node::start().await;
+    let first = to_be_restarted(&node).await;
+    let uid = node.pod("p")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let file = node.dir.path().join("kubelet/pods").join(uid).join("actuated.json");
+    let written = || {
+        let file = std::fs::metadata(&file).unwrap();
+        (file.ino(), file.mtime(), file.mtime_nsec())
+    };
+    let before = written();
+    node.runtime.stops_held.send_replace(true);
+    node.resize("p", &exact(100, "64Mi"));
+    let told_to_stop = || node.runtime.state.lock().stopped.iter().any(|(id, _)| *id == first);
+    until("told to stop", || told_to_stop().then_some(())).await;
+    // Another pod's life, from its creation to its end, is time enough for many looks.
+    node.create("q", json!({"containers": [{"name": "b", "image": "x:1"}]}));
+    node.until_pod("ready", "q", is_ready).await;
+    assert_eq!(written(), before, "written again though nothing was done");
+    assert_eq!(node.runtime.state.lock().stopped.len(), 1);
+    node.runtime.stops_held.send_replace(false);
+    let again = |p: &Value| container(p, 0)["restartCount"] == 1 && has(&exact(100, "64Mi"))(p);
+    node.until_pod("restarted", "p", again).await;
+}
+
 #[tokio::test]
 async fn what_does_not_fit_waits_until_there_is_room() {
     let mut node = Node::start().await;

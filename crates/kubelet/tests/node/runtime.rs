@@ -13,7 +13,7 @@ use futures::StreamExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tonic::{Request, Response, Status};
 use tower::Service;
 
@@ -40,6 +40,8 @@ pub struct State {
 pub struct MindRuntime {
     pub state: Arc<Mutex<State>>,
     events: broadcast::Sender<ContainerEventResponse>,
+    /// While true, containers that were told to stop go on.
+    pub stops_held: watch::Sender<bool>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -50,7 +52,11 @@ fn now() -> i64 {
 
 impl MindRuntime {
     pub fn serve(socket: &Path) -> Self {
-        let runtime = MindRuntime { state: Arc::default(), events: broadcast::channel(1024).0 };
+        let runtime = MindRuntime {
+            state: Arc::default(),
+            events: broadcast::channel(1024).0,
+            stops_held: watch::Sender::new(false),
+        };
         let listener = tokio::net::UnixListener::bind(socket).unwrap();
         let (calls, images) =
             (RuntimeServiceServer::new(runtime.clone()), ImageServiceServer::new(runtime.clone()));
@@ -238,6 +244,7 @@ impl RuntimeService for MindRuntime {
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let request = request.into_inner();
         self.state.lock().stopped.push((request.container_id.clone(), request.timeout));
+        self.stops_held.subscribe().wait_for(|held| !held).await.unwrap();
         self.end(&request.container_id, 143);
         Ok(Response::new(Default::default()))
     }
