@@ -27,6 +27,8 @@ mod runtime;
 mod server;
 pub mod spec;
 mod static_pods;
+#[cfg(test)]
+mod testing;
 mod volumes;
 mod worker;
 

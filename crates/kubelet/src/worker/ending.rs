@@ -24,6 +24,7 @@ impl Worker {
             starting.cancel();
         }
         self.life = Life::Terminating { grace: grace_period_seconds(&self.pod) };
+        self.inbox.withdraw();
         // Restart work is over: the kill of the whole pod takes its place.
         for (_, stop) in self.stopping.drain() {
             stop.abort();

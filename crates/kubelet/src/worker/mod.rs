@@ -34,6 +34,9 @@ mod resize;
 mod start;
 mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 use inbox::{Inbox, News};
 use post::{Poster, Target};
 

@@ -106,14 +106,15 @@ impl Worker {
         if is_static(&self.pod) {
             return;
         }
-        if resize::same_resources(&self.desired, &self.pod) {
-            if self.resizing.standing.pending.take().is_some() {
-                self.inbox.withdraw();
-            }
+        let has_all = resize::same_resources(&self.desired, &self.pod);
+        if has_all && self.resizing.standing.pending.is_none() {
             return;
         }
         let generation = self.desired.metadata.generation;
         match self.inbox.resize(&self.desired) {
+            // What was asked for may have been granted just before it was wanted no more: only
+            // asking for what is there gives that back.
+            Ok(()) if has_all => self.resizing.standing.pending = None,
             Ok(()) => {
                 self.pod = self.desired.clone();
                 let progress = Some(Progress { error: None, generation });
