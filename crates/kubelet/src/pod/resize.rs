@@ -203,7 +203,8 @@ pub fn plan(current: PodCgroup, allocated: &Pod, running: &[Running], node_memor
     plan
 }
 
-fn needs_restart(container: &Container, actuated: &ResourceRequirements) -> bool {
+/// Whether the way from `actuated` to what the container is to have is a restart.
+pub fn needs_restart(container: &Container, actuated: &ResourceRequirements) -> bool {
     let differs = |name: &str| {
         let of = |r: Option<&ResourceRequirements>| -> [Option<Quantity>; 2] {
             let r = r.cloned().unwrap_or_default();

@@ -187,8 +187,10 @@ impl Worker {
         }
     }
 
-    /// Takes up what an earlier kubelet left: results of probes that its status tells.
+    /// Takes up what an earlier kubelet left: results of probes that its status tells, instances it
+    /// stopped to be started anew.
     fn adopt(&mut self) {
+        self.adopt_replaced();
         let status = self.pod.status.clone().unwrap_or_default();
         let lists = [&status.init_container_statuses, &status.container_statuses];
         for old in lists.into_iter().flatten().flatten() {

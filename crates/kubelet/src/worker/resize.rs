@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::events;
 use crate::pod::resize::{self, Pending, Plan, Progress, Running, Standing, Step};
 use crate::pod::resources::{PodCgroup, pod_cgroup, qos_class};
+use crate::pod::state::ContainerRecord;
 use crate::pod::sync::Cause;
 use crate::pod::{find_container, is_static};
 
@@ -85,14 +86,32 @@ impl Worker {
             self.resizing.actuated.insert(record.id.clone(), (record.name.clone(), resources));
             changed = true;
         }
+        let Resizing { replaced, actuated, .. } = &mut self.resizing;
         let containers = &self.state.containers;
-        let known = |id: &String| containers.iter().any(|c| c.id == *id && !c.is_over());
-        let before = self.resizing.actuated.len();
-        self.resizing.actuated.retain(|id, _| known(id));
-        if changed || self.resizing.actuated.len() != before {
+        replaced.retain(|id| containers.iter().any(|c| c.id == *id));
+        // What a stopped instance had says that it was stopped to be started anew: should this
+        // kubelet end before that, the next one reads it here.
+        let to_come = |c: &ContainerRecord| {
+            replaced.contains(&c.id) && self.state.latest(&c.name).is_some_and(|latest| latest.id == c.id)
+        };
+        let before = actuated.len();
+        actuated.retain(|id, _| containers.iter().any(|c| c.id == *id && (!c.is_over() || to_come(c))));
+        if changed || actuated.len() != before {
             self.write_actuated();
         }
-        self.resizing.replaced.retain(|id| containers.iter().any(|c| c.id == *id));
+    }
+
+    /// Takes up what an earlier kubelet began: instances that ended while they had what only a
+    /// restart changes into what the pod holds.
+    pub(super) fn adopt_replaced(&mut self) {
+        for record in self.state.containers.iter_mut().filter(|c| c.is_over()) {
+            let Some((name, actuated)) = self.resizing.actuated.get(&record.id) else { continue };
+            let Some(spec) = find_container(&self.pod, name) else { continue };
+            if resize::is_resizable(&self.pod, name) && resize::needs_restart(&spec.container, actuated) {
+                record.replaced = true;
+                self.resizing.replaced.insert(record.id.clone());
+            }
+        }
     }
 
     fn write_actuated(&self) {

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::inbox::Inbox;
 use super::*;
-use crate::allocation::Ledger;
+use crate::allocation::{Ledger, read_actuated};
+use crate::pod::state::testing::{exited, record, state};
 use crate::pod::testing::with_meta;
 
 /// A node with its books.
@@ -72,4 +73,42 @@ async fn a_pod_that_ends_waits_for_nothing() {
     worker.begin_end();
     node.ledger.release("big");
     assert!(node.has_room_for(node.cpu_capacity() - 100));
+}
+
+#[tokio::test]
+async fn instances_stopped_for_a_resize_are_known_to_the_next_kubelet() {
+    let node = Node::new();
+    let mut worker = node.worker(&pod("p", 100));
+    worker.state = state(vec![record("a", 0, Run::Running)]);
+    worker.resize(Timestamp::now());
+    worker.set_desired(pod("p", 50));
+    worker.resize(Timestamp::now());
+    assert!(worker.resizing.replaced.contains("a-0"));
+    // It ends; this kubelet sees it, and is gone before anything is started.
+    worker.state = state(vec![exited("a", 0, 0)]);
+    worker.resize(Timestamp::now());
+
+    let inbox = Arc::new(Inbox::new("p", node.ledger.clone()));
+    let mut next = Worker::new(node.context.clone(), inbox, pod("p", 50));
+    next.state = state(vec![exited("a", 0, 0)]);
+    next.adopt();
+    assert!(next.state.containers[0].replaced && !is_done(&next.pod, &next.state));
+    // Once another instance is there, the old one is forgotten.
+    next.state = state(vec![record("a", 1, Run::Running), exited("a", 0, 0)]);
+    next.resize(Timestamp::now());
+    let known = read_actuated(&node.context.config, "p");
+    assert_eq!(known.keys().collect::<Vec<_>>(), ["a-1"]);
+}
+
+#[tokio::test]
+async fn an_instance_that_ended_by_itself_is_not_replaced() {
+    let node = Node::new();
+    let mut worker = node.worker(&pod("p", 100));
+    worker.state = state(vec![record("a", 0, Run::Running)]);
+    worker.resize(Timestamp::now());
+    let inbox = Arc::new(Inbox::new("p", node.ledger.clone()));
+    let mut next = Worker::new(node.context.clone(), inbox, pod("p", 100));
+    next.state = state(vec![exited("a", 0, 0)]);
+    next.adopt();
+    assert!(is_done(&next.pod, &next.state));
 }

@@ -148,6 +148,22 @@ async fn nothing_is_done_while_a_container_stops() {
 }
 
 #[tokio::test]
+async fn a_kubelet_that_ends_while_a_container_stops_is_succeeded() {
+    let mut node = Node::start().await;
+    let first = to_be_restarted(&node).await;
+    node.runtime.stops_held.send_replace(true);
+    node.resize("p", &exact(100, "64Mi"));
+    until("told to stop", || (node.runtime.state.lock().stopped.len() == 1).then_some(())).await;
+    node.stop_kubelet().await;
+    node.runtime.end(&first, 0);
+    node.runtime.stops_held.send_replace(false);
+    node.run_kubelet(node.config());
+    let ready = |p: &Value| container(p, 0)["restartCount"] == 1 && is_ready(p);
+    let pod = node.until_pod("restarted", "p", |p| ready(p) && has(&exact(100, "64Mi"))(p)).await;
+    assert_eq!(pod["status"]["phase"], "Running");
+}
+
+#[tokio::test]
 async fn what_does_not_fit_waits_until_there_is_room() {
     let mut node = Node::start().await;
     let capacity = node.cpu_capacity();
