@@ -100,6 +100,8 @@ pub struct Worker {
     /// Volumes are being brought up to date.
     following: bool,
     starting: Option<CancellationToken>,
+    /// Config maps or secrets have changed since the start under way began.
+    sources_moved: bool,
     stopping: HashMap<String, AbortHandle>,
     killing: Option<AbortHandle>,
     resizing: resize::Resizing,
@@ -178,6 +180,7 @@ impl Worker {
             volumes_at: None,
             following: false,
             starting: None,
+            sources_moved: false,
             stopping: HashMap::new(),
             killing: None,
             events,
@@ -316,6 +319,10 @@ impl Worker {
                     self.hold.insert(name, retry);
                 }
             }
+        }
+        // What the start missed may be there by now.
+        if std::mem::take(&mut self.sources_moved) {
+            self.sources_changed();
         }
     }
 

@@ -112,3 +112,27 @@ async fn an_instance_that_ended_by_itself_is_not_replaced() {
     next.adopt();
     assert!(is_done(&next.pod, &next.state));
 }
+
+#[tokio::test]
+async fn a_source_that_arrives_during_a_start_is_not_missed() {
+    let node = Node::new();
+    let now = Timestamp::now();
+    let no_volumes = || start::Done { failed: true, ..start::Done::default() };
+    let no_variables = || {
+        let waiting = Waiting { reason: "CreateContainerConfigError".to_owned(), message: String::new() };
+        let outcomes = BTreeMap::from([("a".to_owned(), Some((waiting, now + MAX_SLEEP)))]);
+        start::Done { outcomes, ..start::Done::default() }
+    };
+    for done in [&no_volumes as &dyn Fn() -> start::Done, &no_variables] {
+        let mut worker = node.worker(&pod("p", 100));
+        // What arrives during one start is not taken for something that arrives during the next.
+        for arrives in [false, true, false] {
+            worker.starting = Some(CancellationToken::new());
+            if arrives {
+                worker.sources_changed();
+            }
+            worker.start_done(done());
+            assert_eq!(worker.held("a", now), !arrives);
+        }
+    }
+}

@@ -40,6 +40,7 @@ impl Worker {
     /// A config map or secret that the pod refers to is there, changed or gone.
     pub(super) fn sources_changed(&mut self) {
         self.volumes_at = None;
+        self.sources_moved = self.starting.is_some();
         let waiting = &self.waiting;
         let misses_source = |name: &str| {
             name.is_empty() || waiting.get(name).is_some_and(|w| w.reason == "CreateContainerConfigError")
