@@ -3,6 +3,7 @@
 //! nor takes a changed spec for one. (See docs/kubelet-state.md for the files.)
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,9 +58,8 @@ impl Ledger {
     pub fn take_up(&self, pods: &[Arc<Pod>]) {
         let mut books = self.books.lock();
         for pod in pods.iter().filter(|pod| admission::holds_resources(pod)) {
-            if let Some(held) = read(&self.context.config, pod.uid(), ALLOCATED) {
-                let pod = Arc::new(resize::with_resources(pod, &held));
-                books.pods.insert(pod.uid().to_owned(), pod);
+            if let Some(held) = held(&self.context.config, pod) {
+                books.pods.insert(pod.uid().to_owned(), Arc::new(held));
             }
         }
     }
@@ -79,7 +79,7 @@ impl Ledger {
             }
         }
         if admission::holds_resources(pod) {
-            // Held all the same: only a restart of the kubelet would be misled.
+            // Held all the same: a kubelet that starts anew goes by the pod's status instead.
             if let Err(error) = write_down(&self.context.config, pod) {
                 warn!(%error, pod = pod.name(), "what the pod holds was not written down");
             }
@@ -176,9 +176,14 @@ impl Ledger {
 
 /// `pod` with the resources an earlier kubelet granted it.
 pub fn restored(config: &Config, pod: Arc<Pod>) -> Arc<Pod> {
+    held(config, &pod).map_or(pod, Arc::new)
+}
+
+/// As it was written down, or else as the pod's status tells it.
+fn held(config: &Config, pod: &Pod) -> Option<Pod> {
     match read(config, pod.uid(), ALLOCATED) {
-        Some(held) => Arc::new(resize::with_resources(&pod, &held)),
-        None => pod,
+        Some(held) => Some(resize::with_resources(pod, &held)),
+        None => resize::as_told(pod),
     }
 }
 
@@ -235,7 +240,12 @@ fn write(config: &Config, uid: &str, file: &str, record: &Pod) -> Result<(), Err
     let path = path(config, uid, file);
     let (dir, aside) = (config.pod_dir(uid), path.with_extension("new"));
     std::fs::create_dir_all(&dir).context(|| format!("create {}", dir.display()))?;
-    std::fs::write(&aside, record.encode()).context(|| format!("write {}", aside.display()))?;
+    // The name must not lead to the new file before its content is there to stay.
+    let written = std::fs::File::create(&aside).and_then(|mut file| {
+        file.write_all(&record.encode())?;
+        file.sync_all()
+    });
+    written.context(|| format!("write {}", aside.display()))?;
     std::fs::rename(&aside, &path).context(|| format!("rename to {}", path.display()))
 }
 
@@ -282,5 +292,14 @@ mod tests {
         assert_eq!(restored(&config, with("2")), with("3"));
         std::fs::write(path(&config, "u1", ALLOCATED), &old[..20]).unwrap();
         assert_eq!(restored(&config, with("2")), with("2"));
+        // Then the status counts, where it tells anything.
+        let told = |cpu: &str| {
+            let mut pod = Pod::clone(&with(cpu));
+            let status = json!({"containerStatuses": [{"name": "a", "image": "x", "imageID": "", "ready": true,
+                "restartCount": 0, "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}}}]});
+            pod.status = Some(serde_json::from_value(status).unwrap());
+            Arc::new(pod)
+        };
+        assert_eq!(restored(&config, told("2")), told("1"));
     }
 }

@@ -8,7 +8,9 @@ use std::cmp::Reverse;
 use amphipod_api::quantity::Quantity;
 use amphipod_cri::v1::LinuxContainerResources;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, Pod, PodCondition, PodStatus, ResourceRequirements,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::{self, NodeView};
@@ -60,6 +62,29 @@ pub fn with_resources(pod: &Pod, like: &Pod) -> Pod {
         Some(other) => other.resources.clone(),
         None => container.resources.clone(),
     })
+}
+
+/// `pod` with the resources its status says it was granted; `None` where it says nothing.
+pub fn as_told(pod: &Pod) -> Option<Pod> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let told: Vec<&ContainerStatus> =
+        lists.into_iter().flatten().flatten().filter(|s| s.allocated_resources.is_some()).collect();
+    if told.is_empty() {
+        return None;
+    }
+    Some(with(pod, |container| {
+        let Some(status) = told.iter().find(|s| s.name == container.name) else {
+            return container.resources.clone();
+        };
+        let mut resources = container.resources.clone().unwrap_or_default();
+        resources.requests = status.allocated_resources.clone();
+        // A status tells granted requests only; the limits in force are the nearest to granted ones.
+        if let Some(in_force) = &status.resources {
+            resources.limits = in_force.limits.clone();
+        }
+        Some(resources)
+    }))
 }
 
 fn with(pod: &Pod, resources: impl Fn(&Container) -> Option<ResourceRequirements>) -> Pod {
