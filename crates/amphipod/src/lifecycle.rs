@@ -66,20 +66,35 @@ pub fn down(options: &DownOptions) -> Result<ExitCode, Failure> {
         "{}",
         if stopped { "  ok  control plane and node stopped" } else { "  ok  nothing was running" }
     );
+    let mut left = Vec::new();
     if record.is_none_or(|r| r.owns_node) && rustix::process::geteuid().is_root() {
         // The bridge and the rules are this machine's: while another cluster has its node here,
         // they are that one's.
         let machine = instance::Lock::acquire_node(&files).ok();
-        node::tear_down(&files, machine.is_some())?;
+        left = node::tear_down(&files, machine.is_some())?;
         let what = if machine.is_some() { "pods, mounts and network" } else { "pods and mounts" };
         println!("  ok  {what} removed");
     }
-    instance::forget(&files);
+    // The record says where pods are that another `down` is to remove.
+    if left.is_empty() {
+        instance::forget(&files);
+    }
     if options.purge {
         std::fs::remove_dir_all(files.root()).map_err(amphipod_cluster::Error::file(files.root()))?;
         println!("  ok  {} deleted", files.root().display());
     }
-    Ok(ExitCode::SUCCESS)
+    left_behind(&left, options.purge)
+}
+
+/// The failure of an end that left pods in external runtimes.
+fn left_behind(left: &[String], purged: bool) -> Result<ExitCode, Failure> {
+    let advice = match (left, purged) {
+        ([], _) => return Ok(ExitCode::SUCCESS),
+        (_, true) => "remove them with that runtime's own tools",
+        (_, false) => "run `amphipod down` again once that has changed",
+    };
+    let told: Vec<String> = left.iter().map(|what| format!("{what}; {advice}")).collect();
+    Err(Failure::new(told.join("\n")))
 }
 
 pub fn status(options: &DataDir) -> Result<ExitCode, Failure> {

@@ -100,17 +100,22 @@ pub async fn proxy(
     Ok(())
 }
 
-/// Stops every container and removes mounts and namespaces; rules, bridge and cgroup roots too
-/// where the machine is this cluster's.
-pub fn tear_down(files: &Files, owns_machine: bool) -> Result<(), Failure> {
+/// Stops every container and removes mounts and namespaces; rules, bridge, cgroup roots and what
+/// external runtimes hold too where the machine is this cluster's. Says which of those runtimes
+/// still hold pods, and why.
+pub fn tear_down(files: &Files, owns_machine: bool) -> Result<Vec<String>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let record = amphipod_cluster::instance::read(files);
+    let mut left = Vec::new();
     for endpoint in record.iter().flat_map(|record| record.runtime_endpoints()) {
-        runtime.block_on(amphipod_kubelet::remove_pods(endpoint)).map_err(|error| {
-            Failure::new(format!(
-                "the pods in {endpoint} were not removed: {error}; start that runtime and run `amphipod down` again"
-            ))
-        })?;
+        // Nothing tells pods of one cluster from those of another there.
+        if !owns_machine {
+            left.push(format!(
+                "the pods in {endpoint} were left: another cluster has its node here, they may be its own"
+            ));
+        } else if let Err(error) = runtime.block_on(amphipod_kubelet::remove_pods(endpoint)) {
+            left.push(format!("the pods in {endpoint} were not removed: {error}"));
+        }
     }
     if files.runtime().exists() {
         runtime.block_on(amphipod_runtime::cleanup(&runtime_config(files)?))?;
@@ -127,7 +132,7 @@ pub fn tear_down(files: &Files, owns_machine: bool) -> Result<(), Failure> {
     if owns_machine {
         amphipod_kubelet::remove_cgroup_root(&amphipod_kubelet::CgroupConfig::default());
     }
-    Ok(())
+    Ok(left)
 }
 
 fn recorded(
@@ -155,5 +160,27 @@ fn unmount_below(directory: &Path) {
     below.sort();
     for path in below.into_iter().rev() {
         let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amphipod_cluster::instance::{self, Instance};
+
+    #[test]
+    fn pods_of_the_cluster_that_has_the_machine_are_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        files.create().unwrap();
+        let socket = dir.path().join("cri.sock");
+        let shared = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        shared.set_nonblocking(true).unwrap();
+        let endpoint = format!("unix://{}", socket.display());
+        let record = Instance { runtime_endpoint: Some(endpoint.clone()), ..Instance::default() };
+        instance::write(&files, &record).unwrap();
+        let left = tear_down(&files, false).unwrap();
+        assert!(left[0].starts_with(&format!("the pods in {endpoint} were left")), "{left:?}");
+        assert_eq!(shared.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was asked");
     }
 }

@@ -212,20 +212,48 @@ fn a_runtime_without_a_network_is_told_so() {
     }
 }
 
+#[test]
+fn runtimes_that_are_gone_do_not_keep_the_rest() {
+    require_root();
+    let data = tempfile::tempdir().unwrap();
+    let endpoints = ["a", "b"].map(|name| format!("unix://{}/{name}.sock", data.path().display()));
+    let record = serde_json::json!({"pid": 1, "server": "", "kubeconfig": "", "nodeName": null, "hollowNodes": 0,
+        "podCidr": "", "serviceCidr": "", "startedAt": "", "ready": true, "ownsNode": true,
+        "runtimeEndpoint": endpoints[0], "formerRuntimeEndpoints": [endpoints[1]]});
+    std::fs::create_dir(data.path().join("run")).unwrap();
+    std::fs::write(data.path().join("run/instance.json"), record.to_string()).unwrap();
+    let said = eventually("this machine's node to be free", 300, || {
+        let (down, said) = run(data.path(), &["down"]);
+        assert!(!down, "{said}");
+        if said.contains("another cluster has its node here") { Err(said) } else { Ok(said) }
+    });
+    for endpoint in endpoints {
+        assert!(said.contains(&format!("error: the pods in {endpoint} were not removed: ")), "{said}");
+    }
+    assert!(said.contains("pods, mounts and network removed"), "{said}");
+    assert!(said.contains("run `amphipod down` again"), "{said}");
+    // Which has to find the runtimes in the record.
+    let (down, said) = run(data.path(), &["down", "--purge"]);
+    assert!(!down && said.contains("remove them with that runtime's own tools"), "{said}");
+    assert!(!data.path().exists(), "{said}");
+}
+
+/// Whether one of our commands succeeds with this data, and what it says.
+fn run(data: &Path, args: &[&str]) -> (bool, String) {
+    let output = Command::new(AMPHIPOD).args(args).arg("--data-dir").arg(data).output().unwrap();
+    (output.status.success(), text(&output))
+}
+
 /// What `up` says when it fails on the runtime.
 fn refused(data: &Path, endpoint: &str) -> String {
-    let run = |args: &[&str]| {
-        let output = Command::new(AMPHIPOD).args(args).arg("--data-dir").arg(data).output().unwrap();
-        (output.status.success(), text(&output))
-    };
     let listen = support::free_address();
     let said = eventually("this machine's node to be free", 300, || {
         let (up, said) =
-            run(&["up", "--detach", "--listen", &listen, "--container-runtime-endpoint", endpoint]);
+            run(data, &["up", "--detach", "--listen", &listen, "--container-runtime-endpoint", endpoint]);
         assert!(!up, "{said}");
         if said.contains("this machine is already the node") { Err(said) } else { Ok(said) }
     });
-    run(&["down"]);
+    run(data, &["down"]);
     said
 }
 
