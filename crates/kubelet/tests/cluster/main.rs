@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         return code;
     }
     if !rustix::process::geteuid().is_root() {
-        println!("containers need root: nothing tested");
+        println!("skipped: containers need root");
+        assert!(std::env::var_os("CI").is_none(), "in CI this test must run");
         return ExitCode::SUCCESS;
     }
     if std::env::var_os("RUST_BACKTRACE").is_none() {
