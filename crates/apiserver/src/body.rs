@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use amphipod_api::status::Status;
 use bytes::{Bytes, BytesMut};
@@ -11,6 +11,8 @@ use flate2::write::GzEncoder;
 use futures::Stream;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -87,25 +89,70 @@ pub async fn beginning(mut body: Body, bytes: usize) -> Bytes {
     whole.freeze()
 }
 
-/// Ends a body with an error when it is not through by then.
-pub fn until(body: Body, deadline: tokio::time::Instant) -> Body {
-    let timer = Box::pin(tokio::time::sleep_until(deadline));
-    StreamBody::new(Until { body, timer }).boxed_unsync()
+/// Makes an answer whose chunks are of this moment independent of who takes it. One of a single chunk
+/// is made whole; another is made ahead, a chunk at a time, by a task of its own that holds `held`
+/// until the last chunk is taken and gives up at the deadline. Left to itself a body ends only where
+/// it is asked for more, and an HTTP/2 peer with a window of nothing never lets it be asked.
+pub async fn ahead<H>(mut content: Body, deadline: Instant, held: H) -> Body
+where
+    H: Send + 'static,
+{
+    if content.size_hint().exact().is_some() {
+        return content;
+    }
+    let Some(first) = content.frame().await else { return empty() };
+    let Some(second) = content.frame().await else {
+        return match first.map(Frame::into_data) {
+            Ok(Ok(data)) => full(data),
+            Ok(Err(_)) => empty(),
+            Err(error) => stream(futures::stream::once(futures::future::ready(Err(error)))),
+        };
+    };
+    let (sender, taken) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _held = held;
+        // Where nobody takes the answer any more there is nobody to tell either.
+        let _ = tokio::time::timeout_at(deadline, pump(first, second, content, sender)).await;
+    });
+    StreamBody::new(Ahead { taken, complete: false }).boxed_unsync()
 }
 
-struct Until {
-    body: Body,
-    timer: Pin<Box<tokio::time::Sleep>>,
+type Chunk = Result<Frame<Bytes>, BoxError>;
+
+/// `None` after the last frame: a channel that closes without it is an answer given up.
+async fn pump(
+    first: Chunk,
+    second: Chunk,
+    mut rest: Body,
+    sender: mpsc::Sender<Option<Chunk>>,
+) -> Result<(), mpsc::error::SendError<Option<Chunk>>> {
+    sender.send(Some(first)).await?;
+    sender.send(Some(second)).await?;
+    while let Some(frame) = rest.frame().await {
+        sender.send(Some(frame)).await?;
+    }
+    sender.send(None).await
 }
 
-impl Stream for Until {
-    type Item = Result<Frame<Bytes>, BoxError>;
+/// What a task makes ahead.
+struct Ahead {
+    taken: mpsc::Receiver<Option<Chunk>>,
+    complete: bool,
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err("the answer was not taken within the time limit".into())));
+impl Stream for Ahead {
+    type Item = Chunk;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        if self.complete {
+            return Poll::Ready(None);
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        let next = ready!(self.taken.poll_recv(cx));
+        self.complete = !matches!(next, Some(Some(_)));
+        Poll::Ready(match next {
+            Some(chunk) => chunk,
+            None => Some(Err("the answer was not taken within the time limit".into())),
+        })
     }
 }
 
@@ -200,14 +247,35 @@ mod tests {
 
     use super::*;
 
+    fn chunks(texts: &'static [&'static str]) -> Body {
+        stream(futures::stream::iter(texts.iter().map(|text| Ok(Bytes::from_static(text.as_bytes())))))
+    }
+
     #[tokio::test]
-    async fn answers_nobody_takes_in_time_end() {
-        let never = || stream(futures::stream::pending());
-        let soon = tokio::time::Instant::now() + Duration::from_millis(5);
-        until(never(), soon).collect().await.expect_err("too late");
-        let late = tokio::time::Instant::now() + Duration::from_secs(60);
-        let whole = until(full("abc"), late).collect().await.expect("in time");
-        assert_eq!(whole.to_bytes(), "abc");
+    async fn answers_nobody_asks_for_end_at_the_deadline() {
+        let held = Arc::new(());
+        let soon = Instant::now() + Duration::from_millis(5);
+        let content = ahead(chunks(&["a", "b", "c", "d"]), soon, held.clone()).await;
+        assert_eq!(Arc::strong_count(&held), 2, "held while there is more to take");
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+        content.collect().await.expect_err("a part is not the whole");
+    }
+
+    #[tokio::test]
+    async fn answers_taken_in_time_are_whole() {
+        let late = Instant::now() + Duration::from_secs(60);
+        let held = Arc::new(());
+        for (texts, length) in [(&[][..], Some(0)), (&["abc"], Some(3)), (&["a", "b", "c"], None)] {
+            let content = ahead(chunks(texts), late, held.clone()).await;
+            assert_eq!(content.size_hint().exact(), length, "one chunk is made whole");
+            let whole = content.collect().await.expect("in time").to_bytes();
+            assert_eq!(whole, texts.concat());
+        }
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -1,8 +1,10 @@
 //! How many requests are served at once, and how long one may take. Reads and writes have rooms of
 //! their own, so that neither keeps the other out, and the cluster's own components one more, so
 //! that nobody keeps those out. Who finds a room full waits before it for a while; who finds the
-//! line full is sent away. Watches and connections to pods are not counted.
+//! line full is sent away. A place is kept until the answer is written. Watches and connections to
+//! pods are not counted.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use amphipod_api::field::go_quote;
 use amphipod_api::status::Status;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::path::Query;
 use crate::authz::MASTERS;
@@ -54,9 +56,11 @@ impl Kind {
 }
 
 struct Room {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     size: usize,
     waiting: AtomicUsize,
+    /// Requests of this kind being served, whosever place they have.
+    served: Arc<AtomicUsize>,
 }
 
 /// Leaves the line when the wait is over or given up.
@@ -71,12 +75,17 @@ impl Drop for InLine<'_> {
 impl Room {
     fn new(size: usize) -> Self {
         let size = size.max(1);
-        Room { places: Semaphore::new(size), size, waiting: AtomicUsize::new(0) }
+        let (waiting, served) = (AtomicUsize::new(0), Arc::default());
+        Room { places: Arc::new(Semaphore::new(size)), size, waiting, served }
+    }
+
+    fn free(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 
     /// `None`: sent away.
-    async fn enter(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
-        if let Ok(place) = self.places.try_acquire() {
+    async fn enter(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        if let Some(place) = self.free() {
             return Some(place);
         }
         let before = self.waiting.fetch_add(1, Ordering::AcqRel);
@@ -84,11 +93,7 @@ impl Room {
         if before >= self.size * WAITING_PER_PLACE {
             return None;
         }
-        tokio::time::timeout(patience, self.places.acquire()).await.ok()?.ok()
-    }
-
-    fn served(&self) -> usize {
-        self.size.saturating_sub(self.places.available_permits())
+        tokio::time::timeout(patience, self.places.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -98,12 +103,26 @@ pub struct Limits {
     components: Room,
 }
 
-/// What lets a request in.
+/// What a request is served with until its answer is out; it owns its place, so that an answer still
+/// being written can keep it.
 #[derive(Debug)]
-pub enum Admission<'a> {
-    /// Never refused, never counted.
-    Exempt,
-    Place(SemaphorePermit<'a>),
+pub struct Served {
+    /// `None`: of those never refused.
+    _place: Option<OwnedSemaphorePermit>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Served {
+    fn new(place: Option<OwnedSemaphorePermit>, count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Served { _place: place, count: count.clone() }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Limits {
@@ -125,23 +144,24 @@ impl Limits {
     }
 
     /// A place for this user's request; `None`: there is none to be had.
-    pub async fn enter(&self, user: &UserInfo, kind: Kind, limit: Duration) -> Option<Admission<'_>> {
+    pub async fn enter(&self, user: &UserInfo, kind: Kind, limit: Duration) -> Option<Served> {
+        let room = self.room(kind);
         if user.is_in(MASTERS) {
-            return Some(Admission::Exempt);
+            return Some(Served::new(None, &room.served));
         }
-        if is_component(user)
-            && let Ok(place) = self.components.places.try_acquire()
-        {
-            return Some(Admission::Place(place));
-        }
-        self.room(kind).enter(limit / PATIENCE_SHARE).await.map(Admission::Place)
+        let own = if is_component(user) { self.components.free() } else { None };
+        let place = match own {
+            Some(place) => place,
+            None => room.enter(limit / PATIENCE_SHARE).await?,
+        };
+        Some(Served::new(Some(place), &room.served))
     }
 
     /// (kind, being served, waiting)
     pub fn load(&self) -> [(Kind, usize, usize); 2] {
         [Kind::ReadOnly, Kind::Mutating].map(|kind| {
             let room = self.room(kind);
-            (kind, room.served(), room.waiting.load(Ordering::Acquire))
+            (kind, room.served.load(Ordering::Acquire), room.waiting.load(Ordering::Acquire))
         })
     }
 }
@@ -245,8 +265,10 @@ mod tests {
         assert!(limits.enter(&jane, Kind::ReadOnly, soon).await.is_some());
         let place = limits.enter(&node, Kind::Mutating, soon).await.expect("a component's place");
         assert!(limits.enter(&node, Kind::Mutating, soon).await.is_none());
-        assert!(matches!(limits.enter(&admin, Kind::Mutating, soon).await, Some(Admission::Exempt)));
-        drop(place);
+        let exempt = limits.enter(&admin, Kind::Mutating, soon).await.expect("never refused");
+        assert_eq!(limits.load()[1], (Kind::Mutating, 4, 0), "whoever is served is counted");
+        drop((place, exempt));
+        assert_eq!(limits.load()[1], (Kind::Mutating, 2, 0));
         // Whoever waits gets the place that becomes free.
         let hour = Duration::from_secs(3600);
         let waiting = limits.enter(&jane, Kind::Mutating, hour);

@@ -172,22 +172,20 @@ async fn bounded(
     let work = async {
         identify(&server, &mut incoming).await?;
         let user = &incoming.attributes.user;
-        let Some(_place) = server.limits.enter(user, kind, limit.duration).await else {
+        let Some(served) = server.limits.enter(user, kind, limit.duration).await else {
             meter.terminated(429);
             return Ok(limits::too_many());
         };
-        answer(&server, incoming).await
+        let answer = answer(&server, incoming).await?;
+        let (parts, content) = answer.into_parts();
+        // What is still to be written has what is left of the time, and keeps its place that long.
+        Ok(Response::from_parts(parts, body::ahead(content, deadline, served).await))
     };
     let outcome = tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
         meter.terminated(504);
         Err(limit.exceeded())
     });
-    let answer = outcome.unwrap_or_else(refused);
-    // Streamed answers have what is left of the time.
-    if answer.body().size_hint().exact().is_some() {
-        return answer;
-    }
-    answer.map(|content| body::until(content, deadline))
+    outcome.unwrap_or_else(refused)
 }
 
 /// Who asks.

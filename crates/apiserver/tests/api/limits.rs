@@ -9,10 +9,14 @@ use futures::StreamExt;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::support::{Answer, MAPS, Server, config_map, server};
+use crate::tls::{authority, connect};
 
 /// Sends a request whose body never ends.
 async fn endless(api: &Arc<ApiServer>, user: &str, path: &str) -> Answer {
@@ -82,6 +86,76 @@ async fn a_full_room_is_full_for_its_kind_only() {
     let waiting = jane.post(MAPS, &map);
     let (waited, ()) = tokio::join!(waiting, async { holder.abort() });
     waited.expect(201);
+}
+
+/// Waits until so many reads are being served.
+async fn until_reads(api: &ApiServer, number: usize) {
+    let reached = async {
+        while api.limits.load()[0].1 != number {
+            tokio::task::yield_now().await;
+        }
+    };
+    let wait = std::time::Duration::from_secs(30);
+    assert!(tokio::time::timeout(wait, reached).await.is_ok(), "{:?}", api.limits.load());
+}
+
+#[tokio::test]
+async fn a_list_keeps_its_place_until_it_is_written() {
+    let server = small().await;
+    large_maps(&server).await;
+    let request = Request::builder().uri(MAPS).body(Vec::new()).expect("a request");
+    let list = server.raw(request).await;
+    until_reads(&server.api, 1).await;
+    let text = server.get("/metrics").await;
+    let text = String::from_utf8_lossy(&text.bytes).into_owned();
+    // The list and the question itself.
+    let line = "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 2";
+    assert!(text.contains(line), "{text}");
+    let whole = list.into_body().collect().await.expect("a whole answer").to_bytes();
+    serde_json::from_slice::<serde_json::Value>(&whole).expect("a list");
+    until_reads(&server.api, 0).await;
+}
+
+/// More than the server makes ahead of who takes it.
+async fn large_maps(server: &Server) {
+    for name in ["a", "b", "c", "d"] {
+        let mut map = config_map(name);
+        map["data"]["k"] = "x".repeat(100 << 10).into();
+        server.post(MAPS, &map).await.expect(201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_lets_nothing_through_loses_its_place_in_time() {
+    let authority = authority();
+    let config = Config {
+        serving: Some(authority.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
+        client_ca_pem: Some(authority.pem.clone()),
+        ..Config::default()
+    };
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let server = Server::of(ApiServer::start(config, store).await.expect("a server")).await;
+    large_maps(&server).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let stop = CancellationToken::new();
+    let (api, stopped) = (server.api.clone(), stop.clone());
+    tokio::spawn(async move { api.serve(listener, stopped).await });
+    let admin = authority.issue("admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let stream = connect(address, &authority.pem, Some(&admin), true).await.expect("connected");
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("http");
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://localhost{MAPS}?timeout=3s"));
+    let request = request.body(http_body_util::Empty::<Bytes>::new()).expect("a request");
+    let list = sender.send_request(request).await.expect("the head of an answer");
+    assert_eq!((list.status().as_u16(), server.api.limits.load()[0].1), (200, 1));
+    until_reads(&server.api, 0).await;
+    drop(list);
+    stop.cancel();
 }
 
 #[tokio::test]
