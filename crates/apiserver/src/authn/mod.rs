@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use amphipod_api::status::Status;
 use async_trait::async_trait;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use sha2::{Digest, Sha256};
 
 use crate::seams::{Authenticator, Credentials, Reader, UserInfo};
@@ -90,14 +90,65 @@ fn with_authenticated(mut user: UserInfo) -> UserInfo {
     user
 }
 
+/// Takes out what only this server was to see: credentials, and whom somebody acts for. A browser's
+/// token goes from among its subprotocols, the others stay.
+pub fn conceal(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    let acting: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in acting {
+        headers.remove(name);
+    }
+    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let parts: Vec<&str> = offered.flat_map(|text| text.split(',')).map(str::trim).collect();
+    let others: Vec<&str> =
+        parts.iter().copied().filter(|part| !part.starts_with(WEBSOCKET_TOKEN_PREFIX)).collect();
+    if others.len() == parts.len() {
+        return;
+    }
+    match HeaderValue::from_str(&others.join(", ")) {
+        Ok(value) if !others.is_empty() => drop(headers.insert(SEC_WEBSOCKET_PROTOCOL, value)),
+        _ => drop(headers.remove(SEC_WEBSOCKET_PROTOCOL)),
+    }
+}
+
 fn bearer(credentials: &Credentials<'_>) -> Option<String> {
     if let Some(value) = credentials.headers.get(AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
         let token = token.trim();
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }
-    let protocols = credentials.headers.get("sec-websocket-protocol")?.to_str().ok()?;
+    let protocols = credentials.headers.get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
     let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN_PREFIX))?;
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, encoded).ok()?;
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_no_further() {
+        let token = format!("{WEBSOCKET_TOKEN_PREFIX}dG9r");
+        for (offered, left) in [
+            (
+                vec![format!("{token}, v4.channel.k8s.io,v5.channel.k8s.io")],
+                Some("v4.channel.k8s.io, v5.channel.k8s.io"),
+            ),
+            (vec!["v4.channel.k8s.io".to_owned(), token.clone()], Some("v4.channel.k8s.io")),
+            (vec![token.clone()], None),
+            (vec!["chat,soap".to_owned()], Some("chat,soap")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+            headers.insert("impersonate-extra-a", HeaderValue::from_static("b"));
+            for text in offered {
+                headers.append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&text).expect("text"));
+            }
+            conceal(&mut headers);
+            let values: Vec<&str> = headers.values().map(|value| value.to_str().expect("text")).collect();
+            assert_eq!(values, left.into_iter().collect::<Vec<_>>());
+        }
+    }
 }

@@ -19,7 +19,7 @@ use super::limits::{Kind, TimeLimit};
 use super::negotiate::Accepted;
 use super::path::{self, Query, Target};
 use super::{handlers, limits, negotiate};
-use crate::authn::impersonation;
+use crate::authn::{self, impersonation};
 use crate::authz;
 use crate::body::{self, Body, GZIP_THRESHOLD_BYTES};
 use crate::metrics::{Observed, RequestMeter};
@@ -77,7 +77,8 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
     });
     finish(&mut answer, &audit_id);
     debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
-    meter.answered(if takes_gzip { compressed(answer, &verb) } else { answer })
+    // Watches trickle, and what another server answers is its own: ranges, tags, codings.
+    meter.answered(if takes_gzip && !is_long_running { compressed(answer) } else { answer })
 }
 
 fn is_long_running(attributes: &Attributes) -> bool {
@@ -117,9 +118,9 @@ fn finish(answer: &mut Response<Body>, audit_id: &str) {
     headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
 }
 
-/// Lists and other large answers are compressed; watches, which trickle, are not.
-fn compressed(mut answer: Response<Body>, verb: &str) -> Response<Body> {
-    if verb == "watch" || answer.headers().contains_key(CONTENT_ENCODING) || answer.status() == 101 {
+/// Lists and other large answers are compressed.
+fn compressed(mut answer: Response<Body>) -> Response<Body> {
+    if answer.headers().contains_key(CONTENT_ENCODING) {
         return answer;
     }
     let streamed = answer.extensions().get::<ExpectedSize>().map_or(0, |size| size.0);
@@ -129,7 +130,7 @@ fn compressed(mut answer: Response<Body>, verb: &str) -> Response<Body> {
     }
     answer.headers_mut().remove(CONTENT_LENGTH);
     answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    answer.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
     answer.map(body::gzip)
 }
 
@@ -214,13 +215,7 @@ async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result
     };
     let user = server.policy.authenticator.authenticate(&credentials).await?;
     let user = impersonation::apply(server.policy.authorizer.as_ref(), user, request.headers()).await?;
-    let headers = request.headers_mut();
-    headers.remove(http::header::AUTHORIZATION);
-    let impersonation: Vec<HeaderName> =
-        headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
-    for name in impersonation {
-        headers.remove(name);
-    }
+    authn::conceal(request.headers_mut());
     Ok(user)
 }
 

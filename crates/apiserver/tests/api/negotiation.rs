@@ -313,6 +313,10 @@ async fn openapi_is_kept_by_its_hash() {
         let again = get(&server, path, &[("if-none-match", &etag)]).await;
         assert_eq!((first.code, again.code, again.bytes.len()), (200, 304, 0), "{path}");
     }
+    let packed = get(&server, "/openapi/v2", &[("accept-encoding", "gzip")]).await;
+    assert_eq!(packed.headers["content-encoding"], "gzip");
+    let vary: Vec<_> = packed.headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["Accept", "Accept-Encoding"]);
     let index = server.get("/openapi/v3").await.expect(200);
     let relative = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = server.get(relative).await;

@@ -33,6 +33,11 @@ async fn backend(mut request: Request<Body>) -> Response<Body> {
         return answer.body(body::empty()).expect("answer");
     }
     let answer = match path.as_str() {
+        "/part" => {
+            let answer =
+                answer.status(206).header("etag", "\"1\"").header("content-range", "bytes 0-204799/*");
+            answer.header("content-type", "text/plain").header("vary", "Cookie")
+        }
         "/page" | "/gzip" => answer.header("content-type", "text/html; charset=utf-8"),
         "/moved" => answer.status(302).header("location", "/b/?c=d"),
         "/own" => answer
@@ -45,6 +50,7 @@ async fn backend(mut request: Request<Body>) -> Response<Body> {
     };
     let content = match path.as_str() {
         "/page" => PAGE.into(),
+        "/part" => vec![b'x'; 200 << 10],
         "/gzip" => {
             let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             coder.write_all(PAGE.as_bytes()).expect("coded");
@@ -78,7 +84,8 @@ async fn requests_pass_with_all_they_carry() {
             .header("host", "api:6443")
             .header("x-own", "1")
             .header("connection", "x-mine")
-            .header("x-mine", "2");
+            .header("x-mine", "2")
+            .header("sec-websocket-protocol", "base64url.bearer.authorization.k8s.io.dG9r, chat");
         let answer = server.send(request.body(b"content".to_vec()).expect("a request")).await;
         assert_eq!(answer.headers.get("x-hop"), None, "{method}");
         let echo = answer.expect(200);
@@ -92,6 +99,7 @@ async fn requests_pass_with_all_they_carry() {
             (&json!("api:6443"), &json!("1"), &Value::Null)
         );
         assert_eq!(headers["x-forwarded-uri"], format!("{NODE}/x//y/"));
+        assert_eq!(headers["sec-websocket-protocol"], "chat", "a token is for this server alone");
     }
     let named = server.get(&format!("/api/v1/nodes/https:n:{}/proxy/x", setup.port)).await.expect(200);
     assert_eq!(named["uri"], "/x");
@@ -125,6 +133,20 @@ async fn answers_lead_back_through_the_proxy() {
     let own = Request::builder().uri(format!("{NODE}/own")).header("host", "api:6443");
     let own = server.send(own.body(Vec::new()).unwrap()).await;
     assert_eq!(own.headers["location"], "https://api:6443/api/v1/nodes/n/proxy/own");
+    setup.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backend_says_of_its_bytes_stays_true() {
+    let setup = in_front_of(backend).await;
+    let request = Request::builder().uri(format!("{NODE}/part")).header("accept-encoding", "gzip");
+    let part = setup.server.send(request.body(Vec::new()).expect("a request")).await;
+    let header = |name: &str| part.headers.get(name).map(|value| value.to_str().expect("text"));
+    assert_eq!((part.code, part.bytes.len()), (206, 200 << 10));
+    assert_eq!(
+        ["etag", "vary", "content-length", "content-encoding"].map(header),
+        [Some("\"1\""), Some("Cookie"), Some("204800"), None]
+    );
     setup.stop.cancel();
 }
 

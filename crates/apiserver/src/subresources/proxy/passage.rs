@@ -28,6 +28,8 @@ use crate::subresources::stream::{connect_admission, kubelet_backend};
 
 /// Longer pages go by with their links as they are.
 const MAX_PAGE_BYTES: usize = 8 << 20;
+/// So do those that would become longer than this: each link grows by the proxy's path.
+const MAX_REWRITTEN_BYTES: usize = 2 * MAX_PAGE_BYTES;
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -117,7 +119,8 @@ async fn address_of_service(server: &ApiServer, cx: &Context, name: &Name) -> Re
 
 /// Addresses a workload could name to reach into this machine or its network's innards.
 fn check_address(host: &str) -> Result<(), Status> {
-    let refused = match host.parse::<IpAddr>() {
+    // An IPv4 address written as IPv6 leads where the IPv4 address does.
+    let refused = match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
         Ok(IpAddr::V4(v4)) => {
             v4.is_loopback()
                 || v4.is_link_local()
@@ -229,7 +232,7 @@ impl Coding {
             Coding::Gzip => whole(GzDecoder::new(page))?,
             Coding::Deflate => whole(DeflateDecoder::new(page))?,
         };
-        let page = links.html(std::str::from_utf8(&plain).ok()?).into_bytes();
+        let page = links.html(std::str::from_utf8(&plain).ok()?, MAX_REWRITTEN_BYTES)?.into_bytes();
         Some(match self {
             Coding::Plain => page.into(),
             Coding::Gzip => whole(GzEncoder::new(&page[..], Compression::fast()))?.into(),
@@ -243,4 +246,34 @@ fn whole(reader: impl Read) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     reader.take(MAX_PAGE_BYTES as u64 + 1).read_to_end(&mut out).ok()?;
     (out.len() <= MAX_PAGE_BYTES).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_this_machine_and_its_link_are_refused() {
+        for host in ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1"] {
+            assert!(check_address(host).is_ok(), "{host}");
+        }
+        for host in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:a9fe:a9fe",
+            "::ffff:0.0.0.0",
+            "localhost",
+            "",
+        ] {
+            assert!(check_address(host).is_err(), "{host}");
+        }
+    }
 }

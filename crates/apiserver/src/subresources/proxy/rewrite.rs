@@ -43,6 +43,23 @@ const LINKS: &[(&str, &[&str])] = &[
 /// Elements whose content is text, whatever it looks like.
 const RAW: [&str; 4] = ["script", "style", "textarea", "title"];
 
+/// A page being written, up to a bound: links grow by the prefix, which is as long as the client
+/// likes, and a page may be made of little else.
+struct Page {
+    text: String,
+    most: usize,
+    is_full: bool,
+}
+
+impl Page {
+    fn push_str(&mut self, text: &str) {
+        self.is_full |= self.text.len() + text.len() > self.most;
+        if !self.is_full {
+            self.text.push_str(text);
+        }
+    }
+}
+
 impl Links {
     /// One link as the client must follow it.
     pub fn url(&self, link: &str) -> String {
@@ -59,11 +76,13 @@ impl Links {
         format!("{origin}{}{rest}", joined(&self.prefix, path))
     }
 
-    /// A page with all its links rewritten; everything else stays byte for byte.
-    pub fn html(&self, page: &str) -> String {
-        let mut out = String::with_capacity(page.len() + page.len() / 8);
+    /// A page with all its links rewritten; everything else stays byte for byte. `None` where it would
+    /// be longer than `most`.
+    pub fn html(&self, page: &str, most: usize) -> Option<String> {
+        let text = String::with_capacity(page.len() + page.len() / 8);
+        let mut out = Page { text, most, is_full: false };
         let mut rest = page;
-        while let Some(at) = rest.find('<') {
+        while let Some(at) = rest.find('<').filter(|_| !out.is_full) {
             out.push_str(&rest[..at]);
             rest = &rest[at..];
             rest = if let Some(comment) = rest.strip_prefix("<!--") {
@@ -76,11 +95,11 @@ impl Links {
             };
         }
         out.push_str(rest);
-        out
+        (!out.is_full).then_some(out.text)
     }
 
     /// Writes a start tag (and the text of an element that holds nothing else); gives what follows.
-    fn element<'a>(&self, out: &mut String, text: &'a str) -> &'a str {
+    fn element<'a>(&self, out: &mut Page, text: &'a str) -> &'a str {
         let end = tag_end(text);
         let (tag, rest) = text.split_at(end);
         let name_end = tag[1..].find(|c: char| c.is_ascii_whitespace() || matches!(c, '/' | '>'));
@@ -99,8 +118,8 @@ impl Links {
         copy(out, rest, closing(rest, &name))
     }
 
-    fn attributes(&self, out: &mut String, mut text: &str, links: &[&str]) {
-        while let Some(at) = text.find('=') {
+    fn attributes(&self, out: &mut Page, mut text: &str, links: &[&str]) {
+        while let Some(at) = text.find('=').filter(|_| !out.is_full) {
             let name_start = text[..at].trim_end().rfind(|c: char| c.is_ascii_whitespace() || c == '/');
             let name = text[name_start.map_or(0, |start| start + 1)..at].trim().to_ascii_lowercase();
             let space = text[at + 1..].len() - text[at + 1..].trim_start().len();
@@ -130,7 +149,7 @@ impl Links {
     }
 }
 
-fn copy<'a>(out: &mut String, text: &'a str, end: usize) -> &'a str {
+fn copy<'a>(out: &mut Page, text: &'a str, end: usize) -> &'a str {
     let (head, rest) = text.split_at(end);
     out.push_str(head);
     rest
@@ -233,7 +252,18 @@ mod tests {
             ),
             ("<form action=\"http://10.0.0.1:80/f\"><a href=\"ä", "<form action=\"/p/proxy/f\"><a href=\"ä"),
         ] {
-            assert_eq!(links().html(page), wanted);
+            assert_eq!(links().html(page, 1 << 10).as_deref(), Some(wanted));
+            assert_eq!(links().html(page, wanted.len()).as_deref(), Some(wanted));
+            assert_eq!(links().html(page, wanted.len() - 1), None);
+        }
+    }
+
+    #[test]
+    fn pages_of_nothing_but_links_do_not_grow_without_end() {
+        let links = Links { prefix: format!("/{}/proxy", "x".repeat(60 << 10)), ..links() };
+        let many = 1 << 20;
+        for page in ["<a href=/>".repeat(many), format!("<a {}>", "href=/ ".repeat(many))] {
+            assert_eq!(links.html(&page, 2 * page.len()), None);
         }
     }
 }
