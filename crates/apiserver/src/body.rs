@@ -156,6 +156,34 @@ impl Stream for Ahead {
     }
 }
 
+/// Keeps something until a body is through or given up.
+pub fn holding<H>(body: Body, held: H) -> Body
+where
+    H: Send + Unpin + 'static,
+{
+    Holding { body, _held: held }.boxed_unsync()
+}
+
+struct Holding<H> {
+    body: Body,
+    _held: H,
+}
+
+impl<H: Unpin> http_body::Body for Holding<H> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Calls `end` with the bytes that went out, when the body is through or given up.
 pub fn finally<F>(body: Body, end: F) -> Body
 where

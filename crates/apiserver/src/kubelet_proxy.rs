@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::body::{self, Body, BoxError};
 use crate::config::KeyPair;
+use crate::stall::Granted;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers that speak of one hop only.
@@ -160,13 +161,17 @@ pub async fn forward(mut request: Request<Body>, backend: &Backend) -> Result<Re
     });
     let wants_upgrade = request.headers().contains_key(UPGRADE);
     let client_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let granted = request.extensions_mut().remove::<Granted>();
     let outgoing = outgoing(request, backend, wants_upgrade).map_err(|e| broken(&e))?;
     let mut answer = sender.send_request(outgoing).await.map_err(|e| broken(&e))?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client_side) = client_side
     {
         let backend_side = hyper::upgrade::on(&mut answer);
-        tokio::spawn(join(client_side, backend_side));
+        tokio::spawn(async move {
+            let _granted = granted;
+            join(client_side, backend_side).await;
+        });
         return Ok(answer.map(|_| body::empty()));
     }
     strip(answer.headers_mut());

@@ -1,27 +1,44 @@
 //! Peers that stop taking what they asked for. A connection on which nothing can be written for a
 //! while is given up, so that unread answers do not pile up; connections that carry a log or a
-//! terminal are left alone, for people pause those.
+//! terminal are left alone as long as they do, for people pause those.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Shared by a connection and its requests: once set, the connection may stand still.
+/// Shared by a connection and its requests: how many of these may let the connection stand still.
 #[derive(Clone, Debug, Default)]
-pub struct Patience(Arc<AtomicBool>);
+pub struct Patience(Arc<AtomicUsize>);
+
+/// One such request, as long as its answer or its stream lasts.
+#[derive(Debug)]
+pub struct Granted(Patience);
 
 impl Patience {
-    pub fn grant(&self) {
-        self.0.store(true, Ordering::Release);
+    pub fn grant(&self) -> Granted {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Granted(self.clone())
     }
-    fn is_granted(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    pub fn is_granted(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Clone for Granted {
+    fn clone(&self) -> Self {
+        self.0.grant()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -99,7 +116,7 @@ mod tests {
     async fn a_patient_connection_is_waited_for() {
         let (mut peer, ours) = tokio::io::duplex(8);
         let patience = Patience::default();
-        patience.grant();
+        let granted = patience.grant();
         let mut ours = Stalling::new(ours, Duration::from_millis(1), patience);
         let reader = async {
             // Several limits pass before anything is read.
@@ -111,5 +128,10 @@ mod tests {
         };
         let (written, read) = tokio::join!(ours.write_all(&[0; 64]), reader);
         assert!(written.is_ok() && read.is_ok());
+        drop(granted.clone());
+        assert!(ours.patience.is_granted(), "until all it was granted for is over");
+        drop(granted);
+        let error = ours.write_all(&[0; 64]).await.expect_err("given up");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

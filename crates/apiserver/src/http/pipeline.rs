@@ -56,9 +56,6 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
     let (verb, path) = (attributes.verb.clone(), attributes.path.clone());
     let known = target.as_ref().and_then(|t| server.catalog.load().find(&t.group, &t.version, &t.resource));
     let is_long_running = is_long_running(&attributes);
-    if is_long_running && verb != "watch" {
-        request.extensions().get::<Patience>().inspect(|patience| patience.grant());
-    }
     let meter = server.metrics.request(&Observed {
         attributes: &attributes,
         resource: known.as_deref(),
@@ -160,7 +157,7 @@ async fn bounded(
     if is_long_running {
         let outcome = async {
             identify(&server, &mut incoming).await?;
-            answer(&server, incoming).await
+            long_running(&server, incoming).await
         };
         return outcome.await.unwrap_or_else(refused);
     }
@@ -177,6 +174,7 @@ async fn bounded(
             meter.terminated(429);
             return Ok(limits::too_many());
         };
+        authorize(&server, &incoming.attributes).await?;
         let answer = answer(&server, incoming).await?;
         let (parts, content) = answer.into_parts();
         // What is still to be written has what is left of the time, and keeps its place that long.
@@ -196,9 +194,22 @@ async fn identify(server: &ApiServer, incoming: &mut Incoming) -> Result<(), Sta
     Ok(())
 }
 
-/// Whether they may, and the answer.
-async fn answer(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
+/// A watch, or an answer that people may pause: whoever may have that may let their connection stand
+/// still until it is over.
+async fn long_running(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
     authorize(server, &incoming.attributes).await?;
+    if incoming.attributes.verb == "watch" {
+        return answer(server, incoming).await;
+    }
+    let extensions = incoming.request.extensions_mut();
+    let granted = extensions.get::<Patience>().map(Patience::grant);
+    // Upgraded streams outlast their answer.
+    granted.clone().map(|granted| extensions.insert(granted));
+    let answer = answer(server, incoming).await?;
+    Ok(answer.map(|content| body::holding(content, granted)))
+}
+
+async fn answer(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
     match incoming.target.take() {
         Some(target) => handlers::resource(server.clone(), incoming, target).await,
         None => handlers::other(server, incoming).await,
@@ -241,5 +252,40 @@ async fn authorize(server: &ApiServer, attributes: &Attributes) -> Result<(), St
         Decision::NoOpinion { reason } | Decision::Deny { reason } => {
             Err(authz::forbidden(attributes, &reason))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amphipod_store::EmbeddedStore;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn only_who_may_have_a_stream_may_stand_still_and_only_as_long() {
+        let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+        let server = ApiServer::start(Config::default(), store).await.expect("a server");
+        let patience = Patience::default();
+        let ask = |user: UserInfo, method: &str, path: &str, content: serde_json::Value| {
+            let request = Request::builder().method(method).uri(path).extension(patience.clone());
+            let request = request.header(CONTENT_TYPE, "application/json").extension(user);
+            handle(server.clone(), request.body(body::full(content.to_string())).expect("a request"))
+        };
+        let admin = || UserInfo::new("admin", &[authz::MASTERS]);
+        let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "status": {
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}});
+        assert_eq!(ask(admin(), "POST", "/api/v1/nodes", node).await.status(), 201);
+        let proxy = "/api/v1/nodes/n/proxy";
+        let refused = ask(UserInfo::new("jane", &[]), "GET", proxy, json!({})).await;
+        assert_eq!((refused.status().as_u16(), patience.is_granted()), (403, false));
+        let watch = ask(admin(), "GET", "/api/v1/nodes?watch=1", json!({})).await;
+        assert_eq!((watch.status().as_u16(), patience.is_granted()), (200, false));
+        let moved = ask(admin(), "GET", proxy, json!({})).await;
+        assert_eq!((moved.status().as_u16(), patience.is_granted()), (301, true));
+        drop(moved);
+        assert!(!patience.is_granted());
     }
 }
