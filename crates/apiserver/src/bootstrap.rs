@@ -170,11 +170,12 @@ async fn ensure_service_cidr(api: &dyn Loopback, config: &Config) -> Result<(), 
     }
 }
 
-/// A cluster keeps the ranges it began with; a configuration that names others is not followed.
-async fn warn_of_other_ranges(api: &dyn Loopback, config: &Config) {
+/// The ranges the cluster began with, which it keeps: a configuration that names others is not
+/// followed.
+async fn stored_ranges(api: &dyn Loopback, config: &Config) -> Vec<IpNet> {
     let wanted = service_cidr(&config.service_cidrs);
     let path = format!("{}/{}", collection(&wanted), object::name(&wanted));
-    let Some(stored) = get(api, &path).await else { return };
+    let Some(stored) = get(api, &path).await else { return config.service_cidrs.clone() };
     let (has, wants) = (&stored["spec"]["cidrs"], &wanted["spec"]["cidrs"]);
     if has != wants {
         warn!(
@@ -182,6 +183,8 @@ async fn warn_of_other_ranges(api: &dyn Loopback, config: &Config) {
              Configure what it says, or delete it and let it be made anew"
         );
     }
+    let texts = has.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 fn first_address(range: IpNet) -> IpAddr {
@@ -191,9 +194,9 @@ fn first_address(range: IpNet) -> IpAddr {
     }
 }
 
-fn kubernetes_service(config: &Config) -> Option<Value> {
-    let address = first_address(*config.service_cidrs.first()?);
-    Some(json!({
+fn kubernetes_service(config: &Config, range: IpNet) -> Value {
+    let address = first_address(range);
+    json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
             "name": "kubernetes", "namespace": "default",
@@ -205,7 +208,20 @@ fn kubernetes_service(config: &Config) -> Option<Value> {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}],
             "sessionAffinity": "None",
         },
-    }))
+    })
+}
+
+/// The `kubernetes` service leads here; it keeps the addresses it has, for they never change.
+async fn ensure_kubernetes_service(api: &dyn Loopback, config: &Config) -> Result<(), Error> {
+    let Some(range) = stored_ranges(api, config).await.first().copied() else { return Ok(()) };
+    let mut service = kubernetes_service(config, range);
+    let path = format!("{}/{}", collection(&service), object::name(&service));
+    if let Some(existing) = get(api, &path).await {
+        for key in ["clusterIP", "clusterIPs"] {
+            service["spec"][key] = existing["spec"][key].clone();
+        }
+    }
+    ensure_exactly(api, &service, &["spec"]).await
 }
 
 /// Endpoints and EndpointSlice of the `kubernetes` service. This server's address alone: the
@@ -317,10 +333,7 @@ pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>
     each(shown.iter().map(|object| ensure_with_status(api, object).boxed()).collect()).await?;
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
     ensure_service_cidr(api, config).await?;
-    warn_of_other_ranges(api, config).await;
-    if let Some(service) = kubernetes_service(config) {
-        ensure_exactly(api, &service, &["spec"]).await?;
-    }
+    ensure_kubernetes_service(api, config).await?;
     endpoints(api, config).await
 }
 

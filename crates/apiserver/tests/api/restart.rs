@@ -42,3 +42,27 @@ async fn a_restart_finds_everything_as_it_was() {
         store.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn another_service_range_leaves_the_kubernetes_service_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = "/api/v1/namespaces/default/services/kubernetes";
+    for (range, port, delete) in
+        [("10.43.0.0/16", 6443, false), ("10.96.0.0/12", 6444, true), ("10.98.0.0/16", 6444, false)]
+    {
+        let store: Arc<dyn Store> =
+            Arc::new(EmbeddedStore::open(directory.path(), Default::default()).unwrap());
+        let config =
+            Config { service_cidrs: vec![range.parse().unwrap()], advertise_port: port, ..Config::default() };
+        let api = ApiServer::start(config, store.clone()).await.unwrap();
+        let server = Server::of(api.clone()).await;
+        let spec = server.get(path).await.expect(200)["spec"].clone();
+        assert_eq!((&spec["clusterIP"], &spec["clusterIPs"]), (&json!("10.43.0.1"), &json!(["10.43.0.1"])));
+        assert_eq!(spec["ports"][0]["targetPort"], port, "it leads to where the server is now");
+        if delete {
+            server.delete(path).await.expect(200);
+        }
+        api.close();
+        store.close().await.unwrap();
+    }
+}
