@@ -42,6 +42,9 @@ pub const CHECKS: [&str; 9] = [
 
 /// How often the `kubernetes` endpoints are looked at, as upstream.
 const ENDPOINTS_INTERVAL: Duration = Duration::from_secs(10);
+/// At each so many of these looks FlowSchemas and their levels are looked at too: every minute, as
+/// upstream.
+const FLOW_CONTROL_ROUNDS: u64 = 6;
 
 /// The server's own API, with all rights.
 #[async_trait]
@@ -88,13 +91,15 @@ async fn ensure(api: &dyn Loopback, object: &Value) -> Result<(), Error> {
     let existing = get(api, &format!("{collection}/{}", object::name(object))).await;
     match existing {
         None => write(api, "POST", &collection, object).await,
-        Some(existing) => match reconciled(&existing, object) {
-            Some(merged) => {
-                let path = format!("{collection}/{}", object::name(object));
-                write(api, "PUT", &path, &merged).await
+        Some(existing) => {
+            match reconciled(&existing, object).or_else(|| flow_control::reconciled(&existing, object)) {
+                Some(merged) => {
+                    let path = format!("{collection}/{}", object::name(object));
+                    write(api, "PUT", &path, &merged).await
+                }
+                None => Ok(()),
             }
-            None => Ok(()),
-        },
+        }
     }
 }
 
@@ -251,7 +256,7 @@ fn kubernetes_endpoints(config: &Config) -> [Value; 2] {
     [endpoints, slice]
 }
 
-/// Collection of the two endpoint kinds; `Endpoints` is its own plural.
+/// The object is there, and what it has under these keys covers what is wanted.
 async fn ensure_exactly(api: &dyn Loopback, object: &Value, keys: &[&str]) -> Result<(), Error> {
     let path = format!("{}/{}", collection(object), object::name(object));
     match get(api, &path).await {
@@ -321,6 +326,10 @@ fn set_conditions(existing: &mut Value, wanted: &Value) -> bool {
     differs
 }
 
+async fn each_with_status(api: &dyn Loopback, objects: &[Value]) -> Result<(), Error> {
+    each(objects.iter().map(|object| ensure_with_status(api, object).boxed()).collect()).await
+}
+
 /// Everything, once, at start. Namespaces come first; nothing else waits for another.
 pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>) -> Result<(), Error> {
     let (namespaces, others): (Vec<Value>, Vec<Value>) =
@@ -330,16 +339,16 @@ pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>
     let now = time_text(Timestamp::now());
     let mut shown = flow_control::objects(&now);
     shown.extend(group_versions::objects(&now));
-    each(shown.iter().map(|object| ensure_with_status(api, object).boxed()).collect()).await?;
+    each_with_status(api, &shown).await?;
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
     ensure_service_cidr(api, config).await?;
     ensure_kubernetes_service(api, config).await?;
     endpoints(api, config).await
 }
 
-/// Keeps the ServiceCIDR and the `kubernetes` service's endpoints true until cancelled.
+/// Keeps the ServiceCIDR, the `kubernetes` service's endpoints and the FlowSchemas true until cancelled.
 pub async fn keep(api: &dyn Loopback, config: &Config, cancel: CancellationToken) {
-    loop {
+    for round in 1_u64.. {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(ENDPOINTS_INTERVAL) => {}
@@ -349,6 +358,13 @@ pub async fn keep(api: &dyn Loopback, config: &Config, cancel: CancellationToken
         }
         if let Err(error) = endpoints(api, config).await {
             warn!(%error, "the kubernetes endpoints could not be kept");
+        }
+        if round % FLOW_CONTROL_ROUNDS != 0 {
+            continue;
+        }
+        let wanted = flow_control::objects(&time_text(Timestamp::now()));
+        if let Err(error) = each_with_status(api, &wanted).await {
+            warn!(%error, "the FlowSchemas and their priority levels could not be kept");
         }
     }
 }

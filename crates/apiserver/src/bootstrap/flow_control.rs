@@ -1,10 +1,16 @@
 //! The FlowSchemas and PriorityLevelConfigurations every cluster has from its first start: the
-//! mandatory ones and those Kubernetes suggests.
+//! mandatory ones and those Kubernetes suggests, and how they are brought back to what they were.
+//!
+//! They are kept, but not obeyed yet: who is served when is decided by `http::limits` alone.
 
+use amphipod_api::object;
 use serde_json::{Value, json};
 
 const GROUP_VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
+/// Whether an object follows what this server would make it; else it is its administrator's.
 const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
+/// Objects of either kind that always follow: there must be a place for every request.
+const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
 
 /// Name, nominal shares, share others may borrow in percent, and the queues (number, hand,
 /// length); without queues what finds no room is refused.
@@ -197,6 +203,31 @@ fn flow(schema: &Schema, now: &str) -> Value {
     object
 }
 
+/// What becomes of an existing object of these kinds; `None`: it stays as it is.
+pub fn reconciled(existing: &Value, wanted: &Value) -> Option<Value> {
+    if object::api_version(wanted) != GROUP_VERSION {
+        return None;
+    }
+    let said = existing["metadata"]["annotations"][AUTO_UPDATE].as_str().and_then(|text| text.parse().ok());
+    // Without a word an object follows until somebody changes its spec.
+    let untouched = existing["metadata"]["generation"] == 1;
+    let follows = MANDATORY.contains(&object::name(wanted)) || said.unwrap_or(untouched);
+    let mut new = existing.clone();
+    if said != Some(follows) {
+        new["metadata"]["annotations"][AUTO_UPDATE] = follows.to_string().into();
+    }
+    if follows {
+        new["spec"] = wanted["spec"].clone();
+        // How much the exempt level lends is the administrator's in any case.
+        if let own @ Value::Object(_) = &existing["spec"]["exempt"]
+            && wanted["spec"]["exempt"].is_object()
+        {
+            new["spec"]["exempt"] = own.clone();
+        }
+    }
+    (new != *existing).then_some(new)
+}
+
 /// The objects with the status they are to have: every level a schema names is among them.
 pub fn objects(now: &str) -> Vec<Value> {
     let exempt = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
@@ -209,6 +240,59 @@ pub fn objects(now: &str) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_follow_unless_they_are_the_administrators() {
+        let wanted = document("FlowSchema", "probes", json!({"matchingPrecedence": 2}));
+        let existing = |name: &str, said: &Value, generation: u32, precedence: u32| {
+            let mut object = document("FlowSchema", name, json!({"matchingPrecedence": precedence}));
+            object["metadata"]["annotations"] = json!({});
+            if said.is_string() {
+                object["metadata"]["annotations"][AUTO_UPDATE] = said.clone();
+            }
+            object["metadata"]["generation"] = generation.into();
+            object
+        };
+        // What the annotation says, the generation, whether the spec differs; then the annotation
+        // and whether the spec was restored.
+        for (said, generation, differs, expected) in [
+            (json!("true"), 2, false, None),
+            (json!("true"), 2, true, Some(("true", true))),
+            (json!("false"), 2, true, None),
+            (json!("perhaps"), 2, true, Some(("false", false))),
+            (Value::Null, 1, false, Some(("true", true))),
+            (Value::Null, 1, true, Some(("true", true))),
+            (Value::Null, 2, true, Some(("false", false))),
+        ] {
+            let object = existing("probes", &said, generation, if differs { 3 } else { 2 });
+            let new = reconciled(&object, &wanted);
+            let new = new.as_ref().map(|new| {
+                let said = new["metadata"]["annotations"][AUTO_UPDATE].as_str().expect("text");
+                (said, new["spec"] == wanted["spec"])
+            });
+            assert_eq!(new, expected, "{said} {generation} {differs}");
+        }
+        let mandatory = document("FlowSchema", "exempt", json!({"matchingPrecedence": 2}));
+        let new = reconciled(&existing("exempt", &json!("false"), 2, 3), &mandatory).expect("restored");
+        assert_eq!(
+            (&new["spec"], &new["metadata"]["annotations"][AUTO_UPDATE]),
+            (&mandatory["spec"], &json!("true"))
+        );
+    }
+
+    #[test]
+    fn the_exempt_level_lends_what_it_is_told() {
+        let wanted = &objects("2026-01-01T00:00:00Z")[0];
+        let mut existing = wanted.clone();
+        existing["spec"]["exempt"]["lendablePercent"] = 30.into();
+        assert_eq!(reconciled(&existing, wanted), None);
+        existing["spec"]["type"] = "Limited".into();
+        let new = reconciled(&existing, wanted).expect("restored");
+        assert_eq!(
+            (&new["spec"]["type"], &new["spec"]["exempt"]["lendablePercent"]),
+            (&json!("Exempt"), &json!(30))
+        );
+    }
 
     #[test]
     fn every_schema_has_its_level_and_a_precedence_of_its_rank() {

@@ -1,5 +1,9 @@
 //! What every cluster has from its first start.
 
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, Config};
+use amphipod_store::EmbeddedStore;
 use serde_json::{Value, json};
 
 use crate::support::{Server, server};
@@ -49,6 +53,30 @@ async fn flow_control_has_its_levels_and_schemas() {
         json!(["workload-low", "Limited", 100, 128, 6, 50]),
     ];
     assert_eq!(levels, expected);
+}
+
+#[tokio::test]
+async fn the_next_start_restores_schemas_but_not_the_administrators_own() {
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let before =
+        Server::of(ApiServer::start(Config::default(), store.clone()).await.expect("a server")).await;
+    let path = |name: &str| format!("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{name}");
+    before.merge(&path("global-default"), &json!({"spec": {"matchingPrecedence": 9}})).await.expect(200);
+    let own = json!({"metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}},
+        "spec": {"matchingPrecedence": 8}});
+    before.merge(&path("service-accounts"), &own).await.expect(200);
+    before.delete(&path("system-nodes")).await.expect(200);
+    let after = Server::of(ApiServer::start(Config::default(), store.clone()).await.expect("a server")).await;
+    for (name, precedence) in [("global-default", 9900), ("service-accounts", 8), ("system-nodes", 500)] {
+        let schema = after.get(&path(name)).await.expect(200);
+        assert_eq!(schema["spec"]["matchingPrecedence"], precedence, "{name}");
+    }
+    let last = Server::of(ApiServer::start(Config::default(), store).await.expect("a server")).await;
+    for plural in ["flowschemas", "prioritylevelconfigurations"] {
+        let list = format!("/apis/flowcontrol.apiserver.k8s.io/v1/{plural}");
+        let (found, now) = (after.get(&list).await.expect(200), last.get(&list).await.expect(200));
+        assert_eq!(now["items"], found["items"], "what is right is not written");
+    }
 }
 
 #[tokio::test]
