@@ -43,8 +43,15 @@ impl Reader for CacheReader {
     ) -> Result<Option<Bytes>, Status> {
         let resource = self.resource(group, plural)?;
         let collection = self.cache.collection(&resource).await?;
+        let key = object_key(&resource, namespace, name);
         self.cache.settled().await?;
-        Ok(collection.get(&object_key(&resource, namespace, name)).map(|entry| entry.bytes.clone()))
+        let mut found = collection.get(&key);
+        if found.is_none() {
+            // Another server may have made it a moment ago: whoever it told must not hear otherwise here.
+            self.cache.fresh().await?;
+            found = collection.get(&key);
+        }
+        Ok(found.map(|entry| entry.bytes.clone()))
     }
 
     async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status> {

@@ -169,7 +169,8 @@ pub struct Listing {
 }
 
 /// Lookups in the watch cache, by group and plural of a built-in (or custom) resource. Every read
-/// reflects all writes acknowledged before it was called.
+/// reflects all writes this server acknowledged before it was called; `get` finds nothing only where no
+/// server had acknowledged it.
 #[async_trait]
 pub trait Reader: Send + Sync {
     /// `namespace` is empty for cluster-scoped kinds.

@@ -13,6 +13,7 @@ mod negotiation;
 mod options;
 mod patches;
 mod proxy;
+mod replicas;
 mod restart;
 mod services;
 mod streams;
