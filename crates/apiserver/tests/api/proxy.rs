@@ -187,9 +187,16 @@ async fn what_cannot_be_reached_says_why() {
     let server = server().await;
     server.post(PODS, &pod("p")).await.expect(201);
     let services = "/api/v1/namespaces/default/services";
-    let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "s"},
-        "spec": {"ports": [{"name": "web", "port": 80}]}});
-    server.post(services, &service).await.expect(201);
+    for name in ["s", "led"] {
+        let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name},
+            "spec": {"ports": [{"name": "web", "port": 80}]}});
+        server.post(services, &service).await.expect(201);
+    }
+    let slice = json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "FQDN",
+        "metadata": {"name": "led", "labels": {"kubernetes.io/service-name": "led"}},
+        "ports": [{"name": "web", "port": 80}], "endpoints": [{"addresses": ["a.example"]}]});
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    server.post(slices, &slice).await.expect(201);
     let local = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     server.post(PODS, &pod("local")).await.expect(201);
     server.merge(&format!("{PODS}/local/status"), &local).await.expect(200);
@@ -199,6 +206,7 @@ async fn what_cannot_be_reached_says_why() {
         (PODS, "none", 404, "pods \"none\" not found"),
         (PODS, "ftp:p:80", 400, "invalid pod request \"ftp:p:80\""),
         (PODS, "http::80", 400, "invalid pod request \"http::80\""),
+        (services, "led", 400, "address not allowed"),
         (services, "s", 503, "no endpoints available for service \"s\""),
         (services, "s:web", 503, "no endpoints available for service \"s\""),
         (services, "https:s:80", 503, "no endpoints available for service \"s\""),

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::IpAddr;
 
+use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use flate2::Compression;
@@ -18,7 +19,7 @@ use serde_json::json;
 use super::rewrite::Links;
 use super::{Name, pod_address, service_address};
 use crate::body::{self, Body};
-use crate::cache::within;
+use crate::cache::{Selector, within};
 use crate::context::Context;
 use crate::kubelet_proxy::{self, Backend, Transport};
 use crate::registry::view;
@@ -30,6 +31,8 @@ use crate::subresources::stream::{connect_admission, kubelet_backend};
 const MAX_PAGE_BYTES: usize = 8 << 20;
 /// So do those that would become longer than this: each link grows by the proxy's path.
 const MAX_REWRITTEN_BYTES: usize = 2 * MAX_PAGE_BYTES;
+/// The label by which a service's EndpointSlices name it.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -106,14 +109,13 @@ async fn address_of_service(server: &ApiServer, cx: &Context, name: &Name) -> Re
         .ok_or_else(Status::no_such_path)?;
     let collection = server.cache.collection(&slices).await?;
     let scope = format!("{}{}/", collection.prefix, cx.namespace());
-    let mut found = Vec::new();
-    for entry in within(&collection.snapshot(), &scope, &scope) {
-        let slice = view::served(&slices, &entry.bytes)?;
-        let owner = slice.pointer("/metadata/labels/kubernetes.io~1service-name");
-        if owner.and_then(serde_json::Value::as_str) == Some(&name.name) {
-            found.push(slice);
-        }
-    }
+    let owned = [(SERVICE_NAME.to_owned(), name.name.as_str().into())].into_iter().collect();
+    let owned = LabelSelector::from_map(&owned);
+    let pointers = &collection.pointers;
+    let selector = Selector::new(&slices, &collection.prefix, pointers, owned, FieldSelector::default())?;
+    let snapshot = collection.snapshot();
+    let entries = within(&snapshot, &scope, &scope).filter(|entry| selector.matches(entry));
+    let found = entries.map(|entry| view::served(&slices, &entry.bytes)).collect::<Result<Vec<_>, _>>()?;
     service_address(&service, &found, name, usize::from(rand::random::<u16>()))
 }
 
