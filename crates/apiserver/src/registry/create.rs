@@ -36,12 +36,13 @@ pub async fn create(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Res
 /// Creates an object that came in a request; the generated name is drawn anew where it is taken.
 pub async fn insert_new(server: &ApiServer, cx: &Context, object: Value) -> Result<Existing, Status> {
     let generated = object::name(&object).is_empty() && !object::generate_name(&object).is_empty();
+    if !generated {
+        return insert(server, cx, object).await;
+    }
     let mut attempt = 1;
     loop {
         match insert(server, cx, object.clone()).await {
-            Err(status) if generated && status.has_reason("AlreadyExists") && attempt < NAME_ATTEMPTS => {
-                attempt += 1
-            }
+            Err(status) if status.has_reason("AlreadyExists") && attempt < NAME_ATTEMPTS => attempt += 1,
             other => return other,
         }
     }
@@ -108,16 +109,17 @@ pub async fn insert(server: &ApiServer, cx: &Context, mut value: Value) -> Resul
     let mut value = admit(server, cx, Operation::Create, value, None, dry_run).await?;
     strategy.prepare_create(&context, &mut value);
     strategy.default(&mut value);
+    let (name, prefixed) = (object::name(&value).to_owned(), !object::generate_name(&value).is_empty());
     for _ in 0..BESIDE_ATTEMPTS {
-        match write_new(server, cx, value.clone(), dry_run).await {
+        let again = services::goes_with(cx).then(|| value.clone());
+        match write_new(server, cx, value, dry_run).await {
             Ok(stored) => return Ok(stored),
             Err(Lost::Race(None)) => {}
-            Err(Lost::Race(Some(_))) => {
-                let prefixed = !object::generate_name(&value).is_empty();
-                return Err(already_exists(cx, object::name(&value), prefixed));
-            }
+            Err(Lost::Race(Some(_))) => return Err(already_exists(cx, &name, prefixed)),
             Err(Lost::Failed(status)) => return Err(*status),
         }
+        let Some(again) = again else { break };
+        value = again;
     }
     Err(Status::internal("what the object needs was taken by others again and again"))
 }

@@ -35,6 +35,11 @@ fn is_service(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.plural == "services"
 }
 
+/// Whether anything is written beside what this request writes.
+pub fn goes_with(cx: &Context) -> bool {
+    is_service(&cx.resource) && cx.subresource().is_empty()
+}
+
 /// Fills in what a service lacks. What comes back makes it the service's own, and frees what the
 /// service had and no longer has. Other kinds need nothing.
 pub async fn allocate(
@@ -44,7 +49,7 @@ pub async fn allocate(
     old: Option<&Value>,
 ) -> Result<Beside, Status> {
     let mut beside = Beside::default();
-    if !is_service(&cx.resource) || !cx.subresource().is_empty() {
+    if !goes_with(cx) {
         return Ok(beside);
     }
     let faults = settle_families(service, old, &families(server));
