@@ -161,6 +161,14 @@ impl ApiServer {
         Ok(Some(lease))
     }
 
+    /// The store does not know this lease any more.
+    pub fn forget_event_lease(&self, gone: LeaseId) {
+        let mut shared = self.event_lease.lock();
+        if shared.is_some_and(|(lease, _)| lease == gone) {
+            *shared = None;
+        }
+    }
+
     /// Reads another object, as of now, in its stored version.
     pub async fn lookup(
         &self,

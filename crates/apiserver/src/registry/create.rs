@@ -142,8 +142,7 @@ async fn write_new(
         return Ok(dry(server, cx, value).await?);
     }
     let key = object_key(&cx.resource, cx.namespace(), object::name(&value));
-    let lease = server.event_lease(&cx.resource).await?;
-    put_with(server, &cx.resource, &key, value, 0, lease, beside).await
+    put_with(server, &cx.resource, &key, value, 0, beside).await
 }
 
 /// `prefixed`: the object has a `generateName`, whether or not its name was made from it.

@@ -95,7 +95,7 @@ async fn execute(
             Ok(Deleted { last: Existing { bytes, revision: stored.revision }, gone: false })
         }
         Plan::Mark(new) => {
-            let last = put(server, &cx.resource, key, new, stored.revision, None).await?;
+            let last = put(server, &cx.resource, key, new, stored.revision).await?;
             Ok(Deleted { last, gone: false })
         }
         Plan::Remove => {

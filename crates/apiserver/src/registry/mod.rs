@@ -18,7 +18,7 @@ pub mod watch;
 
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_store::{Compare, KeyValue, LeaseId, Op, Revision, Txn};
+use amphipod_store::{Compare, Error as StoreError, KeyValue, Op, Revision, Txn, TxnResult};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -105,9 +105,8 @@ pub async fn put(
     key: &str,
     value: Value,
     expected: Revision,
-    lease: Option<LeaseId>,
 ) -> Result<Existing, Lost> {
-    put_with(server, resource, key, value, expected, lease, Beside::default()).await
+    put_with(server, resource, key, value, expected, Beside::default()).await
 }
 
 /// `put`, and what goes with it.
@@ -117,9 +116,9 @@ pub async fn put_with(
     key: &str,
     mut value: Value,
     expected: Revision,
-    lease: Option<LeaseId>,
     beside: Beside,
 ) -> Result<Existing, Lost> {
+    let lease = server.event_lease(resource).await?;
     view::to_stored(resource, &mut value);
     let encoded = storable(&mut value)?;
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
@@ -169,7 +168,7 @@ async fn commit(
     compare.extend(beside.compare);
     let mut then = vec![op];
     then.extend(beside.then);
-    let outcome = server.cache.store().txn(Txn { compare, then }).await.map_err(storage_status)?;
+    let outcome = transact(server, resource, Txn { compare, then }).await?;
     server.metrics.stored(operation, resource, started.elapsed());
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);
@@ -178,6 +177,26 @@ async fn commit(
     }
     let current = outcome.current.into_iter().next().flatten();
     Err(Lost::Race(current.map(|item| as_found(server, item)).transpose()?))
+}
+
+/// Runs a transaction. A lease can end before its time, with a store restored from a backup for one:
+/// where it is gone, the same is tried once under a new one.
+async fn transact(server: &ApiServer, resource: &Resource, mut txn: Txn) -> Result<TxnResult, Status> {
+    let store = server.cache.store();
+    let leased = txn.then.iter().any(|op| matches!(op, Op::Put { lease: Some(_), .. }));
+    if leased {
+        match store.txn(txn.clone()).await {
+            Err(StoreError::LeaseNotFound(_)) => {}
+            other => return other.map_err(storage_status),
+        }
+        for op in &mut txn.then {
+            if let Op::Put { lease: Some(lease), .. } = op {
+                server.forget_event_lease(*lease);
+                *lease = server.event_lease(resource).await?.unwrap_or(*lease);
+            }
+        }
+    }
+    store.txn(txn).await.map_err(storage_status)
 }
 
 /// What stands in the store, whoever wrote it.

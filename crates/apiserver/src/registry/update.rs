@@ -181,8 +181,7 @@ async fn attempt(
     } else if new == old {
         return Ok(current);
     } else {
-        let lease = server.event_lease(&cx.resource).await?;
-        put_with(server, &cx.resource, key, new, current.revision, lease, beside).await
+        put_with(server, &cx.resource, key, new, current.revision, beside).await
     };
     match written {
         Err(Lost::Race(now)) if conditional && now.as_ref().map(|n| n.revision) != Some(expected) => {

@@ -40,7 +40,7 @@ pub async fn bind(
         if dry_run {
             return success(cx);
         }
-        match put(server, &pods, &key, pod, current.revision, None).await {
+        match put(server, &pods, &key, pod, current.revision).await {
             Ok(_) => return success(cx),
             Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,

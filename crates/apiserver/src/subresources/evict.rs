@@ -93,7 +93,7 @@ async fn ask_budget(server: &ApiServer, cx: &Context, pod: &Value, dry_run: bool
         if dry_run {
             return Ok(());
         }
-        match put(server, &budgets, &key, next, current.revision, None).await {
+        match put(server, &budgets, &key, next, current.revision).await {
             Ok(_) => return Ok(()),
             Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
@@ -161,7 +161,7 @@ async fn mark_disrupted(server: &ApiServer, cx: &Context, found: Existing) -> Re
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
             "message": "Eviction API: evicting"});
         set_condition(&mut pod, condition, &cx.now_text);
-        match put(server, &cx.resource, &key, pod, current.revision, None).await {
+        match put(server, &cx.resource, &key, pod, current.revision).await {
             Ok(_) => return Ok(()),
             Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,

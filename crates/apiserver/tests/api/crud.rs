@@ -1,6 +1,10 @@
+use std::sync::Arc;
+
+use amphipod_apiserver::{ApiServer, Config};
+use amphipod_store::{EmbeddedStore, Range, Store};
 use serde_json::json;
 
-use crate::support::{MAPS, PODS, config_map, pod, server};
+use crate::support::{MAPS, PODS, Server, config_map, pod, server};
 
 #[tokio::test]
 async fn an_object_lives_and_dies() {
@@ -327,4 +331,27 @@ async fn documents_of_the_server() {
     let anonymous = server.as_user("system:anonymous", &["system:unauthenticated"]);
     assert_eq!(anonymous.get("/livez").await.code, 200);
     anonymous.get("/apis").await.refused(403, "Forbidden");
+}
+
+#[tokio::test]
+async fn events_are_written_when_their_lease_ended_early() {
+    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
+    let server =
+        Server::of(ApiServer::start(Config::default(), store.clone()).await.expect("a server")).await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = |name: &str| {
+        json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": name},
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}})
+    };
+    server.post(events, &event("a")).await.expect(201);
+    let found = store.range(Range::prefix("/registry/events/")).await.expect("a read");
+    let lease = found.items[0].lease.expect("events have a lease");
+    store.lease_revoke(lease).await.expect("revoked");
+    for name in ["b", "c"] {
+        server.post(events, &event(name)).await.expect(201);
+    }
+    let found = store.range(Range::prefix("/registry/events/")).await.expect("a read");
+    let leases: Vec<_> = found.items.iter().map(|item| item.lease).collect();
+    assert!(leases.len() == 2 && leases[0].is_some() && leases[0] == leases[1], "{leases:?}");
+    assert_ne!(leases[0], Some(lease));
 }
