@@ -1,6 +1,7 @@
 //! What `/metrics` says about the server, in Kubernetes' names and labels.
 
 mod process;
+mod sizes;
 mod text;
 
 use std::sync::Arc;
@@ -22,15 +23,15 @@ use crate::config::Version;
 use crate::http::limits::Kind;
 use crate::seams::Attributes;
 use process::Process;
+use sizes::{Sizes, Tally};
 
 /// Upper bounds in seconds of requests' and the store's durations, as upstream's.
 const DURATIONS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
-/// Upper bounds in bytes of answers and of watch events.
+/// Upper bounds in bytes of answers.
 const ANSWER_SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-const EVENT_SIZES: [f64; 8] = [1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 /// The one component these requests are of.
 const COMPONENT: &str = "apiserver";
 /// Paths that are no resources and are counted by name; others are counted as one.
@@ -123,9 +124,6 @@ fn durations() -> Histogram {
 fn answer_sizes() -> Histogram {
     Histogram::new(ANSWER_SIZES)
 }
-fn event_sizes() -> Histogram {
-    Histogram::new(EVENT_SIZES)
-}
 
 struct Families {
     requests: Family<Answered, Counter>,
@@ -138,7 +136,7 @@ struct Families {
     long_running: Family<Target, Gauge>,
     watchers: Family<VersionedLabels, Gauge>,
     watch_events: Family<VersionedLabels, Counter>,
-    watch_event_sizes: Histograms<VersionedLabels>,
+    watch_event_sizes: Family<VersionedLabels, Sizes>,
     objects: Family<StoredLabels, Gauge>,
     store_bytes: Family<ClusterLabels, Gauge>,
     store_requests: Family<StoreLabels, Counter>,
@@ -161,7 +159,7 @@ impl Families {
             long_running: Family::default(),
             watchers: Family::default(),
             watch_events: Family::default(),
-            watch_event_sizes: histograms(event_sizes),
+            watch_event_sizes: Family::default(),
             objects: Family::default(),
             store_bytes: Family::default(),
             store_requests: Family::default(),
@@ -261,14 +259,24 @@ impl Drop for Counted {
 /// One watch, as long as it lives.
 pub struct WatchMeter {
     events: Counter,
-    sizes: Histogram,
+    sizes: Sizes,
+    /// Since it was last published.
+    seen: Tally,
     _watcher: Counted,
 }
 
 impl WatchMeter {
-    pub fn sent(&self, bytes: usize) {
-        self.events.inc();
-        self.sizes.observe(bytes as f64);
+    pub fn sent(&mut self, bytes: usize) {
+        self.seen.observe(bytes);
+    }
+
+    /// Shows what was sent to those who scrape.
+    pub fn publish(&mut self) {
+        let seen = std::mem::take(&mut self.seen);
+        if seen.count() > 0 {
+            self.events.inc_by(seen.count());
+            self.sizes.add(&seen);
+        }
     }
 }
 
@@ -376,6 +384,7 @@ impl Metrics {
         WatchMeter {
             events: self.families.watch_events.get_or_create(&labels).clone(),
             sizes: self.families.watch_event_sizes.get_or_create(&labels).clone(),
+            seen: Tally::default(),
             _watcher: Counted::new(self.families.watchers.get_or_create(&labels).clone()),
         }
     }

@@ -2,6 +2,7 @@
 //! its client. Frames are cut from the shared bytes, nothing is encoded twice.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use rand::RngExt;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{options, view};
 use crate::body::{self, Body, BoxError};
@@ -33,6 +35,9 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 const MAX_WATCHERS: usize = 50_000;
 /// Frames gathered into one chunk of the answer.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Changes of one revision are gathered before any leaves, up to this: what a transaction writes is far
+/// less. Only an expired lease's events are more, which come as many deletions.
+const REVISION_BYTES: usize = 1 << 20;
 /// Larger pieces are not copied into such a chunk.
 const GATHERED_BYTES: usize = 16 << 10;
 /// Marks the bookmark that ends the initial events of a WatchList.
@@ -131,6 +136,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         }
     };
     let end = Instant::now() + options.timeout;
+    let next_bookmark = if options.bookmarks { first_bookmark(end) } else { end };
     let feed = Feed {
         scope: scope(&cx, &collection),
         shaper: Shaper {
@@ -142,13 +148,15 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
             columns_sent: false,
         },
         cache: server.cache.clone(),
-        stop: server.shutdown.clone(),
+        stop: Box::pin(server.shutdown.clone().cancelled_owned()),
         watcher,
+        begun: 0,
+        held: None,
         selector,
         initial,
         mark_initial_end: options.mark_initial_end,
-        bookmarks: options.bookmarks,
-        next_bookmark: first_bookmark(end),
+        timer: Box::pin(tokio::time::sleep_until(next_bookmark)),
+        next_bookmark,
         end,
         delivered,
         floor: if let Start::After(revision) = options.start { revision } else { 0 },
@@ -294,6 +302,8 @@ fn head(kind: &str) -> Bytes {
 struct Frames {
     ready: VecDeque<Bytes>,
     gathered: BytesMut,
+    /// Of both.
+    bytes: usize,
     /// Bytes pushed since metrics last took notice.
     uncounted: usize,
 }
@@ -301,6 +311,7 @@ struct Frames {
 impl Frames {
     fn push(&mut self, bytes: Bytes) {
         self.uncounted += bytes.len();
+        self.bytes += bytes.len();
         if bytes.len() <= GATHERED_BYTES {
             self.gathered.extend_from_slice(&bytes);
         } else {
@@ -323,7 +334,9 @@ impl Frames {
         if self.ready.is_empty() {
             self.close();
         }
-        self.ready.pop_front()
+        let chunk = self.ready.pop_front()?;
+        self.bytes -= chunk.len();
+        Some(chunk)
     }
 }
 
@@ -332,12 +345,18 @@ struct Feed {
     scope: String,
     shaper: Shaper,
     cache: Arc<crate::cache::Cache>,
-    stop: tokio_util::sync::CancellationToken,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     watcher: Watcher,
+    /// The revision of the newest change taken.
+    begun: Revision,
+    /// A change of a later revision, for the next chunk.
+    held: Option<Arc<Change>>,
     selector: Selector,
     initial: VecDeque<Arc<Entry>>,
     mark_initial_end: bool,
-    bookmarks: bool,
+    /// Runs until the next bookmark.
+    timer: Pin<Box<Sleep>>,
+    /// The end where there is none to come.
     next_bookmark: Instant,
     end: Instant,
     /// Everything up to here has been delivered or did not concern this watcher.
@@ -358,26 +377,56 @@ impl Feed {
 
     /// The next chunk: all frames that are ready, up to a chunk's size, else the first that comes.
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
-        loop {
-            let step = match self.ready() {
-                Ok(true) if !self.frames.is_full() => {
-                    self.count_sent();
-                    continue;
-                }
-                Ok(_) if !self.frames.is_empty() => Ok(()),
-                Ok(_) if self.over => return None,
-                Ok(_) => self.wait().await,
-                Err(status) => Err(status),
-            };
-            self.count_sent();
-            if let Err(status) = step {
-                self.over = true;
-                return Some(Err(status.into()));
-            }
-            if let Some(chunk) = self.frames.take() {
-                return Some(Ok(chunk));
-            }
+        let filled = self.fill().await;
+        self.meter.publish();
+        if let Err(status) = filled {
+            self.over = true;
+            return Some(Err(status.into()));
         }
+        self.frames.take().map(Ok)
+    }
+
+    /// Works until there is something to send or the watch is over.
+    async fn fill(&mut self) -> Result<(), Status> {
+        loop {
+            while self.ready()? {
+                self.count_sent();
+            }
+            if !self.frames.is_empty() || self.over {
+                break;
+            }
+            self.wait().await?;
+            self.count_sent();
+        }
+        self.complete_revision().await
+    }
+
+    /// Takes what else the newest revision holds. A client that resumes from a revision is not told of
+    /// it again, so that it must not get a part of one.
+    async fn complete_revision(&mut self) -> Result<(), Status> {
+        if !self.over && self.begun > self.cache.applied() {
+            // It is being handed out at this moment. Where that stops, the watch does too.
+            let _ = self.cache.wait_for(self.begun).await;
+        }
+        while self.held.is_none() && !self.over && self.frames.bytes < REVISION_BYTES {
+            let next = match self.watcher.try_next() {
+                None if self.watcher.is_current() => break,
+                None => self.watcher.next().await,
+                next => next,
+            };
+            match next {
+                Some(change) if change.revision > self.begun => self.held = Some(change),
+                Some(change) => self.change(&change)?,
+                None => self.fell_behind()?,
+            }
+            self.count_sent();
+        }
+        Ok(())
+    }
+
+    /// A change that is there already.
+    fn try_next(&mut self) -> Option<Arc<Change>> {
+        self.held.take().or_else(|| self.watcher.try_next())
     }
 
     /// A step makes one event at most.
@@ -404,7 +453,7 @@ impl Feed {
             return Ok(true);
         }
         let applied = self.cache.applied();
-        if let Some(change) = self.watcher.try_next() {
+        if let Some(change) = self.try_next() {
             self.change(&change)?;
             return Ok(true);
         }
@@ -412,20 +461,21 @@ impl Feed {
         Ok(false)
     }
 
+    /// For the first that comes; nothing is held.
     async fn wait(&mut self) -> Result<(), Status> {
         tokio::select! {
             change = self.watcher.next() => match change {
                 Some(change) => self.change(&change),
                 None => self.fell_behind(),
             },
-            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks && self.next_bookmark < self.end => {
-                self.periodic_bookmark()
-            }
-            () = tokio::time::sleep_until(self.end) => {
+            () = &mut self.timer => {
+                if self.next_bookmark < self.end {
+                    return self.periodic_bookmark();
+                }
                 self.over = true;
                 Ok(())
             }
-            () = self.stop.cancelled() => {
+            () = &mut self.stop => {
                 self.over = true;
                 Ok(())
             }
@@ -436,8 +486,9 @@ impl Feed {
         let now = Instant::now();
         let last = self.end.checked_sub(LAST_BOOKMARK).unwrap_or(self.end);
         self.next_bookmark = if now >= last { self.end } else { (now + BOOKMARK_PERIOD).min(last) };
+        self.timer.as_mut().reset(self.next_bookmark);
         let applied = self.cache.applied();
-        if let Some(change) = self.watcher.try_next() {
+        if let Some(change) = self.try_next() {
             return self.change(&change);
         }
         self.caught_up_to(applied);
@@ -464,6 +515,7 @@ impl Feed {
     }
 
     fn change(&mut self, change: &Change) -> Result<(), Status> {
+        self.begun = change.revision;
         self.delivered = self.delivered.max(change.revision);
         // A client may know a revision the cache had not reached yet.
         if change.revision <= self.floor || !change.key.starts_with(&self.scope) {

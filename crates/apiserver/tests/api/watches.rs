@@ -1,6 +1,12 @@
-use serde_json::json;
+use std::sync::Arc;
 
-use crate::support::{MAPS, PODS, config_map, pod, server};
+use amphipod_apiserver::{ApiServer, Config};
+use amphipod_store::EmbeddedStore;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::support::{MAPS, PODS, Server, config_map, pod, server};
 
 #[tokio::test]
 async fn a_watch_sees_everything_in_order() {
@@ -92,4 +98,53 @@ async fn tables_are_watched_too() {
         (first["object"]["kind"].as_str(), first["object"]["rows"][0]["cells"][0].as_str()),
         (Some("Table"), Some("a"))
     );
+}
+
+/// The revisions of the events in each chunk of a watch that lasts a second.
+async fn revisions_by_chunk(server: &Server, path: &str) -> Vec<Vec<String>> {
+    let request =
+        http::Request::builder().uri(format!("{path}&timeoutSeconds=1")).body(Vec::new()).expect("a request");
+    let mut chunks = server.raw(request).await.into_body().into_data_stream();
+    let mut found = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.expect("an unbroken answer");
+        let lines = chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let revision = |line: &[u8]| {
+            let event: Value = serde_json::from_slice(line).expect("an event");
+            event["object"]["metadata"]["resourceVersion"].as_str().expect("a version").to_owned()
+        };
+        found.push(lines.map(revision).collect());
+    }
+    found
+}
+
+#[tokio::test]
+async fn no_chunk_ends_within_a_revision() {
+    let config = Config {
+        service_cidrs: ["10.0.0.0/16", "fd00::/112"].map(|c| c.parse().unwrap()).into(),
+        ..Config::default()
+    };
+    let store = Arc::new(EmbeddedStore::memory().unwrap());
+    let server = Server::of(ApiServer::start(config, store).await.unwrap()).await;
+    let mut starts = Vec::new();
+    // Two addresses each, and more than a chunk of them; one has a single address, so that chunks end
+    // after even and odd numbers of events, by where a watch starts.
+    for number in 0..150 {
+        let policy = if number == 8 { "SingleStack" } else { "RequireDualStack" };
+        let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": format!("s{number}")},
+            "spec": {"ipFamilyPolicy": policy, "ports": [{"port": 80}]}});
+        let made = server.post("/api/v1/namespaces/default/services", &service).await.expect(201);
+        starts.push(made["metadata"]["resourceVersion"].as_str().unwrap().to_owned());
+    }
+    let watches = starts.iter().take(16).map(|start| {
+        let server = &server;
+        let path = format!("/apis/networking.k8s.io/v1/ipaddresses?watch=1&resourceVersion={start}");
+        async move { revisions_by_chunk(server, &path).await }
+    });
+    for chunks in futures::future::join_all(watches).await {
+        assert!(chunks.len() > 1, "{chunks:?}");
+        for pair in chunks.windows(2) {
+            assert_ne!(pair[0].last(), pair[1].first());
+        }
+    }
 }
