@@ -4,6 +4,7 @@
 //! Not here: PodSecurity, webhooks and policies in CEL.
 
 mod certificates;
+mod devices;
 mod limits;
 mod namespace;
 mod node;
@@ -65,6 +66,7 @@ impl Admission for Chain {
         service_account::validate(reader, request).await?;
         pod::one_default_priority(reader, request).await?;
         storage::resize(reader, request).await?;
+        devices::admin_access(reader, request).await?;
         certificates::validate(self.authorizer.as_ref(), request).await?;
         self.escalation.validate(request).await?;
         // Last: what is charged shall come.

@@ -113,3 +113,40 @@ async fn updates_name_their_object() {
         "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
     );
 }
+
+#[tokio::test]
+async fn admin_access_to_devices_needs_a_marked_namespace() {
+    let server = server().await;
+    let group = "/apis/resource.k8s.io/v1/namespaces";
+    for (name, mark) in [("marked", "true"), ("unmarked", "True")] {
+        let namespace = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name,
+            "labels": {"resource.kubernetes.io/admin-access": mark}}});
+        server.post("/api/v1/namespaces", &namespace).await.expect(201);
+    }
+    let request = |admin: bool| json!({"devices": {"requests": [{"name": "a", "exactly": {"deviceClassName": "c", "adminAccess": admin}}]}});
+    let object = |kind: &str, spec: serde_json::Value| json!({"kind": kind, "apiVersion": "resource.k8s.io/v1", "metadata": {"name": "x"}, "spec": spec});
+    let why = "Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` \
+               label on the containing namespace";
+    for (plural, object) in [
+        ("resourceclaims", object("ResourceClaim", request(true))),
+        ("resourceclaimtemplates", object("ResourceClaimTemplate", json!({"spec": request(true)}))),
+    ] {
+        let text = server.post(&format!("{group}/unmarked/{plural}"), &object).await.refused(422, "Invalid");
+        assert!(text.ends_with(&format!("spec.devices.requests[0].adminAccess: {why}")), "{text}");
+        server.post(&format!("{group}/marked/{plural}"), &object).await.expect(201);
+    }
+    let status = json!({"status": {"allocation": {"devices": {"results": [
+        {"request": "a", "driver": "d.example.com", "pool": "p", "device": "v", "adminAccess": true}]}}}});
+    let claim = format!("{group}/unmarked/resourceclaims");
+    server.post(&claim, &object("ResourceClaim", request(false))).await.expect(201);
+    let text = server.merge(&format!("{claim}/x/status"), &status).await.refused(422, "Invalid");
+    assert!(text.ends_with(&format!("status.allocation.devices.results[0].adminAccess: {why}")), "{text}");
+    let marked = format!("{group}/marked/resourceclaims/x");
+    server.merge(&format!("{marked}/status"), &status).await.expect(200);
+    // What has it keeps it.
+    let unmark = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": null}}});
+    server.merge("/api/v1/namespaces/marked", &unmark).await.expect(200);
+    let consumer = json!({"status": {"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}});
+    server.merge(&format!("{marked}/status"), &consumer).await.expect(200);
+    server.merge(&marked, &json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+}
