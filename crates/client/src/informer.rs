@@ -3,7 +3,7 @@
 //! do no more than put a key on a queue.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,15 +186,13 @@ impl<T: Resource> Informer<T> {
         deliver(&mut handlers, &Change::Deleted(last.map_or(old, Arc::new)));
     }
     fn replace(&self, objects: Vec<T>) {
-        let mut gone: Vec<Arc<str>> = {
+        let mut gone: BTreeSet<Arc<str>> = {
             let cache = self.shared.cache.read();
             cache.objects.keys().cloned().collect()
         };
         for object in objects {
             let key = object.key();
-            if let Ok(position) = gone.binary_search_by(|known| (**known).cmp(key.as_str())) {
-                gone.remove(position);
-            }
+            gone.remove(key.as_str());
             let unchanged =
                 self.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
             if !unchanged {
@@ -481,6 +479,10 @@ mod tests {
         assert!(informer.has_synced());
         assert_eq!(informer.list_namespace("ns").len(), 2);
         assert_eq!(informer.list_namespace("n").len(), 0);
+        informer.replace(vec![object("e", "5"), object("d", "5"), object("b", "4")]);
+        log.lock().clear();
+        informer.replace(vec![object("c", "6")]);
+        assert_eq!(*log.lock(), ["+ns/c", "-ns/b", "-ns/d", "-ns/e"], "what is gone, in key order");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! directives (`$patch`, `$retainKeys`, `$setElementOrder/...`, `$deleteFromPrimitiveList/...`)
 //! replace, delete and order.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::order::{Index, identity, normalise};
@@ -185,7 +187,7 @@ fn holds_maps(original: &[Value], patch: &[Value]) -> Result<bool, Error> {
 }
 
 fn merge_primitives(original: Vec<Value>, patch: &[Value]) -> Vec<Value> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let all = original.iter().chain(patch);
     let merged = all.filter(|item| seen.insert(item.to_string())).cloned().collect();
     normalise(merged, patch, &original, "")
@@ -228,11 +230,11 @@ fn key_of(item: &Value, merge_key: &str) -> Result<Value, Error> {
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Error> {
     let Some(list) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(list) = list else { return Err(Error::RetainKeys) };
-    let listed = |key: &str| list.iter().any(|k| k.as_str() == Some(key));
-    if patch.iter().any(|(k, v)| !v.is_null() && !is_directive(k) && !listed(k)) {
+    let listed: HashSet<&str> = list.iter().filter_map(Value::as_str).collect();
+    if patch.iter().any(|(k, v)| !v.is_null() && !is_directive(k) && !listed.contains(k.as_str())) {
         return Err(Error::RetainKeys);
     }
-    original.retain(|key, _| listed(key));
+    original.retain(|key, _| listed.contains(key.as_str()));
     Ok(())
 }
 
