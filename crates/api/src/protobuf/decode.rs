@@ -180,7 +180,8 @@ fn put(
                         list.push((reader.varint()? as i64).into());
                     }
                 }
-                _ => list.extend(single(field, item, depth)?),
+                // An item that says nothing (no JSON, a zero time) still holds its place.
+                _ => list.push(single(field, item, depth)?.unwrap_or(Value::Null)),
             }
         }
         Shape::Map => {
@@ -205,8 +206,8 @@ fn map_entry(field: &'static Field, bytes: &[u8], depth: usize) -> Result<(Strin
             _ => {}
         }
     }
-    let absent = match field.scalar {
-        Scalar::Msg(_) => Value::Object(Map::new()),
+    let absent = match (field.scalar, field.message()) {
+        (Scalar::Msg(_), Some(message)) => typed(&[], message, depth + 1)?.unwrap_or(Value::Null),
         _ => Value::String(String::new()),
     };
     Ok((key, value.unwrap_or(absent)))

@@ -39,6 +39,15 @@ pub(super) fn message(value: &Value, message: &'static Message) -> Result<Vec<u8
     Ok(out)
 }
 
+/// What null is among the items of a list or the values of a map: the zero value, as Go reads it.
+pub(super) fn zero(field: &Field, tag: u32, out: &mut Vec<u8>) {
+    match field.scalar {
+        Scalar::Bool | Scalar::Int32 | Scalar::Int64 => put_number(out, tag, 0),
+        Scalar::Double => put_double(out, tag, 0.0),
+        Scalar::Text | Scalar::Bytes | Scalar::Msg(_) => put_bytes(out, tag, &[]),
+    }
+}
+
 struct Encoder {
     depth: usize,
 }
@@ -84,19 +93,34 @@ impl Encoder {
             Shape::Single => self.single(value, field, field.tag, out),
             Shape::List => {
                 let items = value.as_array().ok_or_else(|| fault(field.name, "expected a list"))?;
-                items.iter().try_for_each(|item| self.single(item, field, field.tag, out))
+                items.iter().try_for_each(|item| self.item(item, field, field.tag, out))
             }
             Shape::Map => {
                 let entries = value.as_object().ok_or_else(|| fault(field.name, "expected a map"))?;
                 for (key, item) in entries {
                     let mut entry = Vec::new();
                     put_bytes(&mut entry, 1, key.as_bytes());
-                    self.single(item, field, 2, &mut entry)?;
+                    self.item(item, field, 2, &mut entry)?;
                     put_bytes(out, field.tag, &entry);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// One of a list's items or a map's values.
+    fn item(
+        &mut self,
+        value: &Value,
+        field: &'static Field,
+        tag: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        if value.is_null() {
+            zero(field, tag, out);
+            return Ok(());
+        }
+        self.single(value, field, tag, out)
     }
 
     fn single(

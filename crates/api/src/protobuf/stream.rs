@@ -90,7 +90,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
         for ([outer, inner], bytes) in std::mem::take(&mut embedded) {
             if inner == 0 {
                 part(&mut embedded, [outer, 0]).extend(bytes);
-            } else {
+            } else if !bytes.is_empty() {
                 put_bytes(part(&mut embedded, [outer, 0]), inner, &bytes);
             }
         }
@@ -120,7 +120,8 @@ impl<'de> DeserializeSeed<'de> for InField<'_> {
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         match self.field.shape {
             Shape::Single => {
-                One { field: self.field, tag: self.field.tag, out: self.out }.deserialize(reader)
+                let field = self.field;
+                One { field, tag: field.tag, is_item: false, out: self.out }.deserialize(reader)
             }
             Shape::List | Shape::Map => reader.deserialize_any(self),
         }
@@ -135,15 +136,15 @@ impl<'de> Visitor<'de> for InField<'_> {
         Ok(())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let tag = self.field.tag;
-        while items.next_element_seed(One { field: self.field, tag, out: self.out })?.is_some() {}
+        let InField { field, out } = self;
+        while items.next_element_seed(One { field, tag: field.tag, is_item: true, out })?.is_some() {}
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<std::borrow::Cow<str>>()? {
             let start = wire::begin(self.out, self.field.tag);
             put_bytes(self.out, 1, key.as_bytes());
-            map.next_value_seed(One { field: self.field, tag: 2, out: self.out })?;
+            map.next_value_seed(One { field: self.field, tag: 2, is_item: true, out: self.out })?;
             wire::finish(self.out, start);
         }
         Ok(())
@@ -154,6 +155,8 @@ impl<'de> Visitor<'de> for InField<'_> {
 struct One<'o> {
     field: &'static Field,
     tag: u32,
+    /// Of a list or a map, where null is a value too.
+    is_item: bool,
     out: &'o mut Vec<u8>,
 }
 
@@ -171,11 +174,12 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
             | Special::IntOrString => reader.deserialize_any(self),
             Special::RawExtension | Special::FieldsV1 | Special::Json => {
                 let raw = <&RawValue>::deserialize(reader)?.get();
-                if raw != "null" {
-                    let start = wire::begin(self.out, self.tag);
-                    put_bytes(self.out, 1, raw.as_bytes());
-                    wire::finish(self.out, start);
+                if raw == "null" {
+                    return self.visit_unit();
                 }
+                let start = wire::begin(self.out, self.tag);
+                put_bytes(self.out, 1, raw.as_bytes());
+                wire::finish(self.out, start);
                 Ok(())
             }
             Special::Items | Special::SchemaOrArray | Special::SchemaOrBool | Special::SchemaOrStrings => {
@@ -189,9 +193,10 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
 impl One<'_> {
     /// By way of the general encoder, for shapes that are rare or small.
     fn general<E: serde::de::Error>(self, value: &Value, message: &'static Message) -> Result<(), E> {
-        if !value.is_null() {
-            put_bytes(self.out, self.tag, &encode::message(value, message).map_err(E::custom)?);
+        if value.is_null() {
+            return self.visit_unit();
         }
+        put_bytes(self.out, self.tag, &encode::message(value, message).map_err(E::custom)?);
         Ok(())
     }
     fn number<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
@@ -211,6 +216,9 @@ impl<'de> Visitor<'de> for One<'_> {
         write!(f, "a value of {}", self.field.name)
     }
     fn visit_unit<E>(self) -> Result<(), E> {
+        if self.is_item {
+            encode::zero(self.field, self.tag, self.out);
+        }
         Ok(())
     }
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {

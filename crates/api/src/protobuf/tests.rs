@@ -65,6 +65,44 @@ fn kinds_round_trip() {
     );
 }
 
+/// Both writers write `given`, and what they wrote is `expected`.
+fn both_write(given: &Value, expected: &Value) {
+    let writer = Writer::new(crate::object::api_version(given), crate::object::kind(given)).expect("known");
+    let streamed = writer.message(given.to_string().as_bytes()).expect("streams");
+    assert_eq!(&decode(&writer.enveloped(&streamed)).expect("decodes"), expected);
+    assert_eq!(&decode(&encode(given).expect("encodes")).expect("decodes"), expected);
+    assert_eq!(writer.enveloped(&streamed).len(), encode(given).expect("encodes").len());
+}
+
+#[test]
+fn nulls() {
+    let schema = |properties: Value| {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {},
+            "spec": {"group": "g", "scope": "Namespaced", "names": {"plural": "p", "kind": "K"}, "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "properties": properties}}}]}})
+    };
+    // JSON among JSON stays; as a field, and where a struct is expected, it is the zero value.
+    let both = schema(json!({"a": {"enum": ["x", null, 1]}}));
+    both_write(&both, &both);
+    let given = schema(json!({"a": {"default": null, "type": "string"}, "b": null}));
+    both_write(&given, &schema(json!({"a": {"type": "string"}, "b": {}})));
+    let pod = |items: Value, args: Value, labels: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels},
+            "spec": {"containers": items, "hostAliases": [{"ip": "1.2.3.4", "hostnames": args}]}})
+    };
+    both_write(
+        &pod(json!([{"name": "c"}, null]), json!([null, "h"]), json!({"a": null})),
+        &pod(json!([{"name": "c"}, {}]), json!(["", "h"]), json!({"a": ""})),
+    );
+    // A struct in a struct, both embedded: nothing in it leaves nothing of it.
+    let policy = |rule: Value| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {}, "spec": {"matchConstraints": {"resourceRules": [rule]}}})
+    };
+    both_write(&policy(json!({"apiGroups": null, "scope": null})), &policy(json!({})));
+}
+
 #[test]
 fn known_bytes() {
     // Written by the original: an envelope around Namespace{metadata{name: "a"}, spec{}, status{}}.

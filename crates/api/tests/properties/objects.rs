@@ -1,5 +1,5 @@
-//! Objects of any kind from the schema facts. They are as a server holds them: no nulls, no empty
-//! lists, every value in its canonical form, no zeros (which protobuf cannot tell from absence).
+//! Objects of any kind from the schema facts. They are as a server holds them: no nulls but those
+//! of JSON among JSON, no empty lists, every value in its canonical form, no zeros (which protobuf cannot tell from absence).
 
 use amphipod_api::codec::go_duration;
 use amphipod_api::schema::{Field, Message, Scalar, Shape, Special};
@@ -35,12 +35,18 @@ fn plain(rng: &mut Rng, message: &'static Message, depth: usize) -> Value {
 fn of_field(rng: &mut Rng, field: &'static Field, depth: usize) -> Value {
     match field.shape {
         Shape::Single => single(rng, field, depth),
-        Shape::List => (0..1 + rng.below(2)).map(|_| single(rng, field, depth)).collect(),
+        Shape::List => (0..1 + rng.below(2)).map(|_| item(rng, field, depth)).collect(),
         Shape::Map => {
-            let entries = (0..1 + rng.below(2)).map(|_| (text(rng), single(rng, field, depth)));
+            let entries = (0..1 + rng.below(2)).map(|_| (text(rng), item(rng, field, depth)));
             Value::Object(entries.collect())
         }
     }
+}
+
+/// Of a list or map; in those of JSON null is as good as any.
+fn item(rng: &mut Rng, field: &'static Field, depth: usize) -> Value {
+    let may_be_null = field.message().is_some_and(|m| m.special == Special::Json);
+    if may_be_null && rng.one_in(3) { Value::Null } else { single(rng, field, depth) }
 }
 
 fn text(rng: &mut Rng) -> String {

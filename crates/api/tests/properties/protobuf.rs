@@ -1,7 +1,8 @@
-//! JSON to protobuf and back is the identity, for every kind.
+//! JSON to protobuf and back is the identity, for every kind and by both writers.
 
 use amphipod_api::codec::{self, Expected, FieldValidation};
-use amphipod_api::{protobuf, schema};
+use amphipod_api::protobuf::{self, Writer};
+use amphipod_api::schema;
 
 use crate::rng::Rng;
 use crate::{for_seeds, objects};
@@ -19,6 +20,13 @@ fn json_to_protobuf_to_json_is_the_identity() {
             let encoded = protobuf::encode(&object).unwrap_or_else(|e| panic!("{}: {e}", message.name));
             let decoded = protobuf::decode(&encoded).unwrap_or_else(|e| panic!("{}: {e}", message.name));
             assert_eq!(decoded, object, "{}", message.name);
+            let Some(writer) = Writer::new(&message.api_version(), message.kind) else { continue };
+            let streamed = writer.message(object.to_string().as_bytes());
+            let streamed = streamed.unwrap_or_else(|e| panic!("{}: {e}", message.name));
+            let enveloped = writer.enveloped(&streamed);
+            let decoded = protobuf::decode(&enveloped).unwrap_or_else(|e| panic!("{}: {e}", message.name));
+            assert_eq!(decoded, object, "{} as it is served", message.name);
+            assert_eq!(enveloped.len(), encoded.len(), "{}: both write the same fields", message.name);
         }
     });
 }
