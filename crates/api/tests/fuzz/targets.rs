@@ -1,8 +1,13 @@
 //! What is fuzzed, with what it begins from and what must hold.
 
 use amphipod_api::codec::{self, Expected, FieldValidation};
-use amphipod_api::schema::Node;
+use amphipod_api::resource::{self, Resource};
+use amphipod_api::schema::{self, Node};
+use amphipod_api::{object, protobuf as wire, table};
 use serde_json::{Value, json};
+
+use crate::objects;
+use crate::rng::Rng;
 
 const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"x":"1"},"finalizers":["a.b/c"],"creationTimestamp":"2026-01-02T03:04:05Z"},"spec":{"containers":[{"name":"a","image":"x","ports":[{"containerPort":80}],"resources":{"limits":{"cpu":"500m","memory":"1Gi"}},"livenessProbe":{"httpGet":{"port":"http","path":"/"}}},{"name":"b"}],"volumes":[{"name":"v","emptyDir":{}}],"tolerations":[{"key":"k","tolerationSeconds":3}]},"status":{"phase":"Running","podIPs":[{"ip":"10.0.0.1"}]}}"#;
 const CRD: &str = r#"{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"a.b"},"spec":{"group":"b","names":{"plural":"a","kind":"A"},"scope":"Cluster","versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","properties":{"x":{"type":"array","items":{"type":"string"},"default":["a"]}},"additionalProperties":false}}}]}}"#;
@@ -11,16 +16,19 @@ const POD_YAML: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: &
 /// No document grows beyond this by being read.
 const MAX_TEXT: usize = 8 << 20;
 
-fn pod() -> Expected<'static> {
-    Expected::builtin("", "v1", "Pod")
-}
-fn crd() -> Expected<'static> {
-    Expected::builtin("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
+/// What a document may be decoded as: what it says it is, or anything if it says nothing. Pods are
+/// asked for in any case, so that documents of other kinds and unreadable ones have to be refused.
+fn candidates(input: &[u8], form: &str) -> impl Iterator<Item = &'static Resource> + use<> {
+    let document = codec::parse_document(input, form == codec::YAML);
+    let stated = document.map(|document| object::kind(&document).to_owned());
+    let is_stated = move |kind: &str| stated.as_ref().is_ok_and(|s| s.is_empty() || s == kind);
+    resource::builtin().iter().filter(move |resource| resource.kind == "Pod" || is_stated(&resource.kind))
 }
 
 /// Decodes; what comes out decodes to itself in both text forms.
 fn read(input: &[u8], form: &str) {
-    for expected in [pod(), crd()] {
+    for resource in candidates(input, form) {
+        let expected = Expected::builtin(&resource.group, &resource.version, &resource.kind);
         let Ok(decoded) = codec::decode(input, form, expected, FieldValidation::Warn) else { continue };
         let text = decoded.value.to_string();
         assert!(text.len() < MAX_TEXT, "{} bytes became {}", input.len(), text.len());
@@ -29,11 +37,21 @@ fn read(input: &[u8], form: &str) {
         let text = codec::yaml::to_string(&decoded.value);
         let again = codec::decode(text.as_bytes(), codec::YAML, expected, FieldValidation::Ignore);
         assert_eq!(again.unwrap_or_else(|e| panic!("{}: {text}", e.message)).value, decoded.value, "{text}");
-        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        for plural in ["pods", "customresourcedefinitions", "nodes", "services"] {
-            amphipod_api::table::row(expected.group, plural, &decoded.value, now);
-        }
     }
+}
+
+/// One object of every kind.
+fn of_every_kind<'a, T: Into<Vec<u8>>>(
+    write: impl Fn(&Value) -> T + 'a,
+) -> impl Iterator<Item = Vec<u8>> + 'a {
+    resource::builtin().iter().enumerate().map(move |(number, resource)| {
+        let message = schema::kind(&resource.group, &resource.version, &resource.kind).expect("facts");
+        write(&objects::object(&mut Rng::new(number as u64), message)).into()
+    })
+}
+
+fn with_kinds(seeds: &[&str], write: fn(&Value) -> String) -> Vec<Vec<u8>> {
+    texts(seeds).into_iter().chain(of_every_kind(write)).collect()
 }
 
 fn texts(seeds: &[&str]) -> Vec<Vec<u8>> {
@@ -51,27 +69,45 @@ macro_rules! target {
     };
 }
 
-target!(json, texts(&[POD, CRD, "{}"]), |input| read(input, codec::JSON));
-target!(yaml, texts(&[POD_YAML, POD, "a: &a [x]\nb: [*a, *a]\n"]), |input| {
+target!(json, with_kinds(&[POD, CRD, "{}"], Value::to_string), |input| read(input, codec::JSON));
+target!(yaml, with_kinds(&[POD_YAML, POD, "a: &a [x]\nb: [*a, *a]\n"], codec::yaml::to_string), |input| {
     read(input, codec::YAML);
     let _ = codec::yaml::documents(input);
+});
+
+// Rows are made of whatever is stored, which may have another shape than the kind's.
+target!(rows, with_kinds(&[POD, CRD, "{}"], Value::to_string), |input| {
+    let Ok(document) = codec::parse_document(input, false) else { return };
+    let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+    for Resource { group, plural, .. } in resource::builtin() {
+        let cells = table::row(group, plural, &document, now);
+        assert_eq!(cells.len(), table::columns(group, plural).len(), "{plural}");
+        let _ = table::rank(group, plural).map(|rank| rank(&document));
+        table::row_conditions(group, plural, &document);
+    }
 });
 
 fn enveloped() -> Vec<Vec<u8>> {
     let encode = |text: &str| {
         let value = codec::parse_document(text.as_bytes(), false).expect("JSON");
-        amphipod_api::protobuf::encode(&value).expect("protobuf")
+        wire::encode(&value).expect("protobuf")
     };
-    vec![encode(POD), encode(CRD), b"k8s\0".to_vec()]
+    let all = of_every_kind(|object| wire::encode(object).expect("protobuf"));
+    [encode(POD), encode(CRD), b"k8s\0".to_vec()].into_iter().chain(all).collect()
 }
 target!(protobuf, enveloped(), |input| {
-    let Ok(value) = amphipod_api::protobuf::decode(input) else { return };
+    let Ok(value) = wire::decode(input) else { return };
     assert!(value.to_string().len() < MAX_TEXT);
     // An envelope may hold JSON of any shape, which has no protobuf form of its own.
-    let Ok(bytes) = amphipod_api::protobuf::encode(&value) else { return };
-    let first = amphipod_api::protobuf::decode(&bytes).expect("what was written");
-    let again = amphipod_api::protobuf::encode(&first).expect("once more");
-    assert_eq!(amphipod_api::protobuf::decode(&again).as_ref(), Ok(&first));
+    let Ok(bytes) = wire::encode(&value) else { return };
+    let first = wire::decode(&bytes).expect("what was written");
+    let again = wire::encode(&first).expect("once more");
+    assert_eq!(wire::decode(&again).as_ref(), Ok(&first));
+    // The writer of stored text says the same.
+    if let Some(writer) = wire::Writer::new(object::api_version(&first), object::kind(&first)) {
+        let message = writer.message(first.to_string().as_bytes()).expect("text of the same");
+        assert_eq!(wire::decode(&writer.enveloped(&message)), Ok(first));
+    }
 });
 
 const PATCHES: &[&str] = &[

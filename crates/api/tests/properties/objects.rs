@@ -1,5 +1,6 @@
 //! Objects of any kind from the schema facts. They are as a server holds them: no nulls but those
-//! of JSON among JSON, no empty lists, every value in its canonical form, no zeros (which protobuf cannot tell from absence).
+//! of JSON among JSON, no empty lists, every value in its canonical form, no zeros (which protobuf
+//! cannot tell from absence).
 
 use amphipod_api::codec::go_duration;
 use amphipod_api::schema::{Field, Message, Scalar, Shape, Special};
