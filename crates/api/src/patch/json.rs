@@ -7,11 +7,65 @@ use serde_json::{Map, Value};
 const MAX_COPIED_BYTES: usize = 3 << 20;
 /// How deep the patched document may nest: as deep as one that is sent.
 const MAX_DEPTH: usize = 120;
+/// How many values all operations together may walk through or shift: some forty times those of the
+/// largest document, and less than a second's work. Unbounded, moves of a large value take minutes.
+const MAX_STEPS: usize = 1 << 26;
+
+static NULL: Value = Value::Null;
 
 /// Applies operations in order; the first that does not apply ends it.
 pub(super) fn apply(document: &mut Value, operations: &[Map<String, Value>]) -> Result<(), String> {
-    let mut copied = 0;
-    operations.iter().try_for_each(|operation| step(document, &Operation(operation), &mut copied))
+    let mut effort = Effort::default();
+    operations.iter().try_for_each(|operation| step(document, &Operation(operation), &mut effort))
+}
+
+/// What the operations have cost so far.
+#[derive(Default)]
+struct Effort {
+    copied_bytes: usize,
+    steps: usize,
+}
+
+impl Effort {
+    fn copy(&mut self, bytes: usize) -> Result<(), String> {
+        self.copied_bytes += bytes;
+        if self.copied_bytes > MAX_COPIED_BYTES {
+            return Err(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit \
+                 {MAX_COPIED_BYTES}",
+                self.copied_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, values: usize) -> Result<(), String> {
+        self.steps += values;
+        if self.steps > MAX_STEPS {
+            return Err(format!("the operations walk through more than {MAX_STEPS} values"));
+        }
+        Ok(())
+    }
+
+    /// How deep a value nests. Parsed bodies and patched documents are bounded, so this may recurse.
+    fn depth(&mut self, value: &Value) -> Result<usize, String> {
+        self.step(1)?;
+        let mut deepest = 0;
+        match value {
+            Value::Array(list) => {
+                for item in list {
+                    deepest = deepest.max(self.depth(item)?);
+                }
+            }
+            Value::Object(map) => {
+                for member in map.values() {
+                    deepest = deepest.max(self.depth(member)?);
+                }
+            }
+            _ => return Ok(0),
+        }
+        Ok(1 + deepest)
+    }
 }
 
 struct Operation<'a>(&'a Map<String, Value>);
@@ -28,19 +82,19 @@ impl<'a> Operation<'a> {
         let missing = || "operation, missing from field: missing value".to_owned();
         self.0.get("from").and_then(Value::as_str).ok_or_else(missing)
     }
-    fn value(&self) -> Value {
-        self.0.get("value").cloned().unwrap_or_default()
+    fn value(&self) -> &'a Value {
+        self.0.get("value").unwrap_or(&NULL)
     }
 }
 
-fn step(document: &mut Value, operation: &Operation<'_>, copied: &mut usize) -> Result<(), String> {
+fn step(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     match operation.kind() {
-        "add" => add(document, operation),
-        "remove" => remove(document, operation),
-        "replace" => replace(document, operation),
-        "move" => relocate(document, operation),
+        "add" => add(document, operation, effort),
+        "remove" => remove(document, operation, effort),
+        "replace" => replace(document, operation, effort),
+        "move" => relocate(document, operation, effort),
         "test" => test(document, operation),
-        "copy" => copy(document, operation, copied),
+        "copy" => copy(document, operation, effort),
         other => Err(format!("Unexpected kind: {other}")),
     }
 }
@@ -100,22 +154,22 @@ fn index(key: &str, length: usize) -> Result<usize, String> {
 
 impl Place<'_> {
     /// What is there; an absent member of an object is null.
-    fn get(&self) -> Result<Value, String> {
+    fn get(&self) -> Result<&Value, String> {
         Ok(match &*self.container {
-            Value::Array(list) => list[index(&self.key, list.len())?].clone(),
-            other => other.get(&self.key).cloned().unwrap_or_default(),
+            Value::Array(list) => &list[index(&self.key, list.len())?],
+            other => other.get(&self.key).unwrap_or(&NULL),
         })
     }
 
-    fn fits(&self, value: &Value) -> Result<(), String> {
-        if self.depth + depth(value) > MAX_DEPTH {
+    fn fits(&self, value: &Value, effort: &mut Effort) -> Result<(), String> {
+        if self.depth + effort.depth(value)? > MAX_DEPTH {
             return Err("exceeded max depth".to_owned());
         }
         Ok(())
     }
 
-    fn add(self, value: Value) -> Result<(), String> {
-        self.fits(&value)?;
+    fn add(self, value: Value, effort: &mut Effort) -> Result<(), String> {
+        self.fits(&value, effort)?;
         match self.container {
             Value::Array(list) if self.key == "-" => list.push(value),
             Value::Array(list) => {
@@ -125,6 +179,7 @@ impl Place<'_> {
                 }
                 // One more place than there are items: the end.
                 let at = index(&self.key, list.len() + 1)?;
+                effort.step(list.len() - at)?;
                 list.insert(at, value);
             }
             Value::Object(map) => drop(map.insert(self.key, value)),
@@ -133,8 +188,8 @@ impl Place<'_> {
         Ok(())
     }
 
-    fn set(self, value: Value) -> Result<(), String> {
-        self.fits(&value)?;
+    fn set(self, value: Value, effort: &mut Effort) -> Result<(), String> {
+        self.fits(&value, effort)?;
         match self.container {
             Value::Array(list) => {
                 let at = index(&self.key, list.len())?;
@@ -146,10 +201,11 @@ impl Place<'_> {
         Ok(())
     }
 
-    fn remove(self) -> Result<Value, String> {
+    fn remove(self, effort: &mut Effort) -> Result<Value, String> {
         match self.container {
             Value::Array(list) => {
                 let at = index(&self.key, list.len())?;
+                effort.step(list.len() - at)?;
                 Ok(list.remove(at))
             }
             Value::Object(map) => map
@@ -160,40 +216,31 @@ impl Place<'_> {
     }
 }
 
-/// How deep a value nests. Parsed bodies and patched documents are bounded, so this may recurse.
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-fn add(document: &mut Value, operation: &Operation<'_>) -> Result<(), String> {
+fn add(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     let path =
         operation.path().map_err(|_| "add operation failed to decode path: missing value".to_owned())?;
     let missing = || format!("add operation does not apply: doc is missing path: \"{path}\": missing value");
     let place = place(document, path).ok_or_else(missing)?;
-    place.add(operation.value()).map_err(|e| format!("error in add for path: '{path}': {e}"))
+    place.add(operation.value().clone(), effort).map_err(|e| format!("error in add for path: '{path}': {e}"))
 }
 
-fn remove(document: &mut Value, operation: &Operation<'_>) -> Result<(), String> {
+fn remove(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     let path =
         operation.path().map_err(|_| "remove operation failed to decode path: missing value".to_owned())?;
     let missing =
         || format!("remove operation does not apply: doc is missing path: \"{path}\": missing value");
     let place = place(document, path).ok_or_else(missing)?;
-    place.remove().map(drop).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    place.remove(effort).map(drop).map_err(|e| format!("error in remove for path: '{path}': {e}"))
 }
 
-fn replace(document: &mut Value, operation: &Operation<'_>) -> Result<(), String> {
+fn replace(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     let path = operation.path().map_err(|e| format!("replace operation failed to decode path: {e}"))?;
     let value = operation.value();
     if path.is_empty() {
         if !value.is_object() && !value.is_array() {
             return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
         }
-        *document = value;
+        *document = value.clone();
         return Ok(());
     }
     let missing = |what: &str| {
@@ -201,55 +248,46 @@ fn replace(document: &mut Value, operation: &Operation<'_>) -> Result<(), String
     };
     let place = place(document, path).ok_or_else(|| missing("path"))?;
     place.get().map_err(|_| missing("key"))?;
-    place.set(value).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    place.set(value.clone(), effort).map_err(|e| format!("error in remove for path: '{path}': {e}"))
 }
 
-fn relocate(document: &mut Value, operation: &Operation<'_>) -> Result<(), String> {
+fn relocate(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     let from = operation.from().map_err(|e| format!("move operation failed to decode from: {e}"))?;
     let missing = |what: &str, path: &str| {
         format!("move operation does not apply: doc is missing {what}: {path}: missing value")
     };
     let source = place(document, from).ok_or_else(|| missing("from path", from))?;
     let key = source.key.clone();
-    let value = source.remove().map_err(|e| format!("error in move for path: '{key}': {e}"))?;
+    let value = source.remove(effort).map_err(|e| format!("error in move for path: '{key}': {e}"))?;
     let path = operation.path().map_err(|e| format!("move operation failed to decode path: {e}"))?;
     let target = place(document, path).ok_or_else(|| missing("destination path", path))?;
-    target.add(value).map_err(|e| format!("error in move for path: '{path}': {e}"))
+    target.add(value, effort).map_err(|e| format!("error in move for path: '{path}': {e}"))
 }
 
 fn test(document: &mut Value, operation: &Operation<'_>) -> Result<(), String> {
     let path = operation.path().map_err(|e| format!("test operation failed to decode path: {e}"))?;
-    let found = if path.is_empty() {
-        document.clone()
+    let holds = if path.is_empty() {
+        document == operation.value()
     } else {
         let missing = || format!("test operation does not apply: is missing path: {path}: missing value");
         let place = place(document, path).ok_or_else(missing)?;
-        place.get().map_err(|e| format!("error in test for path: '{path}': {e}"))?
+        place.get().map_err(|e| format!("error in test for path: '{path}': {e}"))? == operation.value()
     };
-    if found == operation.value() {
-        return Ok(());
-    }
-    Err(format!("testing value {path} failed: test failed"))
+    if holds { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
 }
 
-fn copy(document: &mut Value, operation: &Operation<'_>, copied: &mut usize) -> Result<(), String> {
+fn copy(document: &mut Value, operation: &Operation<'_>, effort: &mut Effort) -> Result<(), String> {
     let from = operation.from().map_err(|e| format!("copy operation failed to decode from: {e}"))?;
     let missing = |what: &str, path: &str| {
         format!("copy operation does not apply: doc is missing {what}: {path}: missing value")
     };
     let source = place(document, from).ok_or_else(|| missing("from path", from))?;
-    let value = source.get().map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
+    let value = source.get().map_err(|e| format!("error in copy for from: '{from}': {e}"))?.clone();
     let path =
         operation.path().map_err(|_| "copy operation failed to decode path: missing value".to_owned())?;
     let target = place(document, path).ok_or_else(|| missing("destination path", path))?;
-    *copied += if value.is_null() { 0 } else { value.to_string().len() };
-    if *copied > MAX_COPIED_BYTES {
-        return Err(format!(
-            "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit \
-             {MAX_COPIED_BYTES}"
-        ));
-    }
-    target.add(value).map_err(|e| format!("error while adding value during copy: {e}"))
+    effort.copy(if value.is_null() { 0 } else { value.to_string().len() })?;
+    target.add(value, effort).map_err(|e| format!("error while adding value during copy: {e}"))
 }
 
 #[cfg(test)]
@@ -356,5 +394,20 @@ mod tests {
         let copy = json!({"op": "copy", "from": "/a", "path": "/l/-"});
         let text = run(wide, json!(vec![copy; 4])).expect_err("too large");
         assert!(text.starts_with("Unable to complete the copy"), "{text}");
+    }
+
+    #[test]
+    fn operations_cannot_walk_a_large_document_for_ever() {
+        let large = json!({"a": vec![0; 1 << 20]});
+        let there = json!({"op": "move", "from": "/a", "path": "/b"});
+        let back = json!({"op": "move", "from": "/b", "path": "/a"});
+        let shift = json!({"op": "move", "from": "/a/0", "path": "/a/-"});
+        for pair in [[there, back], [shift.clone(), shift]] {
+            let few = run(large.clone(), pair.iter().cloned().collect());
+            assert!(few.is_ok(), "{few:?}");
+            let text = run(large.clone(), pair.iter().cycle().take(1000).cloned().collect());
+            let text = text.expect_err("too much work");
+            assert!(text.contains("walk through more than 67108864 values"), "{text}");
+        }
     }
 }
