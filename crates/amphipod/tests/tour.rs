@@ -102,26 +102,35 @@ fn own_commands(cluster: &Cluster) {
 /// A pod for one conversation: what is typed reaches its shell, its exit code is the command's,
 /// and nothing stays behind.
 fn attached_run(cluster: &Cluster) {
-    let image = format!("--image={DEMO_1}");
-    let words = ["run", "once", "-i", "--rm", "--restart=Never", &image, "--command", "--", "/bin/sh"];
-    let mut once = std::process::Command::new(support::AMPHIPOD)
-        .env("KUBECONFIG", cluster.kubeconfig())
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    once.stdin.take().unwrap().write_all(b"echo heard in $HOSTNAME\nexit 3\n").unwrap();
-    let output = once.wait_with_output().unwrap();
-    let said = support::text(&output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let (code, said) = converse(cluster, &[], b"echo heard in $HOSTNAME\nexit 3\n");
+    assert_eq!(code, Some(3), "{said}");
     for expected in
         ["heard in once", "pod default/once terminated (Error)", "pod \"once\" deleted from default"]
     {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     assert!(cluster.attempt(&["get", "pod", "once"]).unwrap_err().contains("not found"));
+    let quiet = converse(cluster, &["--quiet"], b"echo heard\n");
+    assert_eq!(quiet, (Some(0), "heard\n".to_owned()));
+}
+
+/// The exit code of an attached run that is told `input`, and what it printed.
+fn converse(cluster: &Cluster, flags: &[&str], input: &[u8]) -> (Option<i32>, String) {
+    let image = format!("--image={DEMO_1}");
+    let words = ["run", "once", "-i", "--rm", "--restart=Never", &image];
+    let mut once = std::process::Command::new(support::AMPHIPOD)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(words)
+        .args(flags)
+        .args(["--command", "--", "/bin/sh"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    once.stdin.take().unwrap().write_all(input).unwrap();
+    let output = once.wait_with_output().unwrap();
+    (output.status.code(), support::text(&output))
 }
 
 fn deployment_and_service(cluster: &Cluster) {

@@ -50,18 +50,22 @@ impl Session {
         config.read_timeout = None;
         let namespace = global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::new(kube::Client::try_from(config).map_err(|e| fail(&e))?);
-        Ok(Session { client, namespace, discovery: OnceCell::new() })
+        Ok(Session::new(client, namespace))
+    }
+
+    pub fn new(client: Client, namespace: String) -> Self {
+        Session { client, namespace, discovery: OnceCell::new() }
     }
 
     pub async fn discovery(&self) -> Result<&Discovery, Error> {
         self.discovery.get_or_try_init(|| Discovery::fetch(&self.client)).await
     }
-    /// The kind a word on the command line means.
     /// The namespace's pods, for streams to and from their processes.
     pub fn pods(&self) -> kube::Api<k8s_openapi::api::core::v1::Pod> {
         kube::Api::namespaced(self.client.kube().clone(), &self.namespace)
     }
 
+    /// The kind a word on the command line means.
     pub async fn kind(&self, word: &str) -> Result<Kind, Error> {
         let found = self.discovery().await?.find(word).cloned();
         found.ok_or_else(|| usage(format!("the server doesn't have a resource type {word:?}")))

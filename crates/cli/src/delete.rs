@@ -55,14 +55,17 @@ impl Target {
     fn path(&self) -> String {
         self.kind.path(Some(&self.namespace), &self.name)
     }
-    /// Deletes it and says so; its uid, for waiting until it is gone.
-    pub async fn delete(&self, session: &Session, options: &Value, how: &str) -> Result<String, Error> {
+    /// Deletes it; its uid, for waiting until it is gone.
+    pub async fn delete(&self, session: &Session, options: &Value) -> Result<String, Error> {
         let answer = session.send("DELETE", &self.path(), options).await?;
+        let uid = answer.pointer("/metadata/uid").or(answer.pointer("/details/uid"));
+        Ok(uid.and_then(Value::as_str).unwrap_or("").to_owned())
+    }
+    /// Tells that it was deleted, or `how`.
+    pub fn confirm(&self, how: &str) {
         let place =
             if self.kind.namespaced { format!(" from {} namespace", self.namespace) } else { String::new() };
         println!("{} {:?} {how}{place}", self.kind.display(), self.name);
-        let uid = answer.pointer("/metadata/uid").or(answer.pointer("/details/uid"));
-        Ok(uid.and_then(Value::as_str).unwrap_or("").to_owned())
     }
 }
 
@@ -78,8 +81,11 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
     let mut waiting = Vec::new();
     let how = if args.force && args.grace_period <= 0 { "force deleted" } else { "deleted" };
     for target in targets {
-        match target.delete(session, &options, how).await {
-            Ok(uid) => waiting.push((target, uid)),
+        match target.delete(session, &options).await {
+            Ok(uid) => {
+                target.confirm(how);
+                waiting.push((target, uid));
+            }
             Err(Error::Client(e)) if e.is_not_found() && args.ignore_not_found => {}
             Err(error) => return Err(error),
         }
@@ -166,12 +172,7 @@ async fn gone(session: &Session, target: &Target, uid: &str) -> Result<(), Error
         if !uid.is_empty() && object::uid(&object) != uid {
             return Ok(());
         }
-        let mut query = Query::default();
-        query.add("watch", "true");
-        query.add("fieldSelector", &format!("metadata.name={}", target.name));
-        query.add("resourceVersion", object::resource_version(&object));
-        let path = format!("{}{}", target.kind.path(Some(&target.namespace), ""), query.as_str());
-        let mut lines = Lines::open(&session.client, &path, "application/json").await?;
+        let mut lines = Lines::following(session, &target.kind, &target.namespace, &object).await?;
         while let Some((event, _)) = lines.next().await? {
             if event == "DELETED" {
                 return Ok(());

@@ -1,7 +1,6 @@
 //! `rollout`: status, history, undo, restart, pause and resume of deployments.
 
 use amphipod_api::object;
-use amphipod_client::Query;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -141,12 +140,7 @@ async fn status(session: &Session, kind: &Kind, name: &str) -> Result<(), Error>
         if tell(&current, &mut last)? {
             return Ok(());
         }
-        let mut query = Query::default();
-        query.add("watch", "true");
-        query.add("fieldSelector", &format!("metadata.name={name}"));
-        query.add("resourceVersion", object::resource_version(&current));
-        let path = format!("{}{}", kind.path(Some(&session.namespace), ""), query.as_str());
-        let mut lines = Lines::open(&session.client, &path, "application/json").await?;
+        let mut lines = Lines::following(session, kind, &session.namespace, &current).await?;
         while let Some((event, object)) = lines.next().await? {
             match event.as_str() {
                 "ADDED" | "MODIFIED" if tell(&object, &mut last)? => return Ok(()),

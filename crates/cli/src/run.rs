@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use amphipod_api::object;
-use amphipod_client::Query;
 use serde_json::{Value, json};
 
 use crate::Error;
@@ -92,9 +91,11 @@ pub async fn run(session: &Session, args: Args) -> Result<ExitCode, Error> {
     if args.rm {
         let target = Target { kind, namespace: session.namespace.clone(), name: args.name.clone() };
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
-        match target.delete(session, &options, "deleted").await {
-            Err(Error::Client(error)) if error.is_not_found() => {}
-            other => drop(other?),
+        match target.delete(session, &options).await {
+            Ok(_) if args.quiet => {}
+            Ok(_) => target.confirm("deleted"),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
         }
     }
     outcome
@@ -200,19 +201,20 @@ fn exit_code(pod: &Value) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(code))
 }
 
-/// Watches the pod until it is as wanted.
+/// Watches the pod until it is as wanted. It is read before each watch: one that is gone by then
+/// would never be told of.
 async fn until(
     session: &Session,
     kind: &Kind,
     name: &str,
     wanted: impl Fn(&Value) -> bool,
 ) -> Result<Value, Error> {
-    let mut query = Query::default();
-    query.add("watch", "true");
-    query.add("fieldSelector", &format!("metadata.name={name}"));
-    let path = format!("{}{}", kind.path(Some(&session.namespace), ""), query.as_str());
     loop {
-        let mut lines = Lines::open(&session.client, &path, "application/json").await?;
+        let pod = session.get(&kind.path(Some(&session.namespace), name)).await?;
+        if wanted(&pod) {
+            return Ok(pod);
+        }
+        let mut lines = Lines::following(session, kind, &session.namespace, &pod).await?;
         while let Some((event, pod)) = lines.next().await? {
             if event == "DELETED" {
                 return Err(usage(format!("pod \"{name}\" was deleted")));
@@ -226,7 +228,53 @@ async fn until(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use amphipod_api::status::Status;
+    use amphipod_client::Client;
+    use http::{Request, Response};
+    use http_body_util::Full;
+
     use super::*;
+    use crate::discovery::tests::sample;
+
+    type Reads = Arc<Mutex<std::vec::IntoIter<Value>>>;
+    /// Longer than an answer takes that needs no network.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server that answers reads of the pod from `reads`, then says it is gone; its watches end
+    /// at once without an event.
+    fn server(reads: Vec<Value>) -> Session {
+        let reads: Reads = Arc::new(Mutex::new(reads.into_iter()));
+        let next = |reads: &Reads| reads.lock().unwrap().next().map(|pod| pod.to_string());
+        let answer = tower::service_fn(move |request: Request<_>| {
+            let reads = reads.clone();
+            async move {
+                let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+                let read = if watches { Some(String::new()) } else { next(&reads) };
+                let gone = || serde_json::to_string(&Status::not_found("", "pods", "p")).unwrap();
+                let (code, body) = read.map_or_else(|| (404, gone()), |body| (200, body));
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(Full::from(body)).unwrap(),
+                )
+            }
+        });
+        Session::new(Client::local(answer), "ns".to_owned())
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_the_pod_is_there_or_gone() {
+        let kind = sample("", "pods", "Pod", "po");
+        let pod = |phase: &str| json!({"metadata": {"name": "p"}, "status": {"phase": phase}});
+        let wait = async |session: Session| {
+            let ended = tokio::time::timeout(PATIENCE, until(&session, &kind, "p", has_ended)).await;
+            ended.expect("an end").map_err(|error| error.to_string())
+        };
+        let gone = "Error from server (NotFound): pods \"p\" not found";
+        assert_eq!(wait(server(vec![pod("Succeeded")])).await, Ok(pod("Succeeded")));
+        assert_eq!(wait(server(vec![])).await, Err(gone.to_owned()));
+        assert_eq!(wait(server(vec![pod("Running")])).await, Err(gone.to_owned()));
+    }
 
     #[test]
     fn a_failed_pod_gives_its_exit_code() {
