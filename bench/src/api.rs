@@ -126,18 +126,18 @@ async fn creates(
     object: impl Fn(usize) -> Value + Send + Sync + 'static,
 ) -> Outcome<Rate> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/{plural}");
-    let object = Arc::new(object);
-    closed_loop(wire, clients, period, move |wire, index| {
-        let (path, object) = (path.clone(), object.clone());
-        async move { wire.drain(Call::post(&path, &object(index))).await.map(|_| ()) }
+    let (wire, object) = (wire.clone(), Arc::new(object));
+    closed_loop(clients, period, move |turn| {
+        let (wire, path, object) = (wire.clone(), path.clone(), object.clone());
+        async move { wire.drain(Call::post(&path, &object(turn.index))).await.map(|_| ()) }
     })
     .await
 }
 
 async fn reads(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/c1-0");
-    closed_loop(wire, clients, period, move |wire, _| {
-        let path = path.clone();
+    let (wire, path) = (wire.clone(), format!("/api/v1/namespaces/{NAMESPACE}/configmaps/c1-0"));
+    closed_loop(clients, period, move |_| {
+        let (wire, path) = (wire.clone(), path.clone());
         async move { wire.drain(Call::get(&path)).await.map(|_| ()) }
     })
     .await
@@ -145,43 +145,51 @@ async fn reads(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
 
 /// Each client applies a Deployment of its own again and again, with another image each time.
 async fn applies(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
-    closed_loop(wire, clients, period, move |wire, index| async move {
-        let name = format!("applied-{}", index % clients);
-        let path = format!(
-            "/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}?fieldManager=amphipod-bench&force=true"
-        );
-        let mut container = container();
-        container["image"] = format!("registry.example/app:{index}").into();
-        let object = json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": {"app": name}},
-            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}},
-                "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}},
-        });
-        let call = Call {
-            method: http::Method::PATCH,
-            content_type: APPLY,
-            ..Call::post(&path, &object)
-        };
-        wire.drain(call).await.map(|_| ())
+    let wire = wire.clone();
+    closed_loop(clients, period, move |Turn { client, index }| {
+        let wire = wire.clone();
+        async move {
+            let name = format!("applied-{client}");
+            let path = format!(
+                "/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}?fieldManager=amphipod-bench&force=true"
+            );
+            let mut container = container();
+            container["image"] = format!("registry.example/app:{index}").into();
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": {"app": name}},
+                "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}},
+                    "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}},
+            });
+            let call = Call { method: http::Method::PATCH, content_type: APPLY, ..Call::post(&path, &object) };
+            wire.drain(call).await.map(|_| ())
+        }
     })
     .await
 }
 
-async fn closed_loop<F, Fut>(wire: &Wire, clients: usize, period: Duration, work: F) -> Outcome<Rate>
+/// Whose request it is, and which of all.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    client: usize,
+    index: usize,
+}
+
+/// Clients that ask again as soon as they are answered.
+async fn closed_loop<F, Fut>(clients: usize, period: Duration, work: F) -> Outcome<Rate>
 where
-    F: Fn(Wire, usize) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Turn) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Outcome<()>> + Send,
 {
     let counter = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
     let mut tasks = Vec::new();
-    for _ in 0..clients {
-        let (wire, work, counter) = (wire.clone(), work.clone(), counter.clone());
+    for client in 0..clients {
+        let (work, counter) = (work.clone(), counter.clone());
         tasks.push(tokio::spawn(async move {
             let mut samples = Vec::new();
             while start.elapsed() < period {
                 let begin = Instant::now();
-                work(wire.clone(), counter.fetch_add(1, Ordering::Relaxed)).await?;
+                work(Turn { client, index: counter.fetch_add(1, Ordering::Relaxed) }).await?;
                 samples.push(begin.elapsed().as_secs_f64() * 1000.0);
             }
             Outcome::Ok(samples)

@@ -28,7 +28,8 @@ pub async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Out
     let version = newest(wire, &path).await?;
     let before = options.pid.map(process::resident_mb).transpose()?;
     let delivered = Arc::new(AtomicU64::new(0));
-    let (arrivals, mut arrived) = mpsc::unbounded_channel();
+    // One write is out at a time while arrivals are read: each watcher has one to tell.
+    let (arrivals, arrived) = mpsc::channel(options.watchers.max(1));
     let mut watchers = JoinSet::new();
     let url = format!("{path}?watch=1&resourceVersion={version}");
     for _ in 0..options.watchers {
@@ -40,7 +41,7 @@ pub async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Out
         report.add("memory per watcher", each, "KB");
     }
     let name = format!("{} watchers", options.watchers);
-    calm(wire, &path, options, &mut arrived).await?.into_iter().for_each(|(which, value)| {
+    calm(wire, &path, options, arrived).await?.into_iter().for_each(|(which, value)| {
         report.add(&format!("{name}, {CALM_WRITES} writes/s, delay {which}"), value, "ms");
     });
     let start = Instant::now();
@@ -62,19 +63,17 @@ async fn newest(wire: &Wire, path: &str) -> Outcome<String> {
     Ok(list["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned())
 }
 
-/// Counts the events of one watch and tells when each frame came.
-async fn count(
-    mut body: hyper::body::Incoming,
-    delivered: Arc<AtomicU64>,
-    arrivals: mpsc::UnboundedSender<Instant>,
-) {
+/// Counts the events of one watch and tells when each came, for as long as someone listens.
+async fn count(mut body: hyper::body::Incoming, delivered: Arc<AtomicU64>, arrivals: mpsc::Sender<Instant>) {
     while let Some(Ok(frame)) = body.frame().await {
         let Some(data) = frame.data_ref() else { continue };
         let events = data.iter().filter(|byte| **byte == EVENT_END).count();
         delivered.fetch_add(events as u64, Ordering::Relaxed);
         let now = Instant::now();
         for _ in 0..events {
-            let _ = arrivals.send(now);
+            if arrivals.send(now).await.is_err() {
+                break;
+            }
         }
     }
 }
@@ -84,7 +83,7 @@ async fn calm(
     wire: &Wire,
     path: &str,
     options: &Options,
-    arrived: &mut mpsc::UnboundedReceiver<Instant>,
+    mut arrived: mpsc::Receiver<Instant>,
 ) -> Outcome<[(&'static str, f64); 2]> {
     let mut delays = Vec::new();
     for index in 0..options.seconds * CALM_WRITES {
