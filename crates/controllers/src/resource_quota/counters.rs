@@ -3,13 +3,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use amphipod_client::dynamic::{self, ApiKind, Dynamic, Observed};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::harness::Scope;
+
+/// A kind that is not served is asked for again after this, as the garbage collector looks for new
+/// ones: discovery is dozens of requests.
+pub const REDISCOVERY: Duration = Duration::from_secs(30);
 
 /// Names of one kind's objects by namespace.
 #[derive(Default)]
@@ -51,9 +57,13 @@ impl Objects {
     }
 }
 
-struct Counter {
-    objects: Arc<Mutex<Objects>>,
-    cancel: CancellationToken,
+enum Counter {
+    Watching {
+        objects: Arc<Mutex<Objects>>,
+        cancel: CancellationToken,
+    },
+    /// No such kind was served at that time.
+    NotServed(Instant),
 }
 
 type Notify = Arc<dyn Fn(&str) + Send + Sync>;
@@ -82,15 +92,19 @@ impl Counters {
 
     /// How many objects of the kind (`jobs.batch`) there are.
     pub async fn count(&self, kind: &str, namespace: &str) -> Result<Count, Error> {
-        let counter = self.kinds.lock().get(kind).map(|counter| counter.objects.clone());
-        let counter = match counter {
-            Some(counter) => counter,
+        let known = match self.kinds.lock().get(kind) {
+            Some(Counter::Watching { objects, .. }) => Some(objects.clone()),
+            Some(Counter::NotServed(since)) if since.elapsed() < REDISCOVERY => return Ok(Count::NotServed),
+            _ => None,
+        };
+        let objects = match known {
+            Some(objects) => objects,
             None => match self.served(kind).await? {
                 Some(served) => self.start(kind, &served),
-                None => return Ok(Count::NotServed),
+                None => return Ok(self.not_served(kind)),
             },
         };
-        let objects = counter.lock();
+        let objects = objects.lock();
         if !objects.synced {
             return Ok(Count::Unknown);
         }
@@ -102,14 +116,24 @@ impl Counters {
         Ok(discovery.kinds.into_iter().find(|found| found.namespaced && found.qualified() == kind))
     }
 
+    fn not_served(&self, kind: &str) -> Count {
+        let mut kinds = self.kinds.lock();
+        // Another worker may have found it meanwhile.
+        if !matches!(kinds.get(kind), Some(Counter::Watching { .. })) {
+            kinds.insert(kind.to_owned(), Counter::NotServed(Instant::now()));
+        }
+        Count::NotServed
+    }
+
     fn start(&self, name: &str, kind: &ApiKind) -> Arc<Mutex<Objects>> {
         let mut kinds = self.kinds.lock();
-        if let Some(started) = kinds.get(name) {
-            return started.objects.clone();
+        if let Some(Counter::Watching { objects, .. }) = kinds.get(name) {
+            return objects.clone();
         }
         let objects: Arc<Mutex<Objects>> = Arc::default();
         let cancel = self.scope.cancel.child_token();
-        kinds.insert(name.to_owned(), Counter { objects: objects.clone(), cancel: cancel.clone() });
+        let counter = Counter::Watching { objects: objects.clone(), cancel: cancel.clone() };
+        kinds.insert(name.to_owned(), counter);
         let api = Dynamic::new(self.scope.client.clone(), kind, "");
         let (changed, seen) = (self.changed.clone(), objects.clone());
         tokio::spawn(async move {
@@ -126,8 +150,8 @@ impl Counters {
     pub fn keep_only(&self, wanted: &HashSet<String>) {
         self.kinds.lock().retain(|kind, counter| {
             let keep = wanted.contains(kind);
-            if !keep {
-                counter.cancel.cancel();
+            if let (false, Counter::Watching { cancel, .. }) = (keep, counter) {
+                cancel.cancel();
             }
             keep
         });
@@ -136,9 +160,35 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use amphipod_client::dynamic::Metadata;
+    use amphipod_client::{Client, SharedInformers};
+    use http::{Request, Response};
+    use http_body_util::Full;
 
     use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_served_is_looked_for_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let requests = asked.clone();
+        let client = Client::local(tower::service_fn(move |request: Request<_>| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let body =
+                if request.uri().path() == "/apis" { r#"{"groups":[]}"# } else { r#"{"resources":[]}"# };
+            async move { Ok::<_, std::convert::Infallible>(Response::new(Full::from(body))) }
+        }));
+        let cancel = CancellationToken::new();
+        let informers = SharedInformers::new(client.clone(), cancel.clone());
+        let scope = Scope { name: "test", client, informers, config: Arc::new(Config::new("")), cancel };
+        let counters = Counters::new(scope, |_| {});
+        for _ in 0..3 {
+            assert_eq!(counters.count("things.example.com", "ns").await.unwrap(), Count::NotServed);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "one discovery: the groups, and the one there is");
+    }
 
     fn object(namespace: &str, name: &str) -> Metadata {
         Metadata { namespace: namespace.into(), name: name.into(), ..Metadata::default() }

@@ -2,32 +2,36 @@
 //! it is stored; this counts what is there, and so gives back what went and heals what was charged
 //! for nothing.
 
+mod charges;
 mod counters;
+mod tally;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_api::pod_resources::{Amounts, add};
+use amphipod_api::object;
+use amphipod_api::pod_resources::{Amounts, add, amounts};
 use amphipod_api::quantity::{Format, Quantity};
 use amphipod_api::quota::{self, CLAIMS, Kind, PODS, SERVICES};
 use amphipod_client::workqueue::WorkQueue;
 use amphipod_client::{Api, Change, Informer, Resource};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::counters::{Count, Counters};
+use self::charges::Charges;
+use self::counters::{Count, Counters, REDISCOVERY};
+use self::tally::Tally;
 use crate::harness::{self, Controller, Scope};
 use crate::{Error, pods};
 
 /// Changes of many objects at once are counted together.
 const GATHER: Duration = Duration::from_millis(200);
-/// A charge is written before the object it pays for, so usage is lowered only where the quota has
-/// stood unchanged this long: longer than a write takes to be stored and told.
-const SETTLE: Duration = Duration::from_millis(200);
 /// A charge whose object did not come is given back after this.
 const CHARGE_CHECKED: Duration = Duration::from_secs(2);
 /// Everything is counted again this often, as upstream: time ends the grace of pods.
@@ -40,8 +44,35 @@ struct QuotaController {
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
     counters: Counters,
-    /// By key: the version a count would have lowered, and since when it stands.
-    lowering: Mutex<HashMap<String, (String, Instant)>>,
+    /// By the quota's key.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// What is remembered of one quota from count to count.
+#[derive(Default)]
+struct Known {
+    uid: String,
+    spec: Option<ResourceQuotaSpec>,
+    charges: Charges,
+    pods: Tally,
+    services: Tally,
+    claims: Tally,
+}
+
+impl Known {
+    /// Forgets what was another quota's, or counted by other rules.
+    fn of(self, quota: &ResourceQuota) -> Self {
+        if self.uid == quota.uid() && self.spec == quota.spec {
+            return self;
+        }
+        Known { uid: quota.uid().to_owned(), spec: quota.spec.clone(), ..Known::default() }
+    }
+}
+
+/// What is there of each limited name, and when to look again though nothing changes.
+struct Counted {
+    amounts: Amounts,
+    again: Duration,
 }
 
 pub async fn run(scope: Scope) {
@@ -69,9 +100,9 @@ pub async fn run(scope: Scope) {
     watch(&services, &quotas, &queue, |old, new| old.spec != new.spec);
     watch(&claims, &quotas, &queue, |old, new| (&old.spec, &old.status) != (&new.spec, &new.status));
     let counters = Counters::new(scope.clone(), recount(&quotas, &queue));
-    let lowering = Mutex::default();
+    let known = Mutex::default();
     let controller =
-        QuotaController { scope: scope.clone(), quotas, pods, services, claims, counters, lowering };
+        QuotaController { scope: scope.clone(), quotas, pods, services, claims, counters, known };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
 }
 
@@ -112,6 +143,7 @@ fn watch<T: Resource>(
     });
 }
 
+/// As quotas are judged.
 fn json<T: Resource>(object: &T) -> Result<Value, Error> {
     serde_json::from_slice(&object.encode())
         .map_err(|error| Error::Invalid { what: object.key(), why: error.to_string() })
@@ -120,30 +152,14 @@ fn json<T: Resource>(object: &T) -> Result<Value, Error> {
 impl Controller for QuotaController {
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(quota) = self.quotas.get(key).filter(|quota| !quota.is_terminating()) else {
-            self.lowering.lock().remove(key);
+            self.known.lock().remove(key);
             self.counters.keep_only(&self.wanted());
             return Ok(None);
         };
-        let Some(used) = self.used(&quota).await? else {
-            return Ok(Some(GATHER)); // a list is still coming in
-        };
-        let limits = quota.spec.as_ref().and_then(|spec| spec.hard.clone());
-        let wire = |usage: &Amounts| -> BTreeMap<String, WireQuantity> {
-            usage.iter().map(|(name, amount)| (name.clone(), WireQuantity(amount.to_string()))).collect()
-        };
-        let status = ResourceQuotaStatus { hard: limits, used: Some(wire(&used)) };
-        if quota.status.as_ref() == Some(&status) {
-            self.lowering.lock().remove(key);
-            return Ok(Some(RESYNC));
-        }
-        if let Some(wait) = self.unsettled(&quota, &used) {
-            return Ok(Some(wait));
-        }
-        let mut changed = quota.as_ref().clone();
-        changed.status = Some(status);
-        let api = Api::<ResourceQuota>::of(self.scope.client.clone(), quota.as_ref());
-        api.update_status(&changed).await?;
-        Ok(Some(RESYNC))
+        let mut known = self.known.lock().remove(key).unwrap_or_default().of(&quota);
+        let outcome = self.settle(&quota, &mut known).await;
+        self.known.lock().insert(key.to_owned(), known);
+        outcome.map(Some)
     }
 }
 
@@ -156,71 +172,72 @@ impl QuotaController {
         names.filter_map(|name| quota::plain_kind(name)).map(str::to_owned).collect()
     }
 
-    /// How long a count that lowers usage has to wait, because someone may just have been charged.
-    fn unsettled(&self, quota: &ResourceQuota, used: &Amounts) -> Option<Duration> {
-        let before = quota.status.as_ref().and_then(|status| status.used.as_ref())?;
-        let lowers = used.iter().any(|(name, amount)| {
-            let charged = before.get(name).and_then(|charged| Quantity::parse(&charged.0).ok());
-            charged.is_some_and(|charged| *amount < charged)
-        });
-        let mut lowering = self.lowering.lock();
-        if !lowers {
-            lowering.remove(&quota.key());
-            return None;
+    /// Counts, and says what came of it; when to come back.
+    async fn settle(&self, quota: &ResourceQuota, known: &mut Known) -> Result<Duration, Error> {
+        let value = json(quota)?;
+        let charged = amounts(&value["status"]["used"]);
+        known.charges.look(&charged, Instant::now());
+        let Some(counted) = self.count(&value, known).await? else {
+            return Ok(GATHER); // a list is still coming in
+        };
+        let used = known.charges.used(&counted.amounts, &charged);
+        let wire = |(name, amount): (&String, &Quantity)| (name.clone(), WireQuantity(amount.to_string()));
+        let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+        let status = ResourceQuotaStatus { hard, used: Some(used.iter().map(wire).collect()) };
+        if quota.status.as_ref() != Some(&status) {
+            let mut changed = quota.clone();
+            changed.status = Some(status);
+            Api::<ResourceQuota>::of(self.scope.client.clone(), quota).update_status(&changed).await?;
+            known.charges.wrote(used.clone(), Instant::now());
         }
-        let fresh = (quota.resource_version().to_owned(), Instant::now());
-        let seen = lowering.entry(quota.key()).or_insert_with(|| fresh.clone());
-        if seen.0 != fresh.0 {
-            *seen = fresh;
-        }
-        SETTLE.checked_sub(seen.1.elapsed()).filter(|rest| !rest.is_zero())
+        let due = known.charges.due(&used, &counted.amounts, Instant::now());
+        Ok(due.unwrap_or(counted.again))
     }
 
-    /// What is used of each limited name that can be counted; `None` while that is not known yet.
-    async fn used(&self, quota: &ResourceQuota) -> Result<Option<Amounts>, Error> {
-        let value = json(quota)?;
-        let hard = quota::hard(&value, "spec");
+    /// What is there of each limited name that can be counted; `None` while that is not known yet.
+    async fn count(&self, quota: &Value, known: &mut Known) -> Result<Option<Counted>, Error> {
+        let hard = quota::hard(quota, "spec");
         let mut total = Amounts::new();
-        self.count(&mut total, &hard, PODS, &value, &self.pods)?;
-        self.count(&mut total, &hard, SERVICES, &value, &self.services)?;
-        self.count(&mut total, &hard, CLAIMS, &value, &self.claims)?;
-        for name in hard.keys().filter(|name| !total.contains_key(*name)).cloned().collect::<Vec<_>>() {
+        cached(&mut total, &hard, PODS, quota, &self.pods, &mut known.pods)?;
+        cached(&mut total, &hard, SERVICES, quota, &self.services, &mut known.services)?;
+        cached(&mut total, &hard, CLAIMS, quota, &self.claims, &mut known.claims)?;
+        let mut again = RESYNC;
+        for name in hard.into_keys().filter(|name| !total.contains_key(name)).collect::<Vec<_>>() {
             let Some(kind) = quota::plain_kind(&name) else { continue };
-            let count = match self.counters.count(kind, quota.namespace()).await? {
+            let count = match self.counters.count(kind, object::namespace(quota)).await? {
                 Count::Unknown => return Ok(None),
-                Count::NotServed => continue,
+                Count::NotServed => {
+                    again = REDISCOVERY;
+                    continue;
+                }
                 // Scopes take none of them in.
-                Count::Objects(_) if quota::has_scopes(&value) => 0,
+                Count::Objects(_) if quota::has_scopes(quota) => 0,
                 Count::Objects(count) => i64::try_from(count).unwrap_or(i64::MAX),
             };
             total.insert(name, Quantity::from_units(count, Format::DecimalSi));
         }
-        Ok(Some(total))
+        Ok(Some(Counted { amounts: total, again }))
     }
+}
 
-    /// Adds up what the cached objects of one kind use.
-    fn count<T: Resource>(
-        &self,
-        total: &mut Amounts,
-        hard: &Amounts,
-        kind: Kind<'_>,
-        quota: &Value,
-        informer: &Informer<T>,
-    ) -> Result<(), Error> {
-        let names: HashSet<&String> = hard.keys().filter(|name| kind.counts(name)).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let zero = Quantity::from_units(0, Format::DecimalSi);
-        names.iter().for_each(|name| add(total, name, zero));
-        let now = harness::now();
-        for object in informer.list_namespace(amphipod_api::object::namespace(quota)) {
-            let object = json(object.as_ref())?;
-            if kind.is_covered(quota, &object) {
-                let usage = kind.usage(&object, now).into_iter().filter(|(name, _)| names.contains(name));
-                usage.for_each(|(name, amount)| add(total, &name, amount));
-            }
-        }
-        Ok(())
+/// Adds up what the cached objects of one kind use.
+fn cached<T: Resource>(
+    total: &mut Amounts,
+    hard: &Amounts,
+    kind: Kind<'_>,
+    quota: &Value,
+    informer: &Informer<T>,
+    tally: &mut Tally,
+) -> Result<(), Error> {
+    let names: Vec<&str> = hard.keys().map(String::as_str).filter(|name| kind.counts(name)).collect();
+    if names.is_empty() {
+        return Ok(());
     }
+    let zero = Quantity::from_units(0, Format::DecimalSi);
+    names.iter().for_each(|name| add(total, name, zero));
+    let now = harness::now();
+    tally.add_up(&informer.list_namespace(object::namespace(quota)), &names, total, |object: &T| {
+        let object = json(object)?;
+        Ok(if kind.is_covered(quota, &object) { kind.usage(&object, now) } else { Amounts::new() })
+    })
 }

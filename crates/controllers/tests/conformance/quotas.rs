@@ -1,6 +1,7 @@
 //! sig-api-machinery: quotas as admission charges and the controller counts them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -17,6 +18,8 @@ const NAME: &str = "test-quota";
 async fn start() -> Cluster {
     let cluster = cluster::start().await;
     cluster.namespace(NAMESPACE).await;
+    // It is counted like any other, so it has to be there first.
+    cluster.until::<ConfigMap>("root CA", NAMESPACE, "kube-root-ca.crt", |_| true).await;
     cluster
 }
 
@@ -271,6 +274,38 @@ async fn terminating_scopes() {
 async fn best_effort_scopes() {
     let pods = [pod("pfpod", &json!({})), burstable("burstable-pod")];
     scoped(["BestEffort", "NotBestEffort"], json!({"pods": "5"}), pods, [None, None]).await;
+}
+
+/// Not a published test: what is gone is given back though charges never pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_falls_under_churn() {
+    let cluster = Arc::new(start().await);
+    create_quota(&cluster, json!({"hard": {"configmaps": "100000"}})).await;
+    cluster.until::<ResourceQuota>("counted", NAMESPACE, NAME, |quota| used_maps(quota).is_some()).await;
+    let made = Arc::new(AtomicI64::new(0));
+    let (client, counter) = (cluster.clone(), made.clone());
+    let churn = tokio::spawn(async move {
+        loop {
+            let name = format!("m{}", counter.fetch_add(1, Ordering::Relaxed));
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+            client.create::<ConfigMap>(NAMESPACE, map).await;
+            delete::<ConfigMap>(&client, &name).await;
+        }
+    });
+    let given_back = |quota: &ResourceQuota| {
+        let made = made.load(Ordering::Relaxed);
+        made > MADE && used_maps(quota).is_some_and(|used| used < made / 2)
+    };
+    cluster.until::<ResourceQuota>("given back", NAMESPACE, NAME, given_back).await;
+    assert!(!churn.is_finished(), "charges were still coming");
+    churn.abort();
+}
+
+/// So many that usage must have been lowered for most not to be in it.
+const MADE: i64 = 100;
+
+fn used_maps(quota: &ResourceQuota) -> Option<i64> {
+    quota.status.as_ref()?.used.as_ref()?.get("configmaps")?.0.parse().ok()
 }
 
 /// Not a published test: many clients at once never get more than there is, and all of it.
