@@ -1,6 +1,7 @@
 //! sig-apps: workloads whose pods a stand-in kubelet runs.
 
-use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
+use amphipod_api::codec::JSON;
+use amphipod_client::{DeleteParams, Error, ListParams, Patch, Resource};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
@@ -22,30 +23,40 @@ fn labelled(selector: &str) -> ListParams {
     ListParams { label_selector: Some(selector.to_owned()), ..ListParams::default() }
 }
 
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+
+/// A request on a workload called `x`, or on a part of it, in JSON.
+async fn ask<K: Resource>(
+    cluster: &Cluster,
+    namespace: &str,
+    method: &str,
+    subresource: &str,
+    (content_type, body): (&str, Option<Value>),
+) -> Result<Value, Error> {
+    let path = cluster.api::<K>(namespace).path("x", subresource);
+    let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
+    let request = http::Request::builder().method(method).uri(path).header("accept", JSON);
+    let request = request.header("content-type", content_type).body(body).unwrap();
+    Ok(serde_json::from_slice(&cluster.client.request(request).await?).unwrap())
+}
+
 /// Reads and writes `/scale` of a workload called `x`.
 async fn scales<K: Resource>(cluster: &Cluster, replicas: impl Fn(&K) -> Option<i32>) {
     let api = cluster.api::<K>(NAMESPACE);
-    let dynamic = |body: Option<Value>, method: &str, content_type: &str| {
-        let request = http_request(method, &api.path("x", "scale"), content_type, body);
-        async { serde_json::from_slice::<Value>(&cluster.client.request(request).await.unwrap()).unwrap() }
+    let dynamic = async |method: &str, content_type: &str, body: Option<Value>| {
+        ask::<K>(cluster, NAMESPACE, method, "scale", (content_type, body)).await.unwrap()
     };
-    let mut scale = dynamic(None, "GET", "application/json").await;
+    let mut scale = dynamic("GET", JSON, None).await;
     assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
     scale["metadata"]["resourceVersion"] = Value::Null;
     scale["spec"]["replicas"] = 2.into();
-    let updated = dynamic(Some(scale), "PUT", "application/json").await;
+    let updated = dynamic("PUT", JSON, Some(scale)).await;
     assert_eq!(updated["spec"]["replicas"], 2);
     assert_eq!(replicas(&api.get("x").await.unwrap()), Some(2));
-    let patch = json!({"spec": {"replicas": 4}});
-    let patched = dynamic(Some(patch), "PATCH", "application/strategic-merge-patch+json").await;
+    let patched = dynamic("PATCH", STRATEGIC, Some(json!({"spec": {"replicas": 4}}))).await;
     assert_eq!(patched["spec"]["replicas"], 4);
     cluster.until::<K>("four", NAMESPACE, "x", |k| replicas(k) == Some(4)).await;
-}
-
-fn http_request(method: &str, path: &str, content_type: &str, body: Option<Value>) -> http::Request<Vec<u8>> {
-    let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-    let request = http::Request::builder().method(method).uri(path).header("accept", "application/json");
-    request.header("content-type", content_type).body(body).unwrap()
 }
 
 /// [sig-apps] Deployment Deployment should have a working scale subresource [Conformance]
@@ -103,20 +114,47 @@ async fn collections_of_replica_sets() {
     collection::<ReplicaSet>(&cluster, |name| workload("ReplicaSet", name, 1)).await;
 }
 
-/// A condition written into the status by hand stays.
-pub async fn condition_stays<K: Resource>(
-    cluster: &Cluster,
-    namespace: &str,
-    types: impl Fn(&K) -> Vec<String>,
-) {
-    let api = cluster.api::<K>(namespace);
-    for kind in ["StatusUpdate", "StatusPatched"] {
-        let condition =
-            json!([{"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"}]);
-        let patch = Patch::Merge(json!({"status": {"conditions": condition}}));
-        let patched = api.patch_status("x", &patch).await.unwrap();
-        assert!(types(&patched).contains(&kind.to_owned()));
-    }
+/// The status of a workload called `x` is read, replaced and patched, and a condition written into it
+/// by hand stays while its controller goes on with it.
+pub async fn condition_stays<K: Resource>(cluster: &Cluster, namespace: &str) {
+    let condition =
+        |kind: &str| json!({"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"});
+    let replaced = eventually("a status replaced", || async {
+        let mut read = ask::<K>(cluster, namespace, "GET", "status", (JSON, None)).await.unwrap();
+        assert_eq!(read["kind"], K::KIND);
+        let mut conditions = read["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.push(condition("StatusUpdate"));
+        read["status"]["conditions"] = conditions.into();
+        match ask::<K>(cluster, namespace, "PUT", "status", (JSON, Some(read))).await {
+            Err(error) if error.is_conflict() => None, // the controller was faster
+            answer => Some(answer.unwrap()),
+        }
+    })
+    .await;
+    outlives_a_sync::<K>(cluster, namespace, &replaced, "StatusUpdate").await;
+    let patch = json!({"status": {"conditions": [condition("StatusPatched")]}});
+    let patched = ask::<K>(cluster, namespace, "PATCH", "status", (MERGE, Some(patch))).await.unwrap();
+    outlives_a_sync::<K>(cluster, namespace, &patched, "StatusPatched").await;
+}
+
+/// What `written` says of this condition is still said when the controller has seen another spec.
+async fn outlives_a_sync<K: Resource>(cluster: &Cluster, namespace: &str, written: &Value, kind: &str) {
+    let find = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().find(|condition| condition["type"] == kind).map(|c| c["message"].clone())
+    };
+    assert_eq!(find(written), Some(json!("Set from e2e test")), "{written}");
+    let seconds = written["spec"]["minReadySeconds"].as_i64().unwrap_or(0) + 1;
+    let patch = json!({"spec": {"minReadySeconds": seconds}});
+    let changed = ask::<K>(cluster, namespace, "PATCH", "", (MERGE, Some(patch))).await.unwrap();
+    let generation = changed["metadata"]["generation"].as_i64().unwrap();
+    assert!(Some(generation) > written["metadata"]["generation"].as_i64());
+    let seen = eventually("the new spec seen", || async {
+        let read = ask::<K>(cluster, namespace, "GET", "status", (JSON, None)).await.unwrap();
+        (read["status"]["observedGeneration"].as_i64() >= Some(generation)).then_some(read)
+    })
+    .await;
+    assert_eq!(find(&seen), find(written), "{seen}");
 }
 
 /// [sig-apps] Deployment should validate Deployment Status endpoints [Conformance]
@@ -124,11 +162,7 @@ pub async fn condition_stays<K: Resource>(
 async fn status_of_deployments() {
     let cluster = start().await;
     cluster.create::<Deployment>(NAMESPACE, workload("Deployment", "x", 1)).await;
-    condition_stays::<Deployment>(&cluster, NAMESPACE, |d| {
-        let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
-        conditions.into_iter().map(|c| c.type_).collect()
-    })
-    .await;
+    condition_stays::<Deployment>(&cluster, NAMESPACE).await;
 }
 
 /// [sig-apps] ReplicaSet should validate Replicaset Status endpoints [Conformance]
@@ -136,11 +170,7 @@ async fn status_of_deployments() {
 async fn status_of_replica_sets() {
     let cluster = start().await;
     cluster.create::<ReplicaSet>(NAMESPACE, workload("ReplicaSet", "x", 1)).await;
-    condition_stays::<ReplicaSet>(&cluster, NAMESPACE, |d| {
-        let conditions = d.status.clone().and_then(|s| s.conditions).unwrap_or_default();
-        conditions.into_iter().map(|c| c.type_).collect()
-    })
-    .await;
+    condition_stays::<ReplicaSet>(&cluster, NAMESPACE).await;
 }
 
 fn owned_by(pod: &Pod, uid: &str) -> bool {
@@ -234,10 +264,8 @@ async fn replication_controllers() {
     let patched = api.patch_status("x", &none).await.unwrap();
     assert_eq!(patched.status.unwrap().ready_replicas.unwrap_or(0), 0);
     cluster.until::<ReplicationController>("counted again", NAMESPACE, "x", ready(1)).await;
-    let path = api.path("x", "scale");
-    let grow = Some(json!({"spec": {"replicas": 2}}));
-    let request = http_request("PATCH", &path, "application/strategic-merge-patch+json", grow);
-    cluster.client.request(request).await.unwrap();
+    let grow = (STRATEGIC, Some(json!({"spec": {"replicas": 2}})));
+    ask::<ReplicationController>(&cluster, NAMESPACE, "PATCH", "scale", grow).await.unwrap();
     cluster.until::<ReplicationController>("two", NAMESPACE, "x", ready(2)).await;
     let everywhere = amphipod_client::Api::<ReplicationController>::all(cluster.client.clone());
     assert_eq!(everywhere.list(&labelled("test-rc-static=true")).await.unwrap().1.len(), 1);

@@ -204,9 +204,5 @@ async fn status_of_daemon_sets() {
     let cluster = start().await;
     cluster.create::<DaemonSet>(NAMESPACE, daemon_set("x")).await;
     runs_on(&cluster, "x", &["one", "two"]).await;
-    crate::apps::condition_stays::<DaemonSet>(&cluster, NAMESPACE, |set| {
-        let conditions = set.status.clone().and_then(|s| s.conditions).unwrap_or_default();
-        conditions.into_iter().map(|c| c.type_).collect()
-    })
-    .await;
+    crate::apps::condition_stays::<DaemonSet>(&cluster, NAMESPACE).await;
 }
