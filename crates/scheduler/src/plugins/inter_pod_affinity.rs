@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::Hash;
 
 use k8s_openapi::api::core::v1::PodAffinityTerm;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -13,8 +12,8 @@ use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 use crate::selectors::labels_match;
 
-/// A topology key and a value: a place.
-type Place = (String, String);
+/// How often something is so where: by topology key, then by the label's value.
+type Places = HashMap<String, HashMap<String, i64>>;
 
 #[derive(Default)]
 pub struct Prepared {
@@ -23,13 +22,13 @@ pub struct Prepared {
     /// The pod matches its own terms: the first of a group may start where nobody is yet.
     matches_itself: bool,
     /// Where the pod's own anti-affinity forbids it to be, and where others' does.
-    own_anti: HashMap<Place, i64>,
-    others_anti: HashMap<Place, i64>,
+    own_anti: Places,
+    others_anti: Places,
 }
 
 /// Counts up or down; what nobody counts is not there.
-fn count<K: Eq + Hash>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
-    match counts.entry(key) {
+fn count(counts: &mut HashMap<String, i64>, value: &str, by: i64) {
+    match counts.entry(value.to_owned()) {
         Entry::Occupied(mut entry) => {
             *entry.get_mut() += by;
             if *entry.get() <= 0 {
@@ -113,7 +112,7 @@ impl Prepared {
         if !affinity.is_empty() && affinity.iter().all(|t| matches(snapshot, t, pod, other)) {
             for (key, places) in &mut self.affinity {
                 if let Some(value) = node.label(key) {
-                    count(places, value.to_owned(), by);
+                    count(places, value, by);
                 }
             }
         }
@@ -121,14 +120,14 @@ impl Prepared {
             if let Some(value) = node.label(&term.topology_key)
                 && matches(snapshot, term, pod, other)
             {
-                count(&mut self.own_anti, (term.topology_key.clone(), value.to_owned()), by);
+                count(self.own_anti.entry(term.topology_key.clone()).or_default(), value, by);
             }
         }
         for term in anti_terms(other) {
             if let Some(value) = node.label(&term.topology_key)
                 && matches(snapshot, term, other, pod)
             {
-                count(&mut self.others_anti, (term.topology_key.clone(), value.to_owned()), by);
+                count(self.others_anti.entry(term.topology_key.clone()).or_default(), value, by);
             }
         }
     }
@@ -146,8 +145,10 @@ pub fn filter(prepared: &Prepared, node: &NodeState) -> Verdict {
     if !prepared.affinity.iter().all(satisfied) {
         return refuse_for_good("node(s) didn't match pod affinity rules");
     }
-    let here =
-        |places: &HashMap<Place, i64>| places.keys().any(|(key, value)| node.label(key) == Some(value));
+    // By the few keys, not by the places, which are as many as nodes.
+    let here = |places: &Places| {
+        places.iter().any(|(key, values)| node.label(key).is_some_and(|value| values.contains_key(value)))
+    };
     if here(&prepared.own_anti) {
         return refuse("node(s) didn't match pod anti-affinity rules");
     }

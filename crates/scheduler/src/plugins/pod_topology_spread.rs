@@ -1,6 +1,7 @@
 //! PodTopologySpread's hard constraints (`whenUnsatisfiable: DoNotSchedule`).
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
@@ -9,15 +10,41 @@ use crate::cache::{NodeState, Snapshot};
 use crate::pod::PodState;
 use crate::selectors::labels_match;
 
+/// Matching pods per domain, over eligible nodes. Trials change them for each pod they take out, so
+/// the least crowded is known without looking at all.
+#[derive(Default)]
+struct Domains {
+    pods: HashMap<String, i64>,
+    /// How many domains have so many pods.
+    crowded: BTreeMap<i64, usize>,
+}
+
+impl Domains {
+    fn add(&mut self, domain: &str, by: i64) {
+        let before = self.pods.get(domain).copied();
+        let now = before.unwrap_or(0) + by;
+        self.pods.insert(domain.to_owned(), now);
+        *self.crowded.entry(now).or_insert(0) += 1;
+        let Some(before) = before else { return };
+        if let Entry::Occupied(mut entry) = self.crowded.entry(before) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+    fn minimum(&self) -> i64 {
+        self.crowded.first_key_value().map_or(0, |(pods, _)| *pods)
+    }
+}
+
 struct Constraint {
     spec: TopologySpreadConstraint,
     /// The topology keys of all constraints: a node without one of them does not count.
     keys: Vec<String>,
     /// Whether the pod counts itself.
     own: i64,
-    /// Matching pods per domain, over eligible nodes.
-    domains: HashMap<String, i64>,
-    minimum: i64,
+    domains: Domains,
 }
 
 impl Constraint {
@@ -29,9 +56,10 @@ impl Constraint {
         }
         node.label(&self.spec.topology_key)
     }
-    fn set_minimum(&mut self) {
-        let enough = self.domains.len() as i64 >= i64::from(self.spec.min_domains.unwrap_or(1));
-        self.minimum = if enough { self.domains.values().copied().min().unwrap_or(0) } else { 0 };
+    /// The fewest pods any domain has; none while there are fewer domains than wanted.
+    fn minimum(&self) -> i64 {
+        let enough = self.domains.pods.len() as i64 >= i64::from(self.spec.min_domains.unwrap_or(1));
+        if enough { self.domains.minimum() } else { 0 }
     }
 }
 
@@ -54,10 +82,7 @@ impl Prepared {
                 continue;
             }
             let Some(domain) = constraint.domain(pod, node) else { continue };
-            if let Some(count) = constraint.domains.get_mut(domain) {
-                *count += by;
-                constraint.set_minimum();
-            }
+            constraint.domains.add(domain, by);
         }
     }
 }
@@ -72,15 +97,13 @@ fn count(
         own: i64::from(labels_match(spec.label_selector.as_ref(), pod.labels())),
         spec: spec.clone(),
         keys,
-        domains: HashMap::new(),
-        minimum: 0,
+        domains: Domains::default(),
     };
     for node in snapshot.nodes() {
         let Some(domain) = constraint.domain(pod, node) else { continue };
         let matching = node.pods.values().filter(|p| counts(spec, pod, p)).count() as i64;
-        *constraint.domains.entry(domain.to_owned()).or_insert(0) += matching;
+        constraint.domains.add(domain, matching);
     }
-    constraint.set_minimum();
     constraint
 }
 
@@ -109,10 +132,28 @@ pub fn filter(prepared: &Prepared, node: &NodeState) -> Verdict {
                 "node(s) didn't match pod topology spread constraints (missing required label)",
             );
         };
-        let here = constraint.domains.get(domain).copied().unwrap_or(0);
-        if here + constraint.own - constraint.minimum > i64::from(constraint.spec.max_skew) {
+        let here = constraint.domains.pods.get(domain).copied().unwrap_or(0);
+        if here + constraint.own - constraint.minimum() > i64::from(constraint.spec.max_skew) {
             return refuse("node(s) didn't match pod topology spread constraints");
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_crowded_domain_is_known_through_all_changes() {
+        let mut domains = Domains::default();
+        assert_eq!(domains.minimum(), 0);
+        let changes = [("a", 2, 2), ("b", 1, 1), ("c", 0, 0), ("c", 3, 1), ("b", -1, 0), ("b", 2, 2)];
+        for (domain, by, minimum) in changes {
+            domains.add(domain, by);
+            assert_eq!(domains.minimum(), minimum, "{domain} {by:+}");
+            assert_eq!(domains.pods.values().min(), Some(&minimum));
+        }
+        assert_eq!(domains.crowded, BTreeMap::from([(2, 2), (3, 1)]));
+    }
 }
