@@ -164,16 +164,18 @@ pub struct TxnResult {
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// `previous` is the value replaced, if the key existed.
-    Put { current: KeyValue, previous: Option<KeyValue> },
+    Put(KeyValue),
     /// A deletion (by request or lease expiry) at `revision`.
-    Delete { key: Key, revision: Revision, previous: Option<KeyValue> },
+    Delete {
+        key: Key,
+        revision: Revision,
+    },
 }
 
 impl Event {
     pub fn revision(&self) -> Revision {
         match self {
-            Event::Put { current, .. } => current.mod_revision,
+            Event::Put(current) => current.mod_revision,
             Event::Delete { revision, .. } => *revision,
         }
     }

@@ -110,7 +110,7 @@ pub async fn next_batch(stream: &mut WatchStream) -> Result<crate::contract::Wat
     next.expect("a watch batch before the deadline").expect("the stream goes on")
 }
 
-/// Events, shown as `3 put /a=x was y` with revisions counted from `base`, until one at or after
+/// Events, shown as `3 put /a=x` with revisions counted from `base`, until one at or after
 /// `base + steps` has been told.
 async fn events_until(stream: &mut WatchStream, base: Revision, steps: Revision) -> Vec<String> {
     let mut events = Vec::new();
@@ -125,14 +125,8 @@ async fn events_until(stream: &mut WatchStream, base: Revision, steps: Revision)
 
 fn show(event: &Event, base: Revision) -> String {
     let at = event.revision() - base;
-    let was = |previous: &Option<KeyValue>| {
-        previous.as_ref().map_or(String::new(), |item| format!(" was {}", text(&item.value)))
-    };
     match event {
-        Event::Put { current, previous } => {
-            let value = text(&current.value);
-            format!("{at} put {}={value}{}", current.key, was(previous))
-        }
-        Event::Delete { key, previous, .. } => format!("{at} delete {key}{}", was(previous)),
+        Event::Put(current) => format!("{at} put {}={}", current.key, text(&current.value)),
+        Event::Delete { key, .. } => format!("{at} delete {key}"),
     }
 }

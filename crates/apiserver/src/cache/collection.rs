@@ -174,7 +174,7 @@ impl Collection {
 
     fn apply_locked(&self, state: &mut State, event: &Event) {
         let (key, current) = match event {
-            Event::Put { current, .. } => (current.key.clone(), self.entry(current)),
+            Event::Put(current) => (current.key.clone(), self.entry(current)),
             Event::Delete { key, .. } => (key.clone(), None),
         };
         let previous = match &current {
@@ -394,7 +394,7 @@ mod tests {
             version: 1,
             lease: None,
         };
-        Event::Put { current, previous: None }
+        Event::Put(current)
     }
 
     fn collection() -> Arc<Collection> {
@@ -446,7 +446,7 @@ mod tests {
         let collection = collection();
         collection.apply(vec![put("a", 4)]);
         collection.apply(vec![put("a", 5)]);
-        collection.apply(vec![Event::Delete { key: "/registry/x/a".into(), revision: 6, previous: None }]);
+        collection.apply(vec![Event::Delete { key: "/registry/x/a".into(), revision: 6 }]);
         let at =
             |revision| collection.snapshot_at(revision).map(|s| s.get("/registry/x/a").map(|e| e.revision));
         assert_eq!([at(3), at(4), at(5), at(6)], [Ok(None), Ok(Some(4)), Ok(Some(5)), Ok(None)]);

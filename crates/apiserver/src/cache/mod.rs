@@ -295,7 +295,7 @@ impl Cache {
 
 fn event_key(event: &Event) -> &Key {
     match event {
-        Event::Put { current, .. } => &current.key,
+        Event::Put(current) => &current.key,
         Event::Delete { key, .. } => key,
     }
 }

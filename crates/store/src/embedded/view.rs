@@ -251,12 +251,11 @@ impl Watcher {
 
     fn collect(&self, commit: &Commit, events: &mut Vec<Event>) {
         for change in &commit.changes {
-            let previous = change.previous.as_ref().map(|item| item.as_ref().clone());
             match (&change.current, change.key()) {
                 (_, Some(key)) if !key.starts_with(&self.prefix) => {}
-                (Some(current), _) => events.push(Event::Put { current: current.as_ref().clone(), previous }),
+                (Some(current), _) => events.push(Event::Put(current.as_ref().clone())),
                 (None, Some(key)) => {
-                    events.push(Event::Delete { key: key.clone(), revision: commit.revision, previous });
+                    events.push(Event::Delete { key: key.clone(), revision: commit.revision });
                 }
                 (None, None) => {}
             }

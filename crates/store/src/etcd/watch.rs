@@ -126,7 +126,6 @@ impl Watcher {
                 key: ALL_KEYS.0.into(),
                 range_end: ALL_KEYS.1.into(),
                 start_revision: start.max(1) as i64,
-                prev_kv: true,
                 fragment: true,
                 ..Default::default()
             })),
@@ -196,12 +195,9 @@ impl Watcher {
         if !key.starts_with(&self.prefix) {
             return None;
         }
-        let previous = event.prev_kv.and_then(|kv| item(&self.shared.keys, kv));
         Some(match v3::event::EventType::try_from(event.r#type) {
-            Ok(v3::event::EventType::Delete) => {
-                Event::Delete { key, revision: revision(kv.mod_revision), previous }
-            }
-            _ => Event::Put { current: item(&self.shared.keys, kv)?, previous },
+            Ok(v3::event::EventType::Delete) => Event::Delete { key, revision: revision(kv.mod_revision) },
+            _ => Event::Put(item(&self.shared.keys, kv)?),
         })
     }
 }

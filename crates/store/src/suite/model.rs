@@ -108,20 +108,19 @@ async fn replay(stream: &mut WatchStream, models: &[Model]) {
     while ((revision - base) as usize) < models.len() - 1 {
         let batch = next_batch(stream).await.expect("no error");
         for event in batch.events {
-            let previous = match &event {
-                Event::Put { current, previous } => {
-                    items.insert(current.key.to_string(), current.value.to_vec());
-                    previous
-                }
-                Event::Delete { key, previous, .. } => {
-                    items.remove(key.as_ref());
-                    previous
-                }
-            };
             let before = &models[(event.revision() - base) as usize - 1].items;
-            let key = previous.as_ref().map(|item| item.key.to_string());
-            let stood = key.and_then(|key| before.get(&key)).map(|item| item.2);
-            assert_eq!(previous.as_ref().map(|item| item.mod_revision), stood);
+            match &event {
+                Event::Put(current) => {
+                    let stood = before.get(current.key.as_ref()).map(|item| (item.1, item.3 + 1));
+                    let want = stood.unwrap_or((current.mod_revision, 1));
+                    assert_eq!((current.create_revision, current.version), want);
+                    items.insert(current.key.to_string(), current.value.to_vec());
+                }
+                Event::Delete { key, .. } => {
+                    assert!(before.contains_key(key.as_ref()), "what was not there is not deleted");
+                    items.remove(key.as_ref());
+                }
+            }
         }
         revision = batch.revision;
         let want = &models[(revision - base) as usize].items;

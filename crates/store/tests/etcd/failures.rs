@@ -89,7 +89,7 @@ async fn follow(mut stream: WatchStream, last: &BTreeMap<String, u64>) {
         assert!(batch.revision > revision);
         revision = batch.revision;
         for event in batch.events {
-            let Event::Put { current, .. } = event else { panic!("nothing is deleted") };
+            let Event::Put(current) = event else { panic!("nothing is deleted") };
             let number: u64 = std::str::from_utf8(&current.value).unwrap().parse().unwrap();
             let before = seen.insert(current.key.to_string(), number).unwrap_or(0);
             assert_eq!(number, before + 1, "{}", current.key);
