@@ -78,6 +78,7 @@ pub(super) enum Refusal {
     Future,
     LeaseNotFound,
     TooLarge(String),
+    TooManyOperations,
     NoSpace,
     Invalid(String),
     Other(String),
@@ -258,6 +259,7 @@ pub(super) fn verdict(status: &Status) -> Verdict {
         Code::InvalidArgument if says("request is too large") => {
             Verdict::Refused(Refusal::TooLarge(status.message().to_owned()))
         }
+        Code::InvalidArgument if says("too many operations") => Verdict::Refused(Refusal::TooManyOperations),
         // What gRPC itself refuses to take in.
         Code::ResourceExhausted if says("message larger than max") => {
             Verdict::Refused(Refusal::TooLarge(status.message().to_owned()))
@@ -332,6 +334,8 @@ mod tests {
         }
         let full = verdict(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
         assert_eq!(full, Verdict::Refused(Refusal::NoSpace));
+        let many = verdict(Code::InvalidArgument, "etcdserver: too many operations in txn request");
+        assert_eq!(many, Verdict::Refused(Refusal::TooManyOperations));
         let compacted = verdict(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
         assert_eq!(compacted, Verdict::Refused(Refusal::Compacted));
     }

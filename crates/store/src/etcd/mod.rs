@@ -152,6 +152,11 @@ impl Shared {
             Refusal::TooLarge(why) => Error::TooLarge(format!(
                 "{why}; etcd takes up to 1.5 MiB unless it runs with a greater --max-request-bytes"
             )),
+            Refusal::TooManyOperations => Error::TooLarge(
+                "more operations in one transaction than etcd takes; it takes 128 unless it runs with a \
+                 greater --max-txn-ops"
+                    .to_owned(),
+            ),
             Refusal::NoSpace => Error::NoSpace(
                 "etcd's database has reached its quota; compact and defragment it or raise \
                  --quota-backend-bytes, then run `etcdctl alarm disarm`"

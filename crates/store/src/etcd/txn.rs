@@ -1,5 +1,7 @@
 //! Transactions in etcd's words.
 
+use std::collections::HashSet;
+
 use tonic::transport::Channel;
 
 use super::connect::{Failure, Refusal, Repeat, request};
@@ -39,6 +41,7 @@ fn encode(shared: &Shared, txn: &Txn) -> Result<v3::TxnRequest, Error> {
             target_union: Some(compare::TargetUnion::ModRevision(*equals as i64)),
         });
     }
+    let absent = absent(txn);
     let mut written = Vec::new();
     for op in &txn.then {
         match op {
@@ -48,12 +51,15 @@ fn encode(shared: &Shared, txn: &Txn) -> Result<v3::TxnRequest, Error> {
                         format!("the revision's place in {key} is not an empty metadata.resourceVersion");
                     return Err(Error::Invalid(why));
                 }
+                let creates = absent.contains(key.as_str());
                 let key = shared.keys.to_etcd(key)?;
                 let (value, lease) = (value.clone(), lease.unwrap_or(0));
                 message.success.push(ask(Ask::RequestPut(v3::PutRequest { key: key.clone(), value, lease })));
-                // Tells what etcd alone knows of the new item, without sending the value back.
-                let read = v3::RangeRequest { key, keys_only: true, ..Default::default() };
-                written.push(ask(Ask::RequestRange(read)));
+                if !creates {
+                    // Tells what etcd alone knows of the new item, without sending the value back.
+                    let read = v3::RangeRequest { key, keys_only: true, ..Default::default() };
+                    written.push(ask(Ask::RequestRange(read)));
+                }
             }
             Op::Delete { key } => {
                 let key = shared.keys.to_etcd(key)?;
@@ -66,13 +72,20 @@ fn encode(shared: &Shared, txn: &Txn) -> Result<v3::TxnRequest, Error> {
     Ok(message)
 }
 
+/// Keys that are not there where the transaction succeeds: all about an item put there is known, and
+/// etcd, which counts operations, need not be asked.
+fn absent(txn: &Txn) -> HashSet<&str> {
+    let absent = txn.compare.iter().filter(|Compare::ModRevision { equals, .. }| *equals == 0);
+    absent.map(|Compare::ModRevision { key, .. }| key.as_str()).collect()
+}
+
 fn ask(request: Ask) -> RequestOp {
     RequestOp { request: Some(request) }
 }
 
 fn decode(shared: &Shared, txn: &Txn, response: v3::TxnResponse) -> Result<TxnResult, Error> {
     let newest = header_revision(response.header.as_ref());
-    let reads = response.responses.into_iter().filter_map(|answer| match answer.response {
+    let mut reads = response.responses.into_iter().filter_map(|answer| match answer.response {
         Some(Answer::ResponseRange(range)) => Some(range.kvs.into_iter().next()),
         _ => None,
     });
@@ -80,21 +93,24 @@ fn decode(shared: &Shared, txn: &Txn, response: v3::TxnResponse) -> Result<TxnRe
         let current = reads.map(|kv| kv.and_then(|kv| item(&shared.keys, kv))).collect();
         return Ok(TxnResult { succeeded: false, revision: newest, current, written: Vec::new() });
     }
-    let puts = txn.then.iter().filter_map(|op| match op {
-        Op::Put { key, value, .. } => Some((key, value)),
-        Op::Delete { .. } => None,
-    });
+    let absent = absent(txn);
     let mut written = Vec::new();
-    for ((key, value), kv) in puts.zip(reads) {
-        let kv = kv.ok_or_else(|| Error::Backend(format!("etcd does not show {key}, just written")))?;
-        let mod_revision = revision(kv.mod_revision);
+    for op in &txn.then {
+        let Op::Put { key, value, lease, .. } = op else { continue };
+        let (create_revision, version) = if absent.contains(key.as_str()) {
+            (newest, 1)
+        } else {
+            let kv = reads.next().flatten();
+            let kv = kv.ok_or_else(|| Error::Backend(format!("etcd does not show {key}, just written")))?;
+            (revision(kv.create_revision), revision(kv.version))
+        };
         written.push(KeyValue {
             key: key.as_str().into(),
-            value: stamp::filled(value.clone(), mod_revision),
-            create_revision: revision(kv.create_revision),
-            mod_revision,
-            version: revision(kv.version),
-            lease: Some(kv.lease).filter(|lease| *lease != 0),
+            value: stamp::filled(value.clone(), newest),
+            create_revision,
+            mod_revision: newest,
+            version,
+            lease: lease.filter(|lease| *lease != 0),
         });
     }
     Ok(TxnResult { succeeded: true, revision: newest, current: Vec::new(), written })

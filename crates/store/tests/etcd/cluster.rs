@@ -75,7 +75,7 @@ impl Cluster {
             .args(["--initial-cluster", &peers.join(",")])
             // Quick elections, so that tests which lose a leader do not take long.
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-            .args(["--max-txn-ops", "10000", "--unsafe-no-fsync"])
+            .arg("--unsafe-no-fsync")
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

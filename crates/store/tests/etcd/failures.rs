@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use amphipod_store::suite::{DEADLINE, next_batch, put, revision, write};
+use amphipod_store::suite::{DEADLINE, delete, next_batch, put, revision, write};
 use amphipod_store::{Compare, Error, EtcdStore, Event, Range, Revision, Store, Txn, WatchStream};
 
 use crate::cluster::Cluster;
@@ -215,6 +215,24 @@ async fn limits_are_told_in_plain_words() {
     let error = store.txn(create("/large", 3 << 20)).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge(_)), "{error}");
     assert!(error.to_string().contains("--max-request-bytes"), "{error}");
+    let claims = |count: usize| -> Txn {
+        let keys: Vec<_> = (0..count).map(|n| format!("/claims/{count}/{n}")).collect();
+        let absent = |key: &String| Compare::ModRevision { key: key.clone(), equals: 0 };
+        Txn {
+            compare: keys.iter().map(absent).collect(),
+            then: keys.iter().map(|key| put(key, "x")).collect(),
+        }
+    };
+    let many = store.txn(claims(128)).await.unwrap();
+    let listed = store.range(Range::prefix("/claims/")).await.unwrap().items;
+    assert!(many.written.iter().all(|item| listed.contains(item)) && many.written.len() == 128);
+    let error = store.txn(claims(129)).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge(_)), "{error}");
+    assert!(error.to_string().contains("--max-txn-ops"), "{error}");
+    store
+        .txn(Txn { compare: vec![], then: listed.iter().map(|item| delete(&item.key)).collect() })
+        .await
+        .unwrap();
     let mut number = 0;
     let error = loop {
         let key = format!("/{number}");
@@ -238,8 +256,8 @@ async fn limits_are_told_in_plain_words() {
 async fn large_collections_are_read_in_pages_of_one_state() {
     let Some(cluster) = Cluster::start(1, &[]).await else { return };
     let store = cluster.store("/pages").await;
-    for hundred in 0..12 {
-        write(&*store, (0..100).map(|n| put(&format!("/{hundred:02}/{n:02}"), "x")).collect()).await;
+    for fifty in 0..24 {
+        write(&*store, (0..50).map(|n| put(&format!("/{fifty:02}/{n:02}"), "x")).collect()).await;
     }
     let all = store.range(Range::prefix("/")).await.unwrap();
     assert_eq!((all.items.len(), all.more), (1200, 0));
