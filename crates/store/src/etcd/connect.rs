@@ -27,10 +27,14 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pings on a connection in use; etcd resents them more often than every 5 seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a call is tried before the cluster counts as unreachable.
+/// How long a call is tried before the cluster counts as unreachable; longer where not every member has
+/// been asked by then.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One attempt. etcd itself gives up on a proposal after 7 seconds and says so.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for what can be repeated, while another member is left to ask: long enough for a busy one,
+/// and short enough that one which hangs does not hold up what the others would answer.
+const PASSING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after every member refused, doubled up to the greatest.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const GREATEST_PAUSE: Duration = Duration::from_secs(1);
@@ -141,9 +145,15 @@ impl Members {
     {
         let begin = Instant::now();
         let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            let (index, channel) = self.current();
-            let answer = match tokio::time::timeout(ATTEMPT_TIMEOUT, call(channel)).await {
+        let mut asked = vec![false; self.channels.len()];
+        loop {
+            let index = self.next_of(&asked);
+            asked[index] = true;
+            let timeout = match repeat {
+                Repeat::Always if asked.contains(&false) => PASSING_TIMEOUT,
+                _ => ATTEMPT_TIMEOUT,
+            };
+            let answer = match tokio::time::timeout(timeout, call(self.channels[index].clone())).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             };
@@ -157,15 +167,23 @@ impl Members {
                 Err(Verdict::NotDone(why) | Verdict::Unknown(why)) => why,
             };
             self.pass_over(index);
+            if asked.contains(&false) {
+                continue;
+            }
             if begin.elapsed() >= PATIENCE {
                 return Err(Failure::Store(self.unreachable(&why)));
             }
-            if attempt % self.channels.len() == 0 {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(GREATEST_PAUSE);
-            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(GREATEST_PAUSE);
+            asked.fill(false);
         }
-        unreachable!("the loop above only ends by returning")
+    }
+
+    /// The current member, or the first after it that was not asked in this round.
+    fn next_of(&self, asked: &[bool]) -> usize {
+        let (current, _) = self.current();
+        let mut round = (0..asked.len()).map(|step| (current + step) % asked.len());
+        round.find(|index| !asked[*index]).unwrap_or(current)
     }
 }
 

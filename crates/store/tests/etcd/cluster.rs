@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use amphipod_store::suite::DEADLINE;
 use amphipod_store::{EtcdOptions, EtcdStore, Store, TlsFiles};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub struct Member {
     name: String,
@@ -90,6 +91,20 @@ impl Cluster {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Stops a member in its tracks: its connections stay, and nothing comes over them.
+    pub fn freeze(&self, index: usize) {
+        self.signal(index, Signal::STOP);
+    }
+
+    pub fn thaw(&self, index: usize) {
+        self.signal(index, Signal::CONT);
+    }
+
+    fn signal(&self, index: usize, signal: Signal) {
+        let child = self.members[index].child.as_ref().unwrap();
+        kill_process(Pid::from_child(child), signal).unwrap();
     }
 
     pub fn options(&self, prefix: &str) -> EtcdOptions {

@@ -156,6 +156,23 @@ async fn each_of_three_members_is_killed_and_comes_back() {
     survives_killed_members(3, 3).await;
 }
 
+/// A member that hangs keeps its connections: only the lack of an answer tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_member_is_passed_over() {
+    let Some(cluster) = Cluster::start(3, &[]).await else { return };
+    let store = cluster.store("/frozen").await;
+    let first = write(&*store, vec![put("/a", "1")]).await.revision;
+    // Nothing failed so far, so it is the one that is asked first.
+    cluster.freeze(0);
+    let read = store.range(Range::key("/a")).await.unwrap();
+    assert_eq!(read.items[0].mod_revision, first);
+    let mut watch = store.watch("/", first).await.unwrap();
+    let second = write(&*store, vec![put("/a", "2")]).await.revision;
+    assert_eq!(next_batch(&mut watch).await.unwrap().revision, second);
+    cluster.thaw(0);
+    cluster.ready().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_there_is_said_with_the_endpoints() {
     let Some(mut cluster) = Cluster::start(1, &[]).await else { return };
