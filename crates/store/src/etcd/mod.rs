@@ -117,6 +117,9 @@ impl Shared {
                 futures::stream::once(std::future::ready(create)).chain(futures::stream::pending());
             let mut answers = WatchClient::new(channel).watch(request(requests)).await?.into_inner();
             while let Some(answer) = answers.message().await? {
+                if answer.canceled && answer.compact_revision == 0 {
+                    return Err(tonic::Status::failed_precondition(answer.cancel_reason));
+                }
                 if answer.canceled {
                     return Ok(tonic::Response::new(revision(answer.compact_revision)));
                 }

@@ -109,6 +109,7 @@ impl Watcher {
         self.open(self.cursor + Revision::from(live)).await?;
         let Some((_, stream)) = &mut self.open else { return Ok(()) };
         let created = match tokio::time::timeout(OPEN_TIMEOUT, stream.message()).await {
+            Ok(Ok(Some(response))) if response.canceled => return self.canceled(&response).await,
             Ok(Ok(Some(response))) if response.created => header_revision(response.header.as_ref()),
             // `pull` opens it again and hears the reason.
             _ => Revision::MAX,
@@ -159,8 +160,11 @@ impl Watcher {
             let oldest = revision(response.compact_revision);
             return Err(Error::Compacted { requested: self.cursor, oldest });
         }
-        if response.cancel_reason.contains("permission denied") {
-            let why = "the etcd user may not watch all keys, which Amphipod needs".to_owned();
+        // One refused at its creation is created and canceled at once.
+        if response.created {
+            let reason = &response.cancel_reason;
+            let why =
+                format!("etcd refuses to watch all keys, which Amphipod's user must be allowed to: {reason}");
             return Err(Error::Backend(why));
         }
         let index = self.open.as_ref().map_or(0, |(index, _)| *index);
@@ -204,4 +208,67 @@ impl Watcher {
 
 fn event_revision(event: &v3::Event) -> Revision {
     event.kv.as_ref().map_or(0, |kv| revision(kv.mod_revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::connect::{Members, TlsFiles};
+    use crate::etcd::keys::Keys;
+
+    /// A watch of `/a/` behind revision 4 that nobody answers.
+    fn watcher() -> Watcher {
+        let members = Members::new(vec!["127.0.0.1:1".to_owned()], &TlsFiles::default()).unwrap();
+        let keys = Keys { ours: String::new(), theirs: "/etcd".to_owned() };
+        let shared = Arc::new(Shared { members, keys, closed: tokio::sync::watch::Sender::new(false) });
+        Watcher {
+            shared,
+            prefix: "/a/".to_owned(),
+            cursor: 4,
+            open: None,
+            gathered: Vec::new(),
+            ready: VecDeque::new(),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    fn response(fragment: bool, puts: &[(&'static str, i64)]) -> WatchResponse {
+        let put = |(key, mod_revision): &(&'static str, i64)| v3::Event {
+            kv: Some(v3::KeyValue {
+                key: key.as_bytes().into(),
+                mod_revision: *mod_revision,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        WatchResponse { fragment, events: puts.iter().map(put).collect(), ..Default::default() }
+    }
+
+    /// What is ready: the revision told, and that of each event.
+    fn told(watcher: &mut Watcher) -> Vec<(Revision, Vec<Revision>)> {
+        let told = |batch: WatchBatch| (batch.revision, batch.events.iter().map(Event::revision).collect());
+        watcher.ready.drain(..).map(told).collect()
+    }
+
+    #[tokio::test]
+    async fn a_revision_in_several_fragments_is_told_whole() {
+        let mut watcher = watcher();
+        watcher.take(response(true, &[("/etcd/a/1", 5), ("/etcd/a/2", 6)]));
+        assert_eq!(told(&mut watcher), [(5, vec![5])], "6 may go on");
+        watcher.take(response(true, &[("/etcd/a/3", 6)]));
+        assert_eq!((told(&mut watcher), watcher.cursor), (vec![], 5));
+        watcher.take(response(false, &[("/etcd/a/4", 6), ("/etcd/b/1", 7)]));
+        assert_eq!(told(&mut watcher), [(7, vec![6, 6, 6])]);
+    }
+
+    #[tokio::test]
+    async fn a_revision_cut_off_between_fragments_comes_again_and_once() {
+        let mut watcher = watcher();
+        watcher.take(response(true, &[("/etcd/a/1", 5), ("/etcd/a/2", 6)]));
+        assert_eq!(told(&mut watcher), [(5, vec![5])]);
+        watcher.lost(0, "the member died").await;
+        // Opened at the last revision told.
+        watcher.take(response(false, &[("/etcd/a/1", 5), ("/etcd/a/2", 6), ("/etcd/a/3", 6)]));
+        assert_eq!(told(&mut watcher), [(6, vec![6, 6])]);
+    }
 }

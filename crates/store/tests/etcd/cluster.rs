@@ -20,7 +20,7 @@ pub struct Member {
 pub struct Cluster {
     dir: tempfile::TempDir,
     pub members: Vec<Member>,
-    flags: Vec<String>,
+    pub flags: Vec<String>,
     pub tls: TlsFiles,
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers outside of #[test] functions fail by panicking, too")]
 
+mod access;
 mod cluster;
 mod contract;
 mod failures;

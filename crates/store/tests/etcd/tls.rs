@@ -8,27 +8,28 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 use crate::cluster::{Cluster, etcd};
 
-fn write_file(dir: &Path, name: &str, text: &str) -> std::path::PathBuf {
+pub fn write_file(dir: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+pub fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// Certificate and key, for a server on loopback and for a client.
-fn leaf(
+/// Certificate and key, for a server on loopback and for a client of this name.
+pub fn leaf(
     dir: &Path,
     name: &str,
     ca: &CertifiedIssuer<'static, KeyPair>,
 ) -> (std::path::PathBuf, std::path::PathBuf) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     let certificate = params.signed_by(&key, ca).unwrap();
     let certificate = write_file(dir, &format!("{name}.crt"), &certificate.pem());
     (certificate, write_file(dir, &format!("{name}.key"), &key.serialize_pem()))
