@@ -5,7 +5,7 @@
 use amphipod_api::{object, protobuf, schema};
 use amphipod_store::{Error as StoreError, KeyValue};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::registry::encode;
 
@@ -14,7 +14,13 @@ const ENCRYPTED: &[u8] = b"k8s:enc:";
 /// Longest mark shown.
 const MARK_BYTES: usize = 64;
 
-/// Versions, by plural, whose objects differ from the stored version's in nothing but the name.
+/// Budgets of this version differ in what an empty selector means.
+const OLD_BUDGETS: &str = "policy/v1beta1";
+/// The key, kept for this, of an expression that says in one version what an empty selector says in the
+/// other.
+const EMPTY_SELECTOR_KEY: &str = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match";
+
+/// Versions, by plural, whose objects have the shape of the stored version's.
 const SAME_SHAPE: &[(&str, &[&str])] = &[
     (
         "admissionregistration.k8s.io/v1beta1",
@@ -33,7 +39,7 @@ const SAME_SHAPE: &[(&str, &[&str])] = &[
     ("flowcontrol.apiserver.k8s.io/v1beta3", &["flowschemas", "prioritylevelconfigurations"]),
     ("networking.k8s.io/v1beta1", &["ingressclasses", "ipaddresses", "servicecidrs"]),
     ("node.k8s.io/v1beta1", &["runtimeclasses"]),
-    ("policy/v1beta1", &["poddisruptionbudgets"]),
+    (OLD_BUDGETS, &["poddisruptionbudgets"]),
     ("rbac.authorization.k8s.io/v1beta1", &["clusterrolebindings", "clusterroles", "rolebindings", "roles"]),
     (
         "resource.k8s.io/v1beta2",
@@ -107,6 +113,11 @@ fn to_stored_version(kind: &Kind, value: &mut Value) -> Result<(), String> {
         return Ok(());
     }
     if same_shape(kind, &stored) {
+        if stored == OLD_BUDGETS
+            && let Some(selector) = value.pointer_mut("/spec/selector")
+        {
+            selector_of_old_budget(selector);
+        }
         value["apiVersion"] = kind.api_version.clone().into();
         return Ok(());
     }
@@ -118,6 +129,25 @@ fn to_stored_version(kind: &Kind, value: &mut Value) -> Result<(), String> {
     Err(format!("it is stored as {stored}, which cannot be converted to {}", kind.api_version))
 }
 
+/// An empty selector was for no pod and is for every pod now. Beside others the kept key says nothing.
+fn selector_of_old_budget(selector: &mut Value) {
+    let Some(selector) = selector.as_object_mut() else { return };
+    let mut expressions = match selector.remove("matchExpressions") {
+        Some(Value::Array(expressions)) => expressions,
+        _ => Vec::new(),
+    };
+    let labelled =
+        selector.get("matchLabels").and_then(Value::as_object).is_some_and(|labels| !labels.is_empty());
+    if expressions.is_empty() && !labelled {
+        expressions.push(json!({"key": EMPTY_SELECTOR_KEY, "operator": "Exists"}));
+    } else {
+        expressions.retain(|expression| expression["key"] != EMPTY_SELECTOR_KEY);
+    }
+    if !expressions.is_empty() {
+        selector.insert("matchExpressions".to_owned(), expressions.into());
+    }
+}
+
 fn same_shape(kind: &Kind, stored: &str) -> bool {
     SAME_SHAPE.iter().any(|(version, plurals)| *version == stored && plurals.contains(&kind.plural.as_str()))
 }
@@ -125,7 +155,6 @@ fn same_shape(kind: &Kind, stored: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn item(value: impl Into<Bytes>) -> KeyValue {
         KeyValue {
@@ -166,6 +195,28 @@ mod tests {
         let old = json!({"apiVersion": "extensions/v1beta1", "kind": "Ingress", "metadata": {"name": "a"}});
         let why = read(&ingresses, &old).expect_err("another shape");
         assert!(why.contains("/registry/x/a") && why.contains("stored as extensions/v1beta1"), "{why}");
+    }
+
+    #[test]
+    fn an_old_budget_keeps_its_pods() {
+        let kept = |operator: &str| json!({"key": EMPTY_SELECTOR_KEY, "operator": operator});
+        let app = json!({"key": "app", "operator": "Exists"});
+        for (old, new) in [
+            (Value::Null, Value::Null),
+            (json!({}), json!({"matchExpressions": [kept("Exists")]})),
+            (
+                json!({"matchLabels": {}, "matchExpressions": []}),
+                json!({"matchLabels": {}, "matchExpressions": [kept("Exists")]}),
+            ),
+            (json!({"matchExpressions": [kept("DoesNotExist")]}), json!({})),
+            (json!({"matchLabels": {"a": "b"}}), json!({"matchLabels": {"a": "b"}})),
+            (json!({"matchExpressions": [app, kept("Exists")]}), json!({"matchExpressions": [app]})),
+        ] {
+            let budgets = kind("poddisruptionbudgets", "policy/v1");
+            let stored = json!({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "a"},
+                "spec": {"minAvailable": 1, "selector": old}});
+            assert_eq!(read(&budgets, &stored).expect("readable")["spec"]["selector"], new, "{old}");
+        }
     }
 
     #[test]
