@@ -132,10 +132,14 @@ impl Collection {
     }
 
     /// Takes over the first read of the store and whatever was held back meanwhile. Also used to
-    /// start over when the store's history was lost; watchers are closed then.
+    /// start over when the store's history was lost; watchers are closed then. A read older than what
+    /// is here changes nothing.
     pub fn load(&self, items: &[KeyValue], revision: Revision) -> Result<(), StoreError> {
         let loaded = self.entries(items)?;
         let mut state = self.state.lock();
+        if state.pending.is_none() && revision < state.loaded.max(state.last_change) {
+            return Ok(());
+        }
         state.last_change = loaded.values().map(|e| e.revision).max().unwrap_or(0);
         state.items = loaded;
         state.window.clear();
@@ -383,18 +387,21 @@ impl Drop for Watcher {
 mod tests {
     use super::*;
 
-    fn put(name: &str, revision: Revision) -> Event {
-        let value =
-            format!("{{\"kind\":\"X\",\"metadata\":{{\"resourceVersion\":\"{revision}\",\"labels\":{{}}}}}}");
-        let current = KeyValue {
+    fn item(name: &str, value: String, revision: Revision) -> KeyValue {
+        KeyValue {
             key: format!("/registry/x/{name}").into(),
             value: value.into(),
             create_revision: revision,
             mod_revision: revision,
             version: 1,
             lease: None,
-        };
-        Event::Put(current)
+        }
+    }
+
+    fn put(name: &str, revision: Revision) -> Event {
+        let value =
+            format!("{{\"kind\":\"X\",\"metadata\":{{\"resourceVersion\":\"{revision}\",\"labels\":{{}}}}}}");
+        Event::Put(item(name, value, revision))
     }
 
     fn collection() -> Arc<Collection> {
@@ -408,6 +415,16 @@ mod tests {
     fn what_came_while_loading_is_there() {
         let collection = collection();
         assert_eq!((collection.len(), collection.last_change()), (1, 3));
+    }
+
+    #[test]
+    fn a_read_that_was_overtaken_changes_nothing() {
+        let collection = collection();
+        collection.load(&[], 1).expect("readable");
+        assert_eq!((collection.len(), collection.last_change()), (1, 3), "applied since");
+        collection.load(&[], 9).expect("readable");
+        collection.load(&[item("late", "{}".into(), 4)], 5).expect("readable");
+        assert_eq!((collection.len(), collection.last_change()), (0, 0), "read since");
     }
 
     #[tokio::test]

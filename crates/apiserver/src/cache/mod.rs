@@ -7,6 +7,8 @@ mod entry;
 mod extract;
 mod foreign;
 mod message;
+#[cfg(test)]
+pub mod testing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -118,7 +120,9 @@ impl Cache {
         }
         let pointers = resource.selectable_fields.iter().map(|f| f.pointer.to_string()).collect();
         let collection = self.insert(&storage.prefix, pointers, None);
-        self.load(&collection).await.map_err(storage_status)?;
+        let loading = Loading { cache: self, prefix: &storage.prefix, collection: &collection };
+        self.load(loading.collection).await.map_err(storage_status)?;
+        drop(loading);
         Ok(collection)
     }
 
@@ -171,6 +175,8 @@ impl Cache {
     }
 
     async fn start_over(&self) -> Result<(), StoreError> {
+        // A collection read meanwhile is either among those read again here, or read after that.
+        let _one_at_a_time = self.loading.lock().await;
         let revision = self.store.revision().await?;
         self.load_all().await?;
         self.applied.send_replace(revision);
@@ -293,6 +299,22 @@ impl Cache {
     }
 }
 
+/// A collection whose first read is under way. Where that fails or is given up the collection goes
+/// out again: it would hold back changes for ever.
+struct Loading<'a> {
+    cache: &'a Cache,
+    prefix: &'a str,
+    collection: &'a Collection,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        if !self.collection.is_ready() {
+            self.cache.collections.write().remove(self.prefix);
+        }
+    }
+}
+
 fn event_key(event: &Event) -> &Key {
     match event {
         Event::Put(current) => &current.key,
@@ -361,7 +383,27 @@ pub fn storage_status(error: StoreError) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
+    use super::testing::{ProbedStore, Reads, config_maps, put_map};
     use super::*;
+
+    #[tokio::test]
+    async fn a_collection_that_was_not_read_is_kept_by_nobody() {
+        let store = Arc::new(ProbedStore::default());
+        let cache = Cache::start(store.clone(), &[], CancellationToken::new()).await.expect("a cache");
+        let maps = config_maps();
+        *store.reads.lock() = Reads::Fail;
+        assert_eq!(cache.collection(&maps).await.expect_err("not read").code, 503);
+        assert_eq!(cache.sizes(), []);
+        *store.reads.lock() = Reads::Hang;
+        assert!(cache.collection(&maps).now_or_never().is_none());
+        assert_eq!(cache.sizes(), [], "nobody waits for it any more");
+        *store.reads.lock() = Reads::Work;
+        let collection = cache.collection(&maps).await.expect("read");
+        cache.wait_for(put_map(&*store, "a", "1").await).await.expect("told");
+        assert_eq!(collection.len(), 1);
+    }
 
     #[test]
     fn only_what_was_not_done_invites_to_try_again() {
