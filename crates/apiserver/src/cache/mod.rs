@@ -281,22 +281,40 @@ impl Cache {
         Ok(())
     }
 
-    /// The collection as it was at exactly this revision: from the window, else from the store.
-    pub async fn at(&self, collection: &Collection, revision: Revision) -> Result<Snapshot, Status> {
+    /// The collection as it was at exactly this revision; `None` where only the store still knows.
+    pub async fn at(&self, collection: &Collection, revision: Revision) -> Result<Option<Snapshot>, Status> {
         if revision < self.compacted() {
             return Err(list_expired());
         }
         self.wait_for(revision).await?;
-        if let Ok(snapshot) = collection.snapshot_at(revision) {
-            return Ok(snapshot);
-        }
-        let range = Range { revision: Some(revision), ..Range::prefix(&collection.prefix) };
-        let read = self.store.range(range).await.map_err(|error| match error {
+        Ok(collection.snapshot_at(revision).ok())
+    }
+
+    /// Up to `limit` (0: all) items of the range as they were at exactly this revision, from the store.
+    pub async fn stored(
+        &self,
+        collection: &Collection,
+        revision: Revision,
+        range: Range,
+    ) -> Result<Part, Status> {
+        let read = self.store.range(Range { revision: Some(revision), ..range }).await;
+        let read = read.map_err(|error| match error {
             StoreError::Compacted { .. } => list_expired(),
             other => storage_status(other),
         })?;
-        collection.entries(&read.items).map_err(storage_status)
+        let entries = collection.entries(&read.items).map_err(storage_status)?;
+        let last = read.items.last().filter(|_| read.more > 0);
+        Ok(Part { entries, more: read.more, next: last.map(|item| format!("{}\0", item.key)) })
     }
+}
+
+/// Entries that follow each other, of a state that was.
+pub struct Part {
+    pub entries: Snapshot,
+    /// How many keys of the range come after them.
+    pub more: usize,
+    /// Where those begin.
+    pub next: Option<String>,
 }
 
 /// A collection whose first read is under way. Where that fails or is given up the collection goes
