@@ -45,11 +45,12 @@ impl Reader for CacheReader {
         let collection = self.cache.collection(&resource).await?;
         let key = object_key(&resource, namespace, name);
         self.cache.settled().await?;
-        let mut found = collection.get(&key);
+        let read = || collection.get(&key).map_err(storage_status);
+        let mut found = read()?;
         if found.is_none() {
             // Another server may have made it a moment ago: whoever it told must not hear otherwise here.
             self.cache.fresh().await?;
-            found = collection.get(&key);
+            found = read()?;
         }
         Ok(found.map(|entry| entry.bytes.clone()))
     }

@@ -25,6 +25,8 @@ const WINDOW_BYTES: usize = 16 << 20;
 const WATCHER_BACKLOG: usize = 1024;
 
 pub type Snapshot = OrdMap<Key, Arc<Entry>>;
+/// Why each of these keys is not in a snapshot, although something is stored there.
+pub type Unreadable = HashMap<Key, StoreError>;
 
 /// The entries from `start` on whose keys begin with `scope`.
 pub fn within<'a>(snapshot: &'a Snapshot, start: &str, scope: &str) -> impl Iterator<Item = &'a Arc<Entry>> {
@@ -69,6 +71,7 @@ type Registered = (u64, mpsc::Sender<Arc<Change>>);
 #[derive(Debug, Default)]
 struct State {
     items: Snapshot,
+    unreadable: Unreadable,
     window: VecDeque<Arc<Change>>,
     window_bytes: usize,
     /// Every change after this revision is in the window.
@@ -114,40 +117,34 @@ impl Collection {
         Entry::new(&self.wanted, self.kind.as_ref(), item)
     }
 
-    fn entry(&self, item: &KeyValue) -> Option<Arc<Entry>> {
-        match self.read(item) {
-            Ok(entry) => Some(Arc::new(entry)),
-            Err(error) => {
-                warn!(%error, "an object is not served");
-                None
+    /// Items read from the store, as a snapshot of their own, and those that are not in it because they
+    /// are damaged. But where some are encrypted, all of a kind may be, and nothing is better than a part.
+    pub fn entries(&self, items: &[KeyValue]) -> Result<(Snapshot, Unreadable), StoreError> {
+        items.iter().try_for_each(foreign::refuse_encrypted)?;
+        let (mut read, mut unreadable) = (Snapshot::new(), Unreadable::new());
+        for item in items {
+            match self.read(item) {
+                Ok(entry) => drop(read.insert(item.key.clone(), Arc::new(entry))),
+                Err(error) => drop(unreadable.insert(item.key.clone(), not_served(error))),
             }
         }
-    }
-
-    /// Items read from the store, as a snapshot of their own. One that is damaged is left out; but
-    /// where some are encrypted, all of a kind may be, and nothing is better than a part.
-    pub fn entries(&self, items: &[KeyValue]) -> Result<Snapshot, StoreError> {
-        items.iter().try_for_each(foreign::refuse_encrypted)?;
-        Ok(items.iter().filter_map(|item| Some((item.key.clone(), self.entry(item)?))).collect())
+        Ok((read, unreadable))
     }
 
     /// Takes over the first read of the store and whatever was held back meanwhile. Also used to
     /// start over when the store's history was lost; watchers are closed then. A read older than what
     /// is here changes nothing.
     pub fn load(&self, items: &[KeyValue], revision: Revision) -> Result<(), StoreError> {
-        let loaded = self.entries(items)?;
+        let (loaded, unreadable) = self.entries(items)?;
         let mut state = self.state.lock();
         if state.pending.is_none() && revision < state.loaded.max(state.last_change) {
             return Ok(());
         }
         state.last_change = loaded.values().map(|e| e.revision).max().unwrap_or(0);
         state.items = loaded;
-        state.window.clear();
-        state.window_bytes = 0;
-        state.window_start = revision;
+        state.unreadable = unreadable;
         state.loaded = revision;
-        state.watchers.clear();
-        state.watcher_count = 0;
+        state.forget_before(revision);
         for event in state.pending.take().unwrap_or_default() {
             if event.revision() > revision {
                 self.apply_locked(&mut state, &event);
@@ -178,9 +175,13 @@ impl Collection {
 
     fn apply_locked(&self, state: &mut State, event: &Event) {
         let (key, current) = match event {
-            Event::Put(current) => (current.key.clone(), self.entry(current)),
+            Event::Put(item) => match self.read(item) {
+                Ok(entry) => (item.key.clone(), Some(Arc::new(entry))),
+                Err(error) => return state.lose(item, error),
+            },
             Event::Delete { key, .. } => (key.clone(), None),
         };
+        state.unreadable.remove(&key);
         let previous = match &current {
             Some(entry) => state.items.insert(key.clone(), entry.clone()),
             None => state.items.remove(&key),
@@ -231,8 +232,13 @@ impl Collection {
         let state = self.state.lock();
         (state.items.clone(), state.last_change)
     }
-    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        self.state.lock().items.get(key).cloned()
+    /// Fails where something is stored that cannot be read: that is not nothing.
+    pub fn get(&self, key: &str) -> Result<Option<Arc<Entry>>, StoreError> {
+        let state = self.state.lock();
+        match state.unreadable.get(key) {
+            Some(error) => Err(error.clone()),
+            None => Ok(state.items.get(key).cloned()),
+        }
     }
     pub fn len(&self) -> usize {
         self.state.lock().items.len()
@@ -322,6 +328,32 @@ impl Collection {
         }
         state.watcher_count -= removed;
     }
+}
+
+impl State {
+    /// What a key holds now cannot be read. That is no deletion: whoever was told what it held before
+    /// lists again.
+    fn lose(&mut self, item: &KeyValue, error: StoreError) {
+        self.unreadable.insert(item.key.clone(), not_served(error));
+        if self.items.remove(&item.key).is_some() {
+            self.last_change = item.mod_revision;
+            self.forget_before(item.mod_revision);
+        }
+    }
+
+    /// Nothing older than this revision is told any more, and nobody's watch goes on across it.
+    fn forget_before(&mut self, revision: Revision) {
+        self.window.clear();
+        self.window_bytes = 0;
+        self.window_start = revision;
+        self.watchers.clear();
+        self.watcher_count = 0;
+    }
+}
+
+fn not_served(error: StoreError) -> StoreError {
+    warn!(%error, "an object is not served");
+    error
 }
 
 fn kept_bytes(change: &Change) -> usize {
@@ -425,6 +457,32 @@ mod tests {
         collection.load(&[], 9).expect("readable");
         collection.load(&[item("late", "{}".into(), 4)], 5).expect("readable");
         assert_eq!((collection.len(), collection.last_change()), (0, 0), "read since");
+    }
+
+    #[tokio::test]
+    async fn what_becomes_unreadable_is_not_told_as_deleted() {
+        let collection = collection();
+        collection.apply(vec![put("a", 4)]);
+        let (_, _, mut watcher) = collection.watch_now(Interest::All);
+        let damaged = Event::Put(item("a", "{".into(), 5));
+        collection.apply(vec![damaged]);
+        assert!(watcher.next().await.is_none(), "the watch ends");
+        assert_eq!(collection.watch_from(4, Interest::All).err(), Some(TooOld { oldest: 5 }));
+        assert_eq!((collection.len(), collection.last_change()), (1, 5));
+        let get = || collection.get("/registry/x/a").map(|entry| entry.map(|entry| entry.revision));
+        assert!(matches!(get(), Err(StoreError::Unreadable { .. })));
+
+        let mut watcher = collection.watch_from(5, Interest::All).expect("kept");
+        collection.apply(vec![Event::Put(item("a", "[".into(), 6))]);
+        collection.apply(vec![put("a", 7)]);
+        let change = watcher.next().await.expect("the watch goes on: nothing was lost again");
+        assert!(change.revision == 7 && change.previous.is_none());
+        assert!(matches!(get(), Ok(Some(7))));
+        collection.apply(vec![
+            Event::Put(item("a", "{".into(), 8)),
+            Event::Delete { key: "/registry/x/a".into(), revision: 9 },
+        ]);
+        assert!(matches!(get(), Ok(None)), "deleted is deleted");
     }
 
     #[tokio::test]

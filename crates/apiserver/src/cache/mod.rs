@@ -302,7 +302,7 @@ impl Cache {
             StoreError::Compacted { .. } => list_expired(),
             other => storage_status(other),
         })?;
-        let entries = collection.entries(&read.items).map_err(storage_status)?;
+        let (entries, _) = collection.entries(&read.items).map_err(storage_status)?;
         let last = read.items.last().filter(|_| read.more > 0);
         Ok(Part { entries, more: read.more, next: last.map(|item| format!("{}\0", item.key)) })
     }

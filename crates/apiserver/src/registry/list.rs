@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::options::{self, AsOf, CONTINUE_EXPIRED, ListOptions};
 use super::{render, view};
 use crate::body::Body;
-use crate::cache::{Cache, Collection, Entry, Selector, Snapshot, within};
+use crate::cache::{Cache, Collection, Entry, Selector, Snapshot, storage_status, within};
 use crate::context::Context;
 use crate::http::negotiate::Form;
 use crate::server::ApiServer;
@@ -198,7 +198,7 @@ pub async fn get(server: &ApiServer, cx: &Context) -> Result<Response<Body>, Sta
         "0" => {}
         text => server.cache.wait_for(options::revision(text)?).await?,
     }
-    let entry = collection.get(&super::key(cx)).ok_or_else(|| cx.not_found())?;
+    let entry = collection.get(&super::key(cx)).map_err(storage_status)?.ok_or_else(|| cx.not_found())?;
     view::stored_response(cx, StatusCode::OK, &entry.bytes)
 }
 

@@ -71,7 +71,7 @@ pub async fn existing(
 ) -> Result<Option<Existing>, Status> {
     let collection = server.cache.collection(resource).await?;
     server.cache.fresh().await?;
-    let found = collection.get(key);
+    let found = collection.get(key).map_err(storage_status)?;
     Ok(found.map(|e| Existing { bytes: e.bytes.clone(), revision: e.revision }))
 }
 

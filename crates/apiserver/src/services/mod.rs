@@ -20,7 +20,7 @@ use amphipod_strategy::json::{items, text};
 use amphipod_strategy::service::{is_headless, settle_families};
 use serde_json::Value;
 
-use crate::cache::{Collection, Entry};
+use crate::cache::{Collection, Entry, storage_status};
 use crate::context::Context;
 use crate::registry::encode::{self, decode};
 use crate::registry::{Beside, object_key, refuse_faults};
@@ -58,7 +58,8 @@ pub async fn allocate(
     let mine = old.map(addresses_of).unwrap_or_default();
     let seed = rand::random();
     let taken = given.settle_addresses(service, &mine, seed).or_else(|why| refuse(cx, service, why))?;
-    let is_taken = |port: u16| given.port(port).is_some();
+    // A claim that cannot be read is one.
+    let is_taken = |port: u16| !matches!(given.port(port), Ok(None));
     let settling = Settling::new(server.config.node_port_range.clone(), old, seed, &is_taken);
     let ports = settling.settle(service, old).or_else(|why| refuse(cx, service, why))?;
     let owner = Owner { namespace: cx.namespace(), name: object::name(service) };
@@ -154,11 +155,11 @@ impl Given {
     fn address_key(&self, address: IpAddr) -> String {
         format!("{}{address}", self.addresses.prefix)
     }
-    fn address(&self, address: IpAddr) -> Option<Arc<Entry>> {
-        self.addresses.get(&self.address_key(address))
+    fn address(&self, address: IpAddr) -> Result<Option<Arc<Entry>>, Status> {
+        self.addresses.get(&self.address_key(address)).map_err(storage_status)
     }
-    fn port(&self, port: u16) -> Option<Arc<Entry>> {
-        self.ports.get(&port_key(port))
+    fn port(&self, port: u16) -> Result<Option<Arc<Entry>>, Status> {
+        self.ports.get(&port_key(port)).map_err(storage_status)
     }
 
     /// One address for each family; answers those that are new to the service.
@@ -204,13 +205,13 @@ impl Given {
         let range = self.ranges.iter().find(|range| range.gives(address));
         let range = range.ok_or("the provided network does not match the current range")?;
         match self.address(address) {
-            Some(_) => Err("provided IP is already allocated"),
-            None => Ok(range),
+            Ok(None) => Ok(range),
+            _ => Err("provided IP is already allocated"),
         }
     }
 
     fn any(&self, family: &str, seed: u64) -> Result<(&Range, IpAddr), Refusal> {
-        let is_taken = |address| self.address(address).is_some();
+        let is_taken = |address| !matches!(self.address(address), Ok(None));
         addresses::choose(&self.ranges, family, seed, self.addresses.len(), &is_taken)
             .ok_or_else(|| Refusal::Failed("failed to allocate a serviceIP: range is full".to_owned()))
     }
@@ -226,7 +227,7 @@ impl Given {
     ) -> Result<(), Status> {
         for address in addresses {
             let key = self.address_key(*address);
-            match self.address(*address) {
+            match self.address(*address)? {
                 None => beside.expect(&key, 0),
                 Some(entry) => {
                     let claim = decode(&entry.bytes)?;
@@ -239,7 +240,7 @@ impl Given {
         }
         for port in ports {
             let key = port_key(*port);
-            match self.port(*port) {
+            match self.port(*port)? {
                 None => beside.expect(&key, 0),
                 Some(entry) if Owner::of_port(&decode(&entry.bytes)?) == owner => {
                     beside.delete(&key, entry.revision);

@@ -137,6 +137,35 @@ async fn every_built_in_kind_is_read_from_its_envelope() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_neither_missing_nor_deleted() {
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::memory().unwrap());
+    let server = serve(store.clone()).await;
+    for name in ["damaged", "whole"] {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        server.post(MAPS, &map).await.expect(201);
+    }
+    let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion=0")).await;
+    assert_eq!(watch.brief().await, "ADDED damaged");
+    assert_eq!(watch.brief().await, "ADDED whole");
+    let key = "/registry/configmaps/default/damaged";
+    put(&*store, key, "no object").await;
+    let event = watch.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    let list = server.get(MAPS).await.expect(200);
+    let names: Vec<_> = list["items"].as_array().unwrap().iter().map(object::name).collect();
+    assert_eq!(names, ["whole"]);
+    let why = server.get(&format!("{MAPS}/damaged")).await.refused(500, "InternalError");
+    assert!(why.contains(key), "{why}");
+    server
+        .merge(&format!("{MAPS}/damaged"), &json!({"data": {"k": "v"}}))
+        .await
+        .refused(500, "InternalError");
+    // So it is after a start, too.
+    let again = serve(store.clone()).await;
+    again.get(&format!("{MAPS}/damaged")).await.refused(500, "InternalError");
+}
+
+#[tokio::test]
 async fn encrypted_objects_are_refused_by_name() {
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::memory().unwrap());
     let key = "/registry/secrets/default/token";
