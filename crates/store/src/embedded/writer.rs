@@ -28,7 +28,7 @@ const BATCH_REQUESTS: usize = 1024;
 /// Body size from which a batch takes no more requests.
 const BATCH_BYTES: usize = 4 << 20;
 /// Keys of one lease that are deleted at one revision. A lease with more of them ends in several steps,
-/// for a commit must fit one frame.
+/// for a commit must fit one frame; each step is more than `BATCH_BYTES`, so a batch has one at most.
 const LEASE_BYTES: usize = 8 << 20;
 /// Capacity above which the frame buffer is given back after use.
 const KEEP_BUFFER_BYTES: usize = 8 << 20;
@@ -77,6 +77,8 @@ pub(super) struct Writer {
     frame: Vec<u8>,
     progress: Progress,
     snapshot: Option<RunningSnapshot>,
+    /// A revocation of which the last batch did a part; it goes on before anything else is taken.
+    unfinished: Option<(LeaseId, Reply<()>)>,
 }
 
 /// When watchers were last woken to hear how far the store has come.
@@ -119,7 +121,10 @@ struct Batch {
     granted: Vec<LeaseId>,
     /// Gone with this batch, by request or because they expired.
     revoked: Vec<LeaseId>,
+    /// Ended, or made smaller, because their time was over.
     expired: Vec<LeaseId>,
+    /// A lease of which this batch deleted as many keys as one commit takes.
+    unfinished: Option<(LeaseId, Reply<()>)>,
     compact: Option<Revision>,
     requests: usize,
     close: Option<Option<Reply<()>>>,
@@ -144,18 +149,13 @@ impl Writer {
             frame,
             progress,
             snapshot: None,
+            unfinished: None,
         }
     }
 
     pub fn run(mut self, queue: &Receiver<Queued>) {
         loop {
-            let first = match queue.recv_timeout(self.patience(Instant::now())) {
-                Ok(queued) => Some(queued),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    Some(Queued { request: Request::Close(None), permit: None })
-                }
-            };
+            let first = self.next(queue);
             let mut batch = Batch::new(self.state.clone());
             frame::begin(&mut self.frame);
             self.gather(first, queue, &mut batch);
@@ -167,6 +167,19 @@ impl Writer {
             }
             self.tell_progress(Instant::now());
             self.snapshot_if_due();
+        }
+    }
+
+    /// The request to begin the next batch with; `None` where something else is due.
+    fn next(&mut self, queue: &Receiver<Queued>) -> Option<Queued> {
+        let own = |request| Some(Queued { request, permit: None });
+        if let Some((id, reply)) = self.unfinished.take() {
+            return own(Request::LeaseRevoke(id, reply));
+        }
+        match queue.recv_timeout(self.patience(Instant::now())) {
+            Ok(queued) => Some(queued),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => own(Request::Close(None)),
         }
     }
 
@@ -216,6 +229,9 @@ impl Writer {
                 };
                 batch.answers.push(Answer::Unit(reply, result));
             }
+            Request::LeaseRevoke(id, reply) if batch.shed(id, &mut self.frame) => {
+                batch.unfinished = Some((id, reply));
+            }
             Request::LeaseRevoke(id, reply) => {
                 let result = batch.revoke(id, &mut self.frame);
                 batch.answers.push(Answer::Unit(reply, result));
@@ -237,12 +253,8 @@ impl Writer {
             if self.frame.len() >= BATCH_BYTES {
                 return;
             }
-            let fits = batch.state.leases.get(&id).is_none_or(|lease| lease.key_bytes() <= LEASE_BYTES);
-            if !fits {
-                batch.shed(id, &mut self.frame);
-                continue;
-            }
-            if batch.revoke(id, &mut self.frame).is_ok() {
+            // One that is shed stays overdue until all its keys are gone.
+            if batch.shed(id, &mut self.frame) || batch.revoke(id, &mut self.frame).is_ok() {
                 batch.expired.push(id);
             } else if !self.state.leases.contains_key(&id) {
                 // Its grant was never stored. (A lease that a request of this batch revoked is stored.)
@@ -252,18 +264,22 @@ impl Writer {
     }
 
     /// Makes the batch durable, publishes it and answers; or takes it back and tells everyone why.
-    fn commit(&mut self, batch: Batch) -> Option<Option<Reply<()>>> {
+    fn commit(&mut self, mut batch: Batch) -> Option<Option<Reply<()>>> {
         let wrote = self.frame.len() > FRAME_HEADER_BYTES;
         let failure = if wrote { self.append().err() } else { None };
         match &failure {
             None => {
                 self.state = batch.state;
+                self.unfinished = batch.unfinished.take();
                 self.note_leases(&batch.granted, &batch.revoked);
                 if !batch.commits.is_empty() || batch.compact.is_some() {
                     self.view.publish(&self.state.map, batch.commits, batch.compact);
                 }
             }
             Some(error) => {
+                if let Some((_, reply)) = batch.unfinished.take() {
+                    batch.answers.push(Answer::Unit(reply, Ok(())));
+                }
                 if !self.refusing {
                     tracing::warn!(%error, "writes are refused");
                 }
@@ -391,6 +407,7 @@ impl Batch {
             granted: Vec::new(),
             revoked: Vec::new(),
             expired: Vec::new(),
+            unfinished: None,
             compact: None,
             requests: 0,
             close: None,
@@ -441,10 +458,14 @@ impl Batch {
         Ok(id)
     }
 
-    /// Deletes some of a huge lease's keys; it stays overdue until all are gone.
-    fn shed(&mut self, id: LeaseId, frame: &mut Vec<u8>) {
-        let commit = self.state.shed(id, LEASE_BYTES);
-        self.add(commit, frame);
+    /// Whether the lease is too large to end at one revision; some of its keys are deleted then.
+    fn shed(&mut self, id: LeaseId, frame: &mut Vec<u8>) -> bool {
+        let huge = self.state.leases.get(&id).is_some_and(|lease| lease.key_bytes() > LEASE_BYTES);
+        if huge {
+            let commit = self.state.shed(id, LEASE_BYTES);
+            self.add(commit, frame);
+        }
+        huge
     }
 
     fn revoke(&mut self, id: LeaseId, frame: &mut Vec<u8>) -> Result<(), Error> {
@@ -453,5 +474,54 @@ impl Batch {
         record::encode_lease_revoke(id, frame);
         self.revoked.push(id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Op;
+    use crate::embedded::files::Step;
+    use crate::embedded::{Options, files, recovery};
+
+    /// A lease with more keys than end at one revision.
+    fn huge_lease(ttl_seconds: u64) -> State {
+        let mut state = State::default();
+        state.grant(1, ttl_seconds);
+        let name = "x".repeat(4000);
+        for n in 0..LEASE_BYTES / name.len() + 1 {
+            let key = format!("/{n:04}/{name}");
+            state.apply(&[Op::Put { key, value: "v".into(), stamp: None, lease: Some(1) }]);
+        }
+        state
+    }
+
+    #[test]
+    fn a_huge_lease_that_cannot_end_is_not_tried_in_a_busy_loop() {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::new(|step| match step {
+            Step::Write => Err(std::io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        });
+        let options = Options { fsync: false, faults: faults.clone(), ..Options::default() };
+        let recovered = recovery::recover(dir.path(), &options).unwrap();
+        let disk = Disk {
+            log: recovered.log,
+            dir: dir.path().to_owned(),
+            snapshot_log_bytes: u64::MAX,
+            faults,
+            lock: files::lock(dir.path()).unwrap(),
+        };
+        let state = huge_lease(0);
+        let view = Arc::new(View::new(state.map.clone(), state.revision, recovered.history));
+        let now = Instant::now();
+        let mut writer = Writer::new(state, view, Some(disk), now);
+        assert_eq!(writer.patience(now), Duration::ZERO, "its time is over");
+        let mut batch = Batch::new(writer.state.clone());
+        frame::begin(&mut writer.frame);
+        writer.expire_leases(now, &mut batch);
+        assert!(batch.commits.len() == 1 && batch.state.leases.contains_key(&1), "a part of its keys");
+        writer.commit(batch);
+        assert!(writer.refusing && writer.patience(now) > Duration::ZERO);
     }
 }

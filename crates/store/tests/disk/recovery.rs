@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{assert_holds, copy_dir, files, log_end, seed, step, tiny};
 use amphipod_store::suite::model::{Model, Random};
 use amphipod_store::suite::{next_batch, put, write};
-use amphipod_store::{EmbeddedStore, Error, Op, Options, Range, Store};
+use amphipod_store::{EmbeddedStore, Error, Op, Options, Range, Store, Txn};
 use bytes::Bytes;
 
 #[tokio::test]
@@ -73,6 +73,40 @@ async fn leases_survive_and_end() {
     assert!(store.lease_grant(5).await.unwrap() > gone, "ids are not given twice");
     let left = store.range(Range::prefix("/")).await.unwrap();
     assert_eq!(left.items.iter().map(|item| item.key.as_ref()).collect::<Vec<_>>(), ["/long"]);
+}
+
+/// More keys than the largest frame could delete: they go in several steps, and all are gone at the end.
+#[tokio::test]
+async fn a_huge_lease_is_revoked_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), Options { fsync: false, ..Options::default() }).unwrap();
+    let lease = store.lease_grant(3600).await.unwrap();
+    let name = "x".repeat(4080);
+    let leased = |n: usize| Op::Put {
+        key: format!("/{n:06}/{name}"),
+        value: "v".into(),
+        stamp: None,
+        lease: Some(lease),
+    };
+    const FRAME_BYTES: usize = 64 << 20;
+    let keys = FRAME_BYTES / name.len() + 1;
+    for first in (0..keys).step_by(4000) {
+        write(&store, (first..keys.min(first + 4000)).map(leased).collect()).await;
+    }
+    let before = store.revision().await.unwrap();
+    let (revoked, written) = tokio::join!(
+        store.lease_revoke(lease),
+        store.txn(Txn { compare: vec![], then: vec![put("/other", "x")] })
+    );
+    revoked.unwrap();
+    written.unwrap();
+    let steps = store.revision().await.unwrap() - before - 1;
+    assert!(steps > 1, "{steps}");
+    assert!(matches!(store.lease_keep_alive(lease).await, Err(Error::LeaseNotFound(_))));
+    drop(store);
+    let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+    let left = store.range(Range::prefix("/")).await.unwrap().items;
+    assert_eq!(left.iter().map(|item| item.key.as_ref()).collect::<Vec<_>>(), ["/other"]);
 }
 
 #[tokio::test]
