@@ -100,15 +100,29 @@ impl std::fmt::Debug for Faults {
 }
 
 /// Creates the directory, its name and those of its parents safe on disk: without them nothing in it is.
+/// They may be new also where the directory was there already: whoever made it need not have synced it.
 pub(super) fn create_dir(dir: &Path) -> Result<(), Error> {
-    let there = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/")).to_owned();
     fs::create_dir_all(dir).map_err(|e| io_error("create", dir, e))?;
-    for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(&there)) {
-        if !above.as_os_str().is_empty() {
-            File::open(above).and_then(|f| f.sync_all()).map_err(|e| io_error("sync", above, e))?;
+    for above in all_above(dir).map_err(|e| io_error("find", dir, e))? {
+        match File::open(&above).and_then(|f| f.sync_all()) {
+            Err(e) if !needs_no_sync(&e) => return Err(io_error("sync", &above, e)),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Every directory on the way to this one, which may be named from here or through links.
+fn all_above(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(fs::canonicalize(dir)?.ancestors().skip(1).map(Path::to_owned).collect())
+}
+
+/// Directories of others, which may be closed to us, and file systems that keep nothing or are read only.
+fn needs_no_sync(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 /// Held for as long as the store is open; the kernel lets go of it when the process ends in any way.
@@ -198,5 +212,25 @@ pub(super) fn io_error(what: &str, path: &Path, e: io::Error) -> Error {
             Error::NoSpace(format!("{context}: {e}; free space on the data directory's disk"))
         }
         _ => Error::Io { context, source: Arc::new(e) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_above_is_found() {
+        let top = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(top.path()).unwrap().join("a/b/store");
+        create_dir(&real).unwrap();
+        let link = top.path().join("link");
+        std::os::unix::fs::symlink(real.parent().unwrap(), &link).unwrap();
+        let want: Vec<_> = real.ancestors().skip(1).map(Path::to_owned).collect();
+        for path in [real.clone(), link.join("store"), real.join("../store")] {
+            assert_eq!(all_above(&path).unwrap(), want, "{}", path.display());
+        }
+        let here = std::env::current_dir().unwrap();
+        assert!(all_above(Path::new("src")).unwrap().contains(&fs::canonicalize(here).unwrap()));
     }
 }
