@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::support::{copy_dir, seed, step, tiny};
@@ -104,25 +104,61 @@ async fn after_a_failed_sync_nothing_is_acknowledged() {
     store.txn(put()).await.unwrap();
 }
 
+/// A disk that finds no room for one kind of step, and how often that was felt.
+#[derive(Default)]
+struct Full {
+    now: AtomicBool,
+    felt: AtomicU64,
+}
+
+impl Full {
+    fn faults(self: &Arc<Self>, kind: Step) -> Faults {
+        let full = self.clone();
+        Faults::new(move |step| {
+            if step == kind && full.now.load(Ordering::SeqCst) {
+                full.felt.fetch_add(1, Ordering::SeqCst);
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        })
+    }
+}
+
 /// No room for a write, a sync, a new segment or a snapshot: refused and taken back, and writes go on.
+/// In turn there is room again as soon as one step found none, and only once a write was refused.
 #[tokio::test]
 async fn what_finds_no_room_is_taken_back() {
-    for kind in [Step::Write, Step::Sync, Step::Create, Step::Rename] {
+    for (kind, refuses) in
+        [(Step::Write, true), (Step::Sync, true), (Step::Create, true), (Step::Rename, false)]
+    {
         let mut random = seed();
-        let (dir, armed) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(0)));
-        let faults = failing(kind, io::ErrorKind::StorageFull, armed.clone());
-        let store = EmbeddedStore::open(dir.path(), options(faults)).unwrap();
-        let mut model = Model::default();
+        let (dir, full) = (tempfile::tempdir().unwrap(), Arc::new(Full::default()));
+        let store = EmbeddedStore::open(dir.path(), options(full.faults(kind))).unwrap();
+        let (mut model, mut refused, mut felt_before) = (Model::default(), 0, 0);
+        let mut until_refused = false;
         for round in 0..300 {
-            if round % 40 == 20 {
-                armed.store(1, Ordering::SeqCst);
+            if round % 20 == 10 && !full.now.load(Ordering::SeqCst) {
+                felt_before = full.felt.load(Ordering::SeqCst);
+                until_refused = refuses && !until_refused;
+                full.now.store(true, Ordering::SeqCst);
             }
             let ops = Model::random_ops(&mut random);
             match store.txn(Txn { compare: vec![], then: ops.clone() }).await {
-                Ok(_) => model.apply(&ops),
-                Err(error) => assert!(matches!(error, Error::NoSpace(_)), "{kind:?}: {error}"),
+                Ok(_) => {
+                    model.apply(&ops);
+                    if !until_refused && full.felt.load(Ordering::SeqCst) > felt_before {
+                        full.now.store(false, Ordering::SeqCst);
+                    }
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::NoSpace(_)), "{kind:?}: {error}");
+                    refused += 1;
+                    full.now.store(false, Ordering::SeqCst);
+                }
             }
         }
+        assert!(full.felt.load(Ordering::SeqCst) > 0, "{kind:?} never found the disk full");
+        assert_eq!(refused > 0, refuses, "{kind:?}: {refused} writes were refused");
         assert!(Model::read(&store, None).await.unwrap() == model, "{kind:?}");
         drop(store);
         let store = EmbeddedStore::open(dir.path(), options(Faults::default())).unwrap();
