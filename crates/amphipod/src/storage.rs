@@ -29,9 +29,9 @@ pub struct StoreOptions {
     /// Key of the client certificate.
     #[arg(long, requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
-    /// What the cluster's keys in etcd begin with.
-    #[arg(long, default_value = ROOT)]
-    pub etcd_prefix: String,
+    /// What the cluster's keys in etcd begin with [default: /registry].
+    #[arg(long)]
+    pub etcd_prefix: Option<String>,
     /// How long what changed can still be read and watched from; up to twice that is kept.
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub history: Duration,
@@ -69,7 +69,26 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl StoreOptions {
+    /// Refuses flags that say how to use an etcd where none is used: a cluster that was meant to be in an
+    /// etcd would begin anew in the data directory.
+    pub fn check(&self) -> Result<(), Failure> {
+        let given = [
+            ("--etcd-cafile", self.etcd_cafile.is_some()),
+            ("--etcd-certfile", self.etcd_certfile.is_some()),
+            ("--etcd-keyfile", self.etcd_keyfile.is_some()),
+            ("--etcd-prefix", self.etcd_prefix.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.store == Place::Embedded => Err(Failure::new(format!(
+                "{flag} is for an etcd, and the cluster's state is kept in the data directory; add --store \
+                 etcd://host:port, or leave {flag} out"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     pub async fn open(&self, files: &Files) -> Result<Arc<dyn Store>, Failure> {
+        self.check()?;
         let Place::Etcd(endpoints) = &self.store else {
             let directory = files.store();
             let options = Options { history_bytes: self.history_mib << 20, ..Options::default() };
@@ -85,7 +104,7 @@ impl StoreOptions {
                 key: self.etcd_keyfile.clone(),
             },
             root: ROOT.to_owned(),
-            prefix: self.etcd_prefix.trim_end_matches('/').to_owned(),
+            prefix: self.etcd_prefix.as_deref().unwrap_or(ROOT).trim_end_matches('/').to_owned(),
         })
         .await?;
         Ok(Arc::new(store))
@@ -94,7 +113,30 @@ impl StoreOptions {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        store: StoreOptions,
+    }
+
+    #[test]
+    fn flags_of_an_etcd_need_one() {
+        let check = |flags: &[&str]| {
+            let parsed = Command::try_parse_from([&["amphipod"], flags].concat()).expect("flags");
+            parsed.store.check().map_err(|failure| failure.to_string())
+        };
+        let certificate: &[&str] = &["--etcd-certfile", "c", "--etcd-keyfile", "k"];
+        for flags in [&["--etcd-cafile", "ca"], &["--etcd-prefix", "/registry"], certificate] {
+            let why = check(flags).expect_err("there is no etcd");
+            assert!(why.starts_with(flags[0]) && why.contains("--store etcd://"), "{why}");
+            assert_eq!(check(&[flags, &["--store", "etcd://a:2379"]].concat()), Ok(()));
+        }
+        assert_eq!(check(&[]), Ok(()));
+    }
 
     #[test]
     fn places_are_parsed() {

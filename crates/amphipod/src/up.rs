@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compose::{self, Failure, Local};
 use crate::options::UpOptions;
 use crate::plane::{self, Addresses};
+use crate::storage::Place;
 use crate::{node, roles};
 
 /// Readiness that does not come within this is reported as a failure.
@@ -35,8 +36,10 @@ pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
     {
         return Err(running.into());
     }
+    options.store.check()?;
     preflight::check(&Needs {
         data_dir: &options.data.data_dir,
+        embedded_store: options.store.store == Place::Embedded,
         listen: options.listen,
         pod_cidr: options.network.pod_cidr,
         service_cidr: options.network.service_cidr,

@@ -10,6 +10,8 @@ use crate::Error;
 /// What a start is going to need.
 pub struct Needs<'a> {
     pub data_dir: &'a Path,
+    /// The cluster's state is kept in the data directory.
+    pub embedded_store: bool,
     pub listen: SocketAddr,
     pub pod_cidr: IpNet,
     pub service_cidr: IpNet,
@@ -19,15 +21,17 @@ pub struct Needs<'a> {
     pub runtime_endpoint: Option<&'a str>,
 }
 
-/// Free space a start needs: one log file of the store (64 MiB, allocated as a whole), keys, records.
-const MIN_FREE_BYTES: u64 = 80 << 20;
+/// Free space a start needs in any case: keys, records.
+const MIN_FREE_BYTES: u64 = 16 << 20;
+/// What the embedded store needs besides: one log file, allocated as a whole.
+const STORE_BYTES: u64 = 64 << 20;
 
 /// Runs every check and reports all failures at once.
 pub fn check(needs: &Needs) -> Result<(), Error> {
     let mut problems = Vec::new();
     let mut note = |outcome: Result<(), String>| problems.extend(outcome.err());
     note(cidrs(needs));
-    note(writable(needs.data_dir));
+    note(writable(needs.data_dir, min_free_bytes(needs.embedded_store)));
     note(port_free(needs.listen));
     if needs.node {
         let root = is_root();
@@ -62,13 +66,17 @@ fn cidrs(needs: &Needs) -> Result<(), String> {
     Ok(())
 }
 
-fn writable(directory: &Path) -> Result<(), String> {
+fn min_free_bytes(embedded_store: bool) -> u64 {
+    MIN_FREE_BYTES + if embedded_store { STORE_BYTES } else { 0 }
+}
+
+fn writable(directory: &Path, min_free_bytes: u64) -> Result<(), String> {
     let cure = "choose another with --data-dir, or fix its permissions";
     std::fs::create_dir_all(directory)
         .map_err(|e| format!("cannot create {}: {e}; {cure}", directory.display()))?;
     let disk = rustix::fs::statvfs(directory)
         .map_err(|e| format!("cannot tell the free space of {}: {e}; {cure}", directory.display()))?;
-    enough_space(directory, disk.f_bavail.saturating_mul(disk.f_frsize))?;
+    enough_space(directory, disk.f_bavail.saturating_mul(disk.f_frsize), min_free_bytes)?;
     let probe = directory.join(format!(".probe.{}", std::process::id()));
     std::fs::write(&probe, b"x")
         .map_err(|e| format!("cannot write to {}: {e}; {cure}", directory.display()))?;
@@ -77,8 +85,8 @@ fn writable(directory: &Path) -> Result<(), String> {
 }
 
 /// On a full disk a cluster would come up and then refuse every write: better said before.
-fn enough_space(directory: &Path, free_bytes: u64) -> Result<(), String> {
-    if free_bytes >= MIN_FREE_BYTES {
+fn enough_space(directory: &Path, free_bytes: u64, min_free_bytes: u64) -> Result<(), String> {
+    if free_bytes >= min_free_bytes {
         return Ok(());
     }
     Err(format!(
@@ -86,7 +94,7 @@ fn enough_space(directory: &Path, free_bytes: u64) -> Result<(), String> {
          directory with --data-dir (what is stored there is unharmed)",
         directory.display(),
         free_bytes >> 20,
-        MIN_FREE_BYTES >> 20
+        min_free_bytes >> 20
     ))
 }
 
@@ -164,6 +172,7 @@ mod tests {
     fn needs(directory: &Path, listen: SocketAddr) -> Needs<'_> {
         Needs {
             data_dir: directory,
+            embedded_store: true,
             listen,
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
@@ -194,9 +203,14 @@ mod tests {
         let text = check(&overlapping).unwrap_err().to_string();
         assert!(text.contains("overlap"), "{text}");
 
-        let text = enough_space(directory.path(), 3 << 20).unwrap_err();
-        assert!(text.contains("3 MiB are free") && text.contains("free some space"), "{text}");
-        assert!(enough_space(directory.path(), MIN_FREE_BYTES).is_ok());
+        let text = enough_space(directory.path(), 3 << 20, min_free_bytes(true)).unwrap_err();
+        assert!(
+            text.contains("3 MiB are free and a start needs 80") && text.contains("free some space"),
+            "{text}"
+        );
+        let text = enough_space(directory.path(), 3 << 20, min_free_bytes(false)).unwrap_err();
+        assert!(text.contains("a start needs 16"), "the store is elsewhere: {text}");
+        assert!(enough_space(directory.path(), min_free_bytes(true), min_free_bytes(true)).is_ok());
 
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
