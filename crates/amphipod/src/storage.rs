@@ -32,7 +32,8 @@ pub struct StoreOptions {
     /// What the cluster's keys in etcd begin with [default: /registry].
     #[arg(long)]
     pub etcd_prefix: Option<String>,
-    /// How long what changed can still be read and watched from; up to twice that is kept.
+    /// How long what changed can still be read and watched from, if it is not too much: watches reach back
+    /// 16,384 changes of a resource, the embedded store 200,000 in all. Up to twice that time is kept.
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub history: Duration,
     /// Memory for replaced objects; beyond it history is forgotten sooner (embedded store only).
