@@ -1,7 +1,8 @@
 //! Field paths and field errors, worded as Kubernetes words them, so that a user who knows one
 //! system can read the other's refusals.
 
-use std::fmt;
+use std::ops::Deref;
+use std::{fmt, io};
 
 use serde_json::Value;
 
@@ -85,13 +86,19 @@ impl ErrorType {
 pub struct Error {
     pub kind: ErrorType,
     pub field: String,
-    pub value: Option<Value>,
+    /// As it is shown, cut where it is long.
+    pub value: Option<String>,
     pub detail: String,
 }
 
+/// Text of one fault's field, value or detail that is shown: many times what a person reads, and
+/// little beside the largest body.
+const SHOWN_BYTES_MAX: usize = 16 << 10;
+const CUT: &str = "...";
+
 impl Error {
     fn make(kind: ErrorType, path: &Path, value: Option<Value>, detail: impl Into<String>) -> Self {
-        Error { kind, field: path.to_string(), value, detail: detail.into() }
+        Error { kind, field: path.to_string(), value: value.as_ref().map(go_value), detail: detail.into() }
     }
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
         Self::make(ErrorType::Required, path, None, detail)
@@ -131,6 +138,14 @@ impl Error {
         Self::make(ErrorType::TooMany, path, Some(actual.into()), format!("must have at most {max} {noun}"))
     }
 
+    /// Upstream's word for rules that were left out.
+    fn not_checked() -> Self {
+        Self::invalid(&Path::default(), Value::Null, NOT_CHECKED)
+    }
+    fn is_not_checked(&self) -> bool {
+        self.detail == NOT_CHECKED
+    }
+
     /// The text without the field, as `StatusCause.message` carries it.
     pub fn body(&self) -> String {
         let label = self.kind.label();
@@ -140,7 +155,7 @@ impl Error {
                 _,
             )
             | (_, None) => label.to_owned(),
-            (_, Some(value)) => format!("{label}: {}", go_value(value)),
+            (_, Some(value)) => format!("{label}: {value}"),
         };
         if !self.detail.is_empty() {
             text.push_str(": ");
@@ -177,9 +192,123 @@ pub fn go_quote(text: &str) -> String {
 
 fn go_value(value: &Value) -> String {
     match value {
+        Value::String(s) if s.len() > SHOWN_BYTES_MAX => go_quote(&cut(s.clone())),
         Value::String(s) => go_quote(s),
-        Value::Null => "null".to_owned(),
-        other => other.to_string(),
+        other => {
+            let mut shown = Shown(Vec::new());
+            match serde_json::to_writer(&mut shown, other) {
+                Ok(()) => String::from_utf8_lossy(&shown.0).into_owned(),
+                Err(_) => format!("{}{CUT}", String::from_utf8_lossy(&shown.0)),
+            }
+        }
+    }
+}
+
+/// Takes JSON until there is too much of it.
+struct Shown(Vec<u8>);
+
+impl io::Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match SHOWN_BYTES_MAX - self.0.len() {
+            0 if !bytes.is_empty() => Err(io::ErrorKind::FileTooLarge.into()),
+            room => io::Write::write(&mut self.0, &bytes[..room.min(bytes.len())]),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The text, or as much of it as is shown.
+fn cut(mut text: String) -> String {
+    if text.len() > SHOWN_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
+        text.push_str(CUT);
+    }
+    text
+}
+
+const NOT_CHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+/// Faults of one object that are told: more than anybody mends at once, and what keeps an answer
+/// from growing with every port of a hostile object.
+const FAULTS_MAX: usize = 1000;
+/// Their texts together; an answer carries them twice.
+const FAULT_BYTES_MAX: usize = 1 << 20;
+
+/// The faults of one object, in the order they were found, as many as are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    all: Vec<Error>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Faults {
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// The last that fits is followed by a word that there may be more: whatever is forgiven later,
+    /// an object with faults that nobody counted stays refused.
+    pub fn push(&mut self, mut fault: Error) {
+        if self.closed {
+            return;
+        }
+        self.closed = fault.is_not_checked();
+        fault.field = cut(fault.field);
+        fault.detail = cut(fault.detail);
+        self.bytes += fault.field.len() + fault.detail.len() + fault.value.as_ref().map_or(0, String::len);
+        self.all.push(fault);
+        if !self.closed && (self.all.len() >= FAULTS_MAX || self.bytes >= FAULT_BYTES_MAX) {
+            self.all.push(Error::not_checked());
+            self.closed = true;
+        }
+    }
+    /// Nothing more will be told.
+    pub fn is_full(&self) -> bool {
+        self.closed
+    }
+    pub fn retain(&mut self, mut keep: impl FnMut(&Error) -> bool) {
+        self.all.retain(|fault| fault.is_not_checked() || keep(fault));
+    }
+    /// By their texts.
+    pub fn sort(&mut self) {
+        let counted = self.all.len() - usize::from(self.closed);
+        self.all[..counted].sort_by_cached_key(ToString::to_string);
+    }
+}
+
+impl Deref for Faults {
+    type Target = [Error];
+    fn deref(&self) -> &[Error] {
+        &self.all
+    }
+}
+
+impl Extend<Error> for Faults {
+    fn extend<I: IntoIterator<Item = Error>>(&mut self, faults: I) {
+        faults.into_iter().for_each(|fault| self.push(fault));
+    }
+}
+
+impl FromIterator<Error> for Faults {
+    fn from_iter<I: IntoIterator<Item = Error>>(faults: I) -> Self {
+        let mut all = Faults::new();
+        all.extend(faults);
+        all
+    }
+}
+
+impl From<Error> for Faults {
+    fn from(fault: Error) -> Self {
+        Self::from_iter([fault])
+    }
+}
+
+impl IntoIterator for Faults {
+    type Item = Error;
+    type IntoIter = std::vec::IntoIter<Error>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.all.into_iter()
     }
 }
 
@@ -199,5 +328,36 @@ mod tests {
             Error::not_supported(&Path::new("spec").child("type"), "X", &["B", "A"]).to_string(),
             "spec.type: Unsupported value: \"X\": supported values: \"B\", \"A\""
         );
+    }
+
+    #[test]
+    fn long_values_are_cut_where_they_are_shown() {
+        let path = Path::new("spec");
+        let long = "ä".repeat(SHOWN_BYTES_MAX);
+        for value in [Value::from(long.as_str()), Value::from(vec![long.as_str(); 3])] {
+            let text = Error::invalid(&path, value, "no").to_string();
+            assert!(text.len() < SHOWN_BYTES_MAX + 100 && text.ends_with("no"), "{}", text.len());
+        }
+        let whole = Error::invalid(&path, vec!["ä"; 1000], "").to_string();
+        assert!(whole.ends_with("\"ä\"]"), "{whole}");
+    }
+
+    #[test]
+    fn faults_end_with_a_word_about_the_rest() {
+        let path = Path::new("spec");
+        let mut many = Faults::new();
+        many.extend((0..=FAULTS_MAX).map(|i| Error::invalid(&path.index(i), i, "")));
+        many.push(Error::required(&path, ""));
+        assert_eq!(many.len(), FAULTS_MAX + 1);
+        assert!(
+            many[FAULTS_MAX].to_string().starts_with("<nil>: Invalid value: null: some validation rules")
+        );
+        many.retain(|fault| !fault.field.starts_with("spec["));
+        assert_eq!(many.len(), 1, "a refusal does not become an acceptance");
+
+        let long = "x".repeat(3 << 20);
+        let few: Faults = (0..1000).map(|_| Error::forbidden(&path.key(&long), long.as_str())).collect();
+        let size: usize = few.iter().map(|fault| fault.to_string().len()).sum();
+        assert!(size < FAULT_BYTES_MAX + 4 * SHOWN_BYTES_MAX, "{size}");
     }
 }

@@ -1,6 +1,7 @@
 //! `metav1.Status`: the one error shape of the API. Constructors carry Kubernetes' codes, reasons
 //! and wording; every layer that refuses something builds one of these.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -165,13 +166,9 @@ impl Status {
             [] => "[]".to_owned(),
             [one] => one.to_string(),
             many => {
-                let mut seen: Vec<String> = Vec::new();
-                for fault in many {
-                    let text = fault.to_string();
-                    if !seen.contains(&text) {
-                        seen.push(text);
-                    }
-                }
+                let mut known = HashSet::new();
+                let texts = many.iter().map(ToString::to_string);
+                let mut seen: Vec<String> = texts.filter(|text| known.insert(text.clone())).collect();
                 if seen.len() == 1 { seen.remove(0) } else { format!("[{}]", seen.join(", ")) }
             }
         };

@@ -7,6 +7,7 @@ use amphipod_api::field::{Error, Path, go_quote};
 use ipnet::IpNet;
 
 use crate::check::Faults;
+use crate::contract::Warnings;
 
 /// An address with leading zeros in its octets, or an IPv4 address dressed as IPv6, still counts.
 pub fn lenient_ip(text: &str) -> Option<IpAddr> {
@@ -118,7 +119,7 @@ pub fn interface_address(faults: &mut Faults, path: &Path, text: &str) {
 }
 
 /// What will not be accepted for ever, or not mean what it seems to.
-pub fn warn_ip(texts: &mut Vec<String>, path: &Path, text: &str) {
+pub fn warn_ip(texts: &mut Warnings, path: &Path, text: &str) {
     let Some(address) = lenient_ip(text) else { return };
     let shown = go_quote(text);
     match text.parse::<IpAddr>() {
@@ -134,7 +135,7 @@ pub fn warn_ip(texts: &mut Vec<String>, path: &Path, text: &str) {
         )),
     }
 }
-pub fn warn_cidr(texts: &mut Vec<String>, path: &Path, text: &str) {
+pub fn warn_cidr(texts: &mut Warnings, path: &Path, text: &str) {
     let Some((address, net)) = lenient_cidr(text) else { return };
     let (shown, block) = (go_quote(text), go_quote(&net.to_string()));
     let before = texts.len();
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn warnings() {
         let path = Path::new("x");
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         warn_ip(&mut texts, &path, "1.2.3.4");
         warn_cidr(&mut texts, &path, "1.2.3.0/24");
         warn_cidr(&mut texts, &path, "2001:db8::/32");
@@ -208,7 +209,7 @@ mod tests {
         warn_cidr(&mut texts, &path, "1.2.3.4/24");
         warn_cidr(&mut texts, &path, "2001:DB8::/32");
         assert_eq!(
-            texts,
+            *texts,
             [
                 "x: non-standard IP address \"001.2.3.4\" will be considered invalid in a future Kubernetes release: use \"1.2.3.4\"",
                 "x: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")",

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::json::{fields, items, number, set, text};
 
-pub type Faults = Vec<Error>;
+pub use amphipod_api::field::Faults;
 
 pub const IMMUTABLE: &str = "field is immutable";
 pub const NEGATIVE: &str = "must be greater than or equal to 0";

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::json::{default_text, fields, put, remove, same, set, text, truthy, within};
 use crate::kind::{Kind, PLAIN};
 
@@ -173,9 +174,9 @@ fn not_an_object(bytes: &[u8]) -> Option<String> {
 }
 
 /// A TLS pair that cannot work is stored all the same.
-fn pair_warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
+fn pair_warnings(object: &Value, _: Option<&Value>) -> Warnings {
     if text(&object["type"]) != "kubernetes.io/tls" {
-        return Vec::new();
+        return Warnings::new();
     }
     let blocks = |key: &str| pem_types(&data(object, key).unwrap_or_default());
     let (certificates, keys) = (blocks("tls.crt"), blocks("tls.key"));
@@ -191,9 +192,9 @@ fn pair_warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
     } else if keys.iter().all(is_certificate) {
         "tls: found a certificate rather than a key in the PEM for the private key"
     } else {
-        return Vec::new();
+        return Warnings::new();
     };
-    vec![warning.to_owned()]
+    Warnings::from(warning.to_owned())
 }
 
 fn pem_types(bytes: &[u8]) -> Vec<String> {

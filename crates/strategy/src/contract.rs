@@ -1,7 +1,9 @@
 //! The strategy contract: one implementation per kind (or family of kinds), all with defaults that
 //! fit a plain object.
 
-use amphipod_api::field;
+use std::ops::Deref;
+
+use amphipod_api::field::Faults;
 use amphipod_api::resource::Resource;
 use serde_json::Value;
 
@@ -24,6 +26,69 @@ pub enum Graceful {
     Seconds(i64),
 }
 
+/// Warnings kept for one object: many times what a server tells of them.
+const WARNING_BYTES_MAX: usize = 64 << 10;
+
+/// What is said of an accepted object, as much of it as could be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warnings {
+    texts: Vec<String>,
+    bytes: usize,
+    full: bool,
+}
+
+impl Warnings {
+    pub fn new() -> Self {
+        Self::default()
+    }
+    pub fn push(&mut self, text: String) {
+        self.full |= self.bytes + text.len() > WARNING_BYTES_MAX;
+        if !self.full {
+            self.bytes += text.len();
+            self.texts.push(text);
+        }
+    }
+    /// Nothing more will be kept.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+}
+
+impl Deref for Warnings {
+    type Target = [String];
+    fn deref(&self) -> &[String] {
+        &self.texts
+    }
+}
+
+impl From<String> for Warnings {
+    fn from(text: String) -> Self {
+        Self::from_iter([text])
+    }
+}
+
+impl Extend<String> for Warnings {
+    fn extend<I: IntoIterator<Item = String>>(&mut self, texts: I) {
+        texts.into_iter().for_each(|text| self.push(text));
+    }
+}
+
+impl FromIterator<String> for Warnings {
+    fn from_iter<I: IntoIterator<Item = String>>(texts: I) -> Self {
+        let mut all = Warnings::new();
+        all.extend(texts);
+        all
+    }
+}
+
+impl IntoIterator for Warnings {
+    type Item = String;
+    type IntoIter = std::vec::IntoIter<String>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.texts.into_iter()
+    }
+}
+
 pub trait Strategy: Send + Sync {
     /// Fills defaults in place. Runs after decoding, after each patch and after admission, and on
     /// the status part too; must be idempotent.
@@ -33,15 +98,15 @@ pub trait Strategy: Send + Sync {
     /// Carries over what this write may not touch (a spec write keeps the old status, a status
     /// write the old spec and most metadata) and raises the generation where the spec changed.
     fn prepare_update(&self, _context: &Context, _object: &mut Value, _old: &Value) {}
-    fn validate(&self, _context: &Context, _object: &Value) -> Vec<field::Error> {
-        Vec::new()
+    fn validate(&self, _context: &Context, _object: &Value) -> Faults {
+        Faults::new()
     }
-    fn validate_update(&self, _context: &Context, _object: &Value, _old: &Value) -> Vec<field::Error> {
-        Vec::new()
+    fn validate_update(&self, _context: &Context, _object: &Value, _old: &Value) -> Faults {
+        Faults::new()
     }
     /// Texts for `Warning: 299` headers. `old` is None at creation.
-    fn warnings(&self, _context: &Context, _object: &Value, _old: Option<&Value>) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, _context: &Context, _object: &Value, _old: Option<&Value>) -> Warnings {
+        Warnings::new()
     }
     /// PUT on a missing object creates it.
     fn allow_create_on_update(&self) -> bool {

@@ -4,6 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use crate::check::{self, Faults};
+use crate::contract::Warnings;
 use crate::job;
 use crate::json::{at, default, default_text, number, set, text, truthy, with, within};
 use crate::kind::{Kind, SPEC_AND_STATUS};
@@ -54,8 +55,8 @@ fn drop_fields(object: &mut Value, old: &Value) {
     });
 }
 
-fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut texts = Vec::new();
+fn warnings(object: &Value, old: Option<&Value>) -> Warnings {
+    let mut texts = Warnings::new();
     if old.is_none() {
         texts = pod_warnings::for_name(object, "Pod names and hostnames");
     }

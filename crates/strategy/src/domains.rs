@@ -180,6 +180,10 @@ fn service(faults: &mut Faults, path: &Path, service: &Value) {
     chars.next();
     let inner = chars.as_str();
     for (i, segment) in inner.strip_suffix('/').unwrap_or(inner).split('/').enumerate() {
+        // Each shows the whole path.
+        if faults.is_full() {
+            return;
+        }
         if segment.is_empty() {
             faults.push(Error::invalid(&at, route, format!("segment[{i}] may not be empty")));
             continue;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::addresses::{is_ipv6, legacy_ip, lenient_ip, warn_ip};
 use crate::check::{self, Faults, invalid_each};
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::domains::fully_qualified_host;
 use crate::json::{default, default_text, each, fields, is_empty, items, number, remove, same, set, text};
 use crate::kind::{Kind, PLAIN};
@@ -29,7 +29,7 @@ pub static ENDPOINTS: Kind = Kind {
     },
     validate: endpoints,
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         if managed(object, ENDPOINTS_MANAGER) {
             return texts;
         }
@@ -73,7 +73,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         faults
     },
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         if text(&object["addressType"]) == "FQDN" {
             texts.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
         }

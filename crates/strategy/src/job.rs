@@ -4,7 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::job_policy;
 use crate::json::{
     at, copy, default, default_text, each, is_empty, number, put, remove, same, set, text, truthy, with,
@@ -59,7 +59,7 @@ pub static JOB: Kind = Kind {
     }),
     validate_status: job_status::change,
     warn: |object, old| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         if old.is_none() {
             texts = pod_warnings::for_name(object, "Pod names and hostnames");
         }
@@ -129,8 +129,8 @@ fn create(_: &Context, object: &mut Value) {
     });
 }
 
-pub fn spec_warnings(path: &Path, spec: &Value) -> Vec<String> {
-    let mut texts = Vec::new();
+pub fn spec_warnings(path: &Path, spec: &Value) -> Warnings {
+    let mut texts = Warnings::new();
     if indexed(spec)
         && number(&spec["completions"]) > MANY_COMPLETIONS
         && number(&spec["parallelism"]) > MAX_PARALLELISM_OF_MANY

@@ -1,14 +1,12 @@
 //! A kind's strategy as one row of facts and functions; what a row leaves out is what a plain
 //! object needs.
 
-use amphipod_api::field;
+use amphipod_api::field::Faults;
 use serde_json::{Map, Value};
 
-use crate::contract::{Context, Graceful, Strategy};
+use crate::contract::{Context, Graceful, Strategy, Warnings};
 use crate::json::{copy, number, put, remove, same};
 use crate::metadata::{self, NameRule};
-
-type Faults = Vec<field::Error>;
 
 pub struct Kind {
     pub name: NameRule,
@@ -39,7 +37,7 @@ pub struct Kind {
     /// Where an update is judged otherwise than by `validate_change` and `validate` together.
     pub revalidate: Option<fn(&Value, &Value) -> Faults>,
     pub validate_status: fn(&Value, &Value) -> Faults,
-    pub warn: fn(&Value, Option<&Value>) -> Vec<String>,
+    pub warn: fn(&Value, Option<&Value>) -> Warnings,
 }
 
 /// No status, no generation, nothing special.
@@ -57,12 +55,12 @@ pub const PLAIN: Kind = Kind {
     default: |_| {},
     create: |_, _| {},
     update: |_, _, _| {},
-    validate: |_| Vec::new(),
-    validate_new: |_, _| Vec::new(),
-    validate_change: |_, _| Vec::new(),
+    validate: |_| Faults::new(),
+    validate_new: |_, _| Faults::new(),
+    validate_change: |_, _| Faults::new(),
     revalidate: None,
-    validate_status: |_, _| Vec::new(),
-    warn: |_, _| Vec::new(),
+    validate_status: |_, _| Faults::new(),
+    warn: |_, _| Warnings::new(),
 };
 
 /// The usual spec and status with a generation.
@@ -168,8 +166,8 @@ impl Strategy for Kind {
         }
         faults
     }
-    fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Vec<String> {
-        if context.subresource.is_empty() { (self.warn)(object, old) } else { Vec::new() }
+    fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Warnings {
+        if context.subresource.is_empty() { (self.warn)(object, old) } else { Warnings::new() }
     }
     fn allow_create_on_update(&self) -> bool {
         self.create_on_update

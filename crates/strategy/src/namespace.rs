@@ -4,6 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::json::{copy, default_text, each, items, put, set, text, within};
 use crate::kind::{Kind, PLAIN};
 use crate::metadata::{NameRule, known_finalizer};
@@ -77,11 +78,11 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     warn: |object, old| {
         let marked = |object: &Value| set(&object["metadata"]["annotations"][MOUNTABLE_SECRETS]);
         if marked(object) && !old.is_some_and(marked) {
-            vec![format!(
+            Warnings::from(format!(
                 "metadata.annotations[{MOUNTABLE_SECRETS}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
-            )]
+            ))
         } else {
-            Vec::new()
+            Warnings::new()
         }
     },
     ..PLAIN

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::addresses::{one_of_each_family, strict_cidr, warn_cidr};
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::json::{default, fields, is_empty, items, number, remove, set, text, with, within};
 use crate::kind::{Kind, PLAIN};
 use crate::pod::resources::amount;
@@ -57,7 +58,7 @@ pub static NODE: Kind = Kind {
         faults
     },
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         if !text(&object["spec"]["externalID"]).is_empty() {
             texts.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
         }

@@ -1,5 +1,7 @@
 //! Limits of a namespace: LimitRange and ResourceQuota.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::quantity::Quantity;
 use serde_json::Value;
@@ -88,15 +90,14 @@ fn limit_range_defaults(object: &mut Value) {
 
 fn limit_range(object: &Value) -> Faults {
     let mut faults = Faults::new();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, limit) in items(&object["spec"]["limits"]).iter().enumerate() {
         let at = Path::new("spec").child("limits").index(i);
         let kind = text(&limit["type"]);
         limit_type(&mut faults, &at.child("type"), kind);
-        if seen.contains(&kind) {
+        if !seen.insert(kind) {
             faults.push(Error::duplicate(&at.child("type"), kind));
         }
-        seen.push(kind);
         for key in ["max", "min", "default", "defaultRequest"] {
             if kind == "Pod" && key.starts_with("default") {
                 if !is_empty(&limit[key]) {
@@ -229,12 +230,16 @@ fn resource_quota(object: &Value) -> Faults {
     let spec = &object["spec"];
     amounts(&mut faults, &path.child("hard"), &spec["hard"]);
     let scopes: Vec<&str> = items(&spec["scopes"]).iter().map(text).collect();
+    let counted = counted(spec);
     let at = path.child("scopes");
     for scope in &scopes {
+        if faults.is_full() {
+            break;
+        }
         if !SCOPES.contains(scope) {
             faults.push(Error::invalid(&at, spec["scopes"].clone(), "unsupported scope"));
         }
-        not_for_scope(&mut faults, &at, scope, spec, &spec["scopes"]);
+        not_for_scope(&mut faults, &at, scope, &counted, &spec["scopes"]);
     }
     conflicts(&mut faults, &at, &scopes, spec);
     scope_selector(&mut faults, &path.child("scopeSelector").child("matchExpressions"), spec);
@@ -249,27 +254,40 @@ fn conflicts(faults: &mut Faults, path: &Path, scopes: &[&str], spec: &Value) {
     }
 }
 
+/// The resources of the quota that scopes speak of: few, whatever else it limits.
+fn counted(spec: &Value) -> Vec<&str> {
+    fields(&spec["hard"]).map(|(name, _)| name).filter(|name| is_standard_quota(name)).collect()
+}
+
 /// A scope counts only what it can be asked of.
-fn not_for_scope(faults: &mut Faults, path: &Path, scope: &str, spec: &Value, shown: &Value) {
+fn not_for_scope(faults: &mut Faults, path: &Path, scope: &str, counted: &[&str], shown: &Value) {
     let counts = |name: &str| match scope {
         "BestEffort" => name == "pods",
         "VolumeAttributesClass" => ["persistentvolumeclaims", "requests.storage"].contains(&name),
         _ if SCOPES.contains(&scope) => POD_RESOURCES.contains(&name),
         _ => true,
     };
-    for _ in fields(&spec["hard"]).filter(|(name, _)| is_standard_quota(name) && !counts(name)) {
+    for _ in counted.iter().filter(|name| !counts(name)) {
+        // Each shows all scopes: they are not copied for nobody to see.
+        if faults.is_full() {
+            break;
+        }
         faults.push(Error::invalid(path, shown.clone(), "unsupported scope applied to resource"));
     }
 }
 
 fn scope_selector(faults: &mut Faults, path: &Path, spec: &Value) {
     let requirements = items(&spec["scopeSelector"]["matchExpressions"]);
+    let counted = counted(spec);
     for requirement in requirements {
+        if faults.is_full() {
+            break;
+        }
         let scope = text(&requirement["scopeName"]);
         if !SCOPES.contains(&scope) {
             faults.push(Error::invalid(&path.child("scopeName"), scope, "unsupported scope"));
         }
-        not_for_scope(faults, path, scope, spec, &spec["scopeSelector"]);
+        not_for_scope(faults, path, scope, &counted, &spec["scopeSelector"]);
         let (operator, values) = (text(&requirement["operator"]), items(&requirement["values"]));
         let at = path.child("operator");
         if PLAIN_SCOPES.contains(&scope) && operator != "Exists" {

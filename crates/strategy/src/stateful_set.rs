@@ -4,6 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
+use crate::contract::Warnings;
 use crate::json::{copy, default, default_text, each, int, items, number, put, same, set, text, within};
 use crate::kind::{Kind, SPEC_AND_STATUS};
 use crate::metadata::NameRule;
@@ -199,7 +200,7 @@ fn status(new: &Value, old: &Value) -> Faults {
     faults
 }
 
-fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+fn warnings(object: &Value, old: Option<&Value>) -> Warnings {
     let mut texts = workload::template_warnings(object, old);
     let path = Path::new("spec");
     for (i, claim) in items(&object["spec"]["volumeClaimTemplates"]).iter().enumerate() {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::contract::{Context, Strategy};
 
+mod bounded;
 pub mod named;
 
 /// Group, version and plural.
@@ -80,5 +81,5 @@ pub fn updates(resource: Resource, subresource: &str, old: &Value, cases: &[Case
 
 pub fn warnings(resource: Resource, object: &Value) -> Vec<String> {
     let (object, _) = created(resource, object);
-    strategy(resource).warnings(&context(resource, ""), &object, None)
+    strategy(resource).warnings(&context(resource, ""), &object, None).into_iter().collect()
 }

@@ -6,6 +6,7 @@ use amphipod_api::selector::LabelSelector;
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
+use crate::contract::Warnings;
 use crate::json::{at, copy, default, default_text, fields, is_empty, number, put, set, text, with, within};
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
 use crate::pod::{defaults as pod_defaults, dropped, spec as pod_spec, tolerated, warnings as pod_warnings};
@@ -135,16 +136,16 @@ pub fn forgiven(judge: fn(&Value) -> Faults, new: &Value, old: &Value) -> Faults
 }
 
 /// Hints about `spec.template`, unless the update left the spec as it was.
-pub fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+pub fn template_warnings(object: &Value, old: Option<&Value>) -> Warnings {
     let generation = |object: &Value| number(&object["metadata"]["generation"]);
     if old.is_some_and(|old| generation(old) == generation(object)) {
-        return Vec::new();
+        return Warnings::new();
     }
     pod_warnings::for_template(&Path::new("spec").child("template"), at(object, &["spec", "template"]))
 }
 
-fn named_template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut texts = Vec::new();
+fn named_template_warnings(object: &Value, old: Option<&Value>) -> Warnings {
+    let mut texts = Warnings::new();
     if old.is_none() {
         texts = pod_warnings::for_name(object, "Pod names and hostnames");
     }
@@ -563,8 +564,8 @@ mod tests {
         );
         let old = stored(DEPLOYMENTS, &object);
         let hints = |new: &Value| strategy(DEPLOYMENTS).warnings(&context(DEPLOYMENTS, ""), new, Some(&old));
-        assert_eq!(hints(&old), Vec::<String>::new());
-        assert_eq!(hints(&merged(&old, &json!({"metadata": {"generation": 2}}))), [hint]);
+        assert_eq!(*hints(&old), Vec::<String>::new());
+        assert_eq!(*hints(&merged(&old, &json!({"metadata": {"generation": 2}}))), [hint]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn validate(faults: &mut Faults, path: &Path, root: &Value) {
     let mut own = Faults::new();
     invariants(&mut own, path, root, Level::Root);
     completeness(&mut own, root, Some(root), path, path);
-    own.sort_by_cached_key(ToString::to_string);
+    own.sort();
     faults.extend(own);
 }
 

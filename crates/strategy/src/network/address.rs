@@ -39,7 +39,7 @@ fn blocks_kept(new: &Value, old: &Value) -> Faults {
     let at = Path::new("spec").child("cidrs");
     let (now, then) = (items(new), items(old));
     if now.len() != then.len() && (then.len(), now.len()) != (1, 2) {
-        return vec![Error::invalid(&at, new.clone(), check::IMMUTABLE)];
+        return Faults::from(Error::invalid(&at, new.clone(), check::IMMUTABLE));
     }
     let changed = now.iter().zip(then).enumerate().filter(|(_, (now, then))| now != then);
     changed.map(|(i, (now, _))| Error::invalid(&at.index(i), now.clone(), check::IMMUTABLE)).collect()
@@ -68,10 +68,10 @@ fn cidrs(object: &Value) -> Faults {
     let path = Path::new("spec").child("cidrs");
     let cidrs = items(&object["spec"]["cidrs"]);
     if cidrs.is_empty() {
-        return vec![Error::required(&path, "at least one CIDR required")];
+        return Faults::from(Error::required(&path, "at least one CIDR required"));
     }
     if cidrs.len() > 2 {
-        return vec![Error::invalid(&path, object["spec"].clone(), "may only hold up to 2 values")];
+        return Faults::from(Error::invalid(&path, object["spec"].clone(), "may only hold up to 2 values"));
     }
     for (i, cidr) in cidrs.iter().enumerate() {
         strict_cidr(&mut faults, &path.index(i), text(cidr));

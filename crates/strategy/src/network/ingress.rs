@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::typed_reference;
 use crate::addresses::{legacy_ip, lenient_ip};
 use crate::check::{self, Faults, invalid_each};
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::json::{items, number, set, text, within};
 use crate::kind::{Kind, SPEC_AND_STATUS};
 use crate::service::entry_host;
@@ -26,11 +26,11 @@ pub static INGRESS: Kind = Kind {
     warn: |object, old| {
         let annotated = |object: &Value| set(&object["metadata"]["annotations"][CLASS_ANNOTATION]);
         if old.is_none() && annotated(object) {
-            vec![format!(
+            Warnings::from(format!(
                 "annotation \"{CLASS_ANNOTATION}\" is deprecated, please use 'spec.ingressClassName' instead"
-            )]
+            ))
         } else {
-            Vec::new()
+            Warnings::new()
         }
     },
     ..SPEC_AND_STATUS
@@ -40,10 +40,14 @@ fn class_twice(_: &Context, object: &Value) -> Faults {
     let (annotation, class) =
         (&object["metadata"]["annotations"][CLASS_ANNOTATION], &object["spec"]["ingressClassName"]);
     if !set(annotation) || !set(class) || annotation == class {
-        return Vec::new();
+        return Faults::new();
     }
     let at = Path::new("annotations").child(CLASS_ANNOTATION);
-    vec![Error::invalid(&at, annotation.clone(), "must match `ingressClassName` when both are specified")]
+    Faults::from(Error::invalid(
+        &at,
+        annotation.clone(),
+        "must match `ingressClassName` when both are specified",
+    ))
 }
 
 fn validate(object: &Value) -> Faults {

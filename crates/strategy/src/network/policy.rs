@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::addresses::{legacy_cidr, lenient_cidr, warn_cidr};
 use crate::check::{self, Faults};
+use crate::contract::Warnings;
 use crate::json::{default, default_text, each, is_empty, items, number, put, set, text, within};
 use crate::kind::{Kind, PLAIN};
 
@@ -28,7 +29,7 @@ pub static NETWORK_POLICY: Kind = Kind {
     },
     validate,
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         each_peer(&object["spec"], |path, peer| {
             let (at, block) = (path.child("ipBlock"), &peer["ipBlock"]);
             warn_cidr(&mut texts, &at.child("cidr"), text(&block["cidr"]));

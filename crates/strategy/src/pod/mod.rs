@@ -27,7 +27,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Map, Value, json};
 
 use crate::check::Faults;
-use crate::contract::{Context, Graceful, Strategy};
+use crate::contract::{Context, Graceful, Strategy, Warnings};
 use crate::json::{copy, int, items, number, put, remove, same, set, text, with};
 use crate::metadata::{self, NameRule};
 
@@ -163,9 +163,9 @@ impl Strategy for Pod {
     }
 
     /// Pods are seldom changed by hand: what was said at creation is not said again.
-    fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Warnings {
         if !context.subresource.is_empty() || old.is_some() {
-            return Vec::new();
+            return Warnings::new();
         }
         let mut texts = warnings::for_name(object, "the Pod's hostname");
         texts.extend(warnings::for_template(&Path::default(), object));

@@ -26,7 +26,7 @@ pub fn prepare(object: &mut Value, old: &Value) {
 /// `found` is what the resized pod is guilty of in itself; some pods cannot be resized at all.
 pub fn check(found: &mut Faults, new: &Value, old: &Value) {
     if let Some(refusal) = refusal(old) {
-        *found = vec![forbidden_whole(refusal)];
+        *found = Faults::from(forbidden_whole(refusal));
         return;
     }
     let path = Path::new("spec");

@@ -1,5 +1,8 @@
 //! Resource names and amounts of containers, pods, quotas and limits.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashSet};
+
 use amphipod_api::field::{Error, Path};
 pub use amphipod_api::pod_resources::{
     HUGE_PAGES, aggregate, is_extended, is_huge_page, is_native, is_sidecar, qos_class, quantity,
@@ -198,10 +201,10 @@ pub fn pod_level(faults: &mut Faults, path: &Path, spec: &Value) {
 }
 
 fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Value) {
-    let mut declared: Vec<&str> =
+    let declared: BTreeSet<&str> =
         items(declared).iter().map(|claim| text(&claim["name"])).filter(|name| !name.is_empty()).collect();
-    declared.sort_unstable();
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let unknown = OnceCell::new();
+    let (mut names, mut seen) = (HashSet::new(), HashSet::new());
     for (i, claim) in items(wanted).iter().enumerate() {
         let at = path.index(i);
         let (name, request) = (text(&claim["name"]), text(&claim["request"]));
@@ -209,30 +212,28 @@ fn claim_names(faults: &mut Faults, path: &Path, wanted: &Value, declared: &Valu
             faults.push(Error::required(&at, ""));
             continue;
         }
-        let whole_claim_seen = seen.iter().any(|(n, r)| *n == name && r.is_empty());
+        let whole_claim_seen = seen.contains(&(name, ""));
+        let (name_is_new, is_new) = (names.insert(name), seen.insert((name, request)));
         if !whole_claim_seen && !request.is_empty() {
             invalid_each(faults, &at.child("request"), request, dns1123_label(request));
         }
-        if whole_claim_seen {
+        if whole_claim_seen || (request.is_empty() && !name_is_new) {
             faults.push(Error::duplicate(&at, name));
-        } else if seen.contains(&(name, request)) {
+        } else if !is_new {
             faults.push(Error::duplicate(&at, format!("{name}/{request}")));
-        } else if request.is_empty() && seen.iter().any(|(n, _)| *n == name) {
-            faults.push(Error::duplicate(&at, name));
         }
-        seen.push((name, request));
-        if !declared.contains(&name) {
+        if !declared.contains(name) && !faults.is_full() {
             let mut fault = Error::not_found(&at, name);
-            fault.detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
-            if declared.is_empty() {
-                fault.detail.push_str(" which is empty");
-            } else {
-                fault.detail.push_str(": ");
-                fault.detail.push_str(&declared.join(", "));
-            }
+            fault.detail = unknown.get_or_init(|| declared_claims(&declared)).clone();
             faults.push(fault);
         }
     }
+}
+
+fn declared_claims(names: &BTreeSet<&str>) -> String {
+    let names: Vec<&str> = names.iter().copied().collect();
+    let end = if names.is_empty() { " which is empty".to_owned() } else { format!(": {}", names.join(", ")) };
+    format!("must be one of the names in pod.spec.resourceClaims{end}")
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ fn differences(shown: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
 /// `found` is what the changed pod is guilty of in itself.
 pub fn ephemeral_change(found: &mut Faults, new: &Value, old: &Value) {
     if super::annotations::is_mirror(old) {
-        *found = vec![check::forbidden_whole("static pods do not support ephemeral containers")];
+        *found = Faults::from(check::forbidden_whole("static pods do not support ephemeral containers"));
         return;
     }
     let path = Path::new("spec").child("ephemeralContainers");

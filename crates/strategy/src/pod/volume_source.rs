@@ -275,6 +275,10 @@ fn quobyte(faults: &mut Faults, path: &Path, source: &Value) {
         faults.push(Error::required(&path.child("tenant"), detail));
     } else {
         for _ in registry.split(',').filter(|pair| !pair.contains(':')) {
+            // Each shows the whole registry.
+            if faults.is_full() {
+                break;
+            }
             faults.push(Error::invalid(&at, registry, PAIRS));
         }
     }

@@ -1,6 +1,8 @@
 //! Hints about pods that are accepted but hardly meant: deprecated fields, duplicates, fractions of
 //! bytes. Templates get the same hints, with their own path before them.
 
+use std::collections::{HashMap, HashSet};
+
 use amphipod_api::field::{Path, go_quote};
 use serde_json::Value;
 
@@ -8,6 +10,7 @@ use super::annotations::{self, SECCOMP_CONTAINER, SECCOMP_POD};
 use super::resources::quantity;
 use crate::addresses::warn_ip;
 use crate::check;
+use crate::contract::Warnings;
 use crate::json::{fields, int, items, number, set, text};
 use crate::node::old_label;
 
@@ -41,11 +44,11 @@ const VOLUMES: [(&str, &str, &str); 9] = [
 ];
 
 /// Hints about a pod (`path` empty) or a template (`path` is `spec.template`, say).
-pub fn for_template(path: &Path, template: &Value) -> Vec<String> {
+pub fn for_template(path: &Path, template: &Value) -> Warnings {
     let (metadata, spec) = (&template["metadata"], &template["spec"]);
     let at = path.child("spec");
     let annotations_path = path.child("metadata").child("annotations");
-    let mut texts = Vec::new();
+    let mut texts = Warnings::new();
     node_labels(&mut texts, &at, spec);
     for (key, hint) in ANNOTATIONS.iter().filter(|(key, _)| set(&metadata["annotations"][*key])) {
         texts.push(format!("{}: {hint}", annotations_path.key(key)));
@@ -77,18 +80,18 @@ pub fn for_template(path: &Path, template: &Value) -> Vec<String> {
 }
 
 /// What a controller says of its own name, which its pods will carry.
-pub fn for_name(object: &Value, noun: &str) -> Vec<String> {
+pub fn for_name(object: &Value, noun: &str) -> Warnings {
     let faults = check::dns1123_label(text(&object["metadata"]["name"]));
     if faults.is_empty() {
-        return Vec::new();
+        return Warnings::new();
     }
-    vec![format!(
+    Warnings::from(format!(
         "metadata.name: this is used in {noun}, which can result in surprising behavior; a DNS label is recommended: [{}]",
         faults.join(" ")
-    )]
+    ))
 }
 
-fn node_labels(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+fn node_labels(texts: &mut Warnings, at: &Path, spec: &Value) {
     for (key, _) in fields(&spec["nodeSelector"]) {
         if let Some(hint) = old_label(key) {
             texts.push(format!("{}: {hint}", at.child("nodeSelector").key(key)));
@@ -117,7 +120,7 @@ fn node_labels(texts: &mut Vec<String>, at: &Path, spec: &Value) {
 }
 
 /// A preference may name values no label can have: nothing but a hint says so.
-fn term_labels(texts: &mut Vec<String>, path: &Path, term: &Value, values_too: bool) {
+fn term_labels(texts: &mut Warnings, path: &Path, term: &Value, values_too: bool) {
     for (i, expression) in items(&term["matchExpressions"]).iter().enumerate() {
         let at = path.child("matchExpressions").index(i);
         let key = text(&expression["key"]);
@@ -131,7 +134,7 @@ fn term_labels(texts: &mut Vec<String>, path: &Path, term: &Value, values_too: b
     }
 }
 
-fn volumes(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+fn volumes(texts: &mut Warnings, at: &Path, spec: &Value) {
     for (i, volume) in items(&spec["volumes"]).iter().enumerate() {
         let at = at.child("volumes").index(i);
         for (_, shown, hint) in VOLUMES.iter().filter(|(kind, _, _)| set(&volume[*kind])) {
@@ -144,7 +147,7 @@ fn volumes(texts: &mut Vec<String>, at: &Path, spec: &Value) {
 }
 
 /// A claim for a fraction of a byte.
-pub fn claim_spec(texts: &mut Vec<String>, path: &Path, spec: &Value) {
+pub fn claim_spec(texts: &mut Warnings, path: &Path, spec: &Value) {
     for kind in ["requests", "limits"] {
         let storage = &spec["resources"][kind]["storage"];
         fraction(texts, &path.child("resources").child(kind).key("storage"), storage);
@@ -152,17 +155,17 @@ pub fn claim_spec(texts: &mut Vec<String>, path: &Path, spec: &Value) {
 }
 
 /// Files of other sources where a token will stand.
-fn token_paths(texts: &mut Vec<String>, path: &Path, spec: &Value) {
+fn token_paths(texts: &mut Warnings, path: &Path, spec: &Value) {
     let volumes = items(&spec["volumes"]);
-    let sources = |volume: &Value| items(&volume["projected"]["sources"]).to_vec();
-    let tokens: Vec<String> = volumes
+    let tokens: HashSet<&str> = volumes
         .iter()
-        .flat_map(sources)
-        .filter(|source| set(&source["serviceAccountToken"]))
-        .map(|source| text(&source["serviceAccountToken"]["path"]).to_owned())
+        .flat_map(|volume| items(&volume["projected"]["sources"]))
+        .map(|source| &source["serviceAccountToken"])
+        .filter(|token| set(token))
+        .map(|token| text(&token["path"]))
         .collect();
     let mut hint = |at: Path, file: &str| {
-        if tokens.iter().any(|token| token == file) {
+        if tokens.contains(file) {
             texts.push(format!("{at}: has duplicated path with ServiceAccountToken {}", go_quote(file)));
         }
     };
@@ -184,11 +187,11 @@ fn token_paths(texts: &mut Vec<String>, path: &Path, spec: &Value) {
     }
 }
 
-fn duplicates(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+fn duplicates(texts: &mut Warnings, at: &Path, spec: &Value) {
     for (list, key, noun) in [("hostAliases", "ip", "ip"), ("imagePullSecrets", "name", "name")] {
-        let all = items(&spec[list]);
-        for (i, item) in all.iter().enumerate() {
-            if all[..i].iter().any(|earlier| text(&earlier[key]) == text(&item[key])) {
+        let mut seen = HashSet::new();
+        for (i, item) in items(&spec[list]).iter().enumerate() {
+            if !seen.insert(text(&item[key])) {
                 let at = at.child(list).index(i).child(key);
                 texts.push(format!("{at}: duplicate {noun} {}", go_quote(text(&item[key]))));
             }
@@ -202,13 +205,13 @@ fn duplicates(texts: &mut Vec<String>, at: &Path, spec: &Value) {
     }
 }
 
-fn fractions(texts: &mut Vec<String>, at: &Path, amounts: &Value) {
+fn fractions(texts: &mut Warnings, at: &Path, amounts: &Value) {
     for name in ["memory", "ephemeral-storage"] {
         fraction(texts, &at.key(name), &amounts[name]);
     }
 }
 
-fn fraction(texts: &mut Vec<String>, at: &Path, amount: &Value) {
+fn fraction(texts: &mut Warnings, at: &Path, amount: &Value) {
     if let Some(amount) = quantity(amount).filter(|q| q.nanos() % 1_000_000_000 != 0) {
         let shown = go_quote(&amount.to_string());
         texts.push(format!("{at}: fractional byte value {shown} is invalid, must be an integer"));
@@ -216,7 +219,7 @@ fn fraction(texts: &mut Vec<String>, at: &Path, amount: &Value) {
 }
 
 fn profile_annotations(
-    texts: &mut Vec<String>,
+    texts: &mut Warnings,
     path: &Path,
     metadata: &Value,
     spec: &Value,
@@ -239,11 +242,11 @@ fn profile_annotations(
 }
 
 /// A later variable of the same name that does not build on the earlier one.
-fn hidden_variables(texts: &mut Vec<String>, at: &Path, container: &Value) {
-    let variables = items(&container["env"]);
-    for (i, variable) in variables.iter().enumerate() {
+fn hidden_variables(texts: &mut Warnings, at: &Path, container: &Value) {
+    let mut seen = HashSet::new();
+    for (i, variable) in items(&container["env"]).iter().enumerate() {
         let name = text(&variable["name"]);
-        if !variables[..i].iter().any(|earlier| text(&earlier["name"]) == name) {
+        if seen.insert(name) {
             continue;
         }
         let (value, reference) = (text(&variable["value"]), format!("$({name})"));
@@ -257,35 +260,76 @@ fn hidden_variables(texts: &mut Vec<String>, at: &Path, container: &Value) {
     }
 }
 
-fn overlapping_ports(texts: &mut Vec<String>, at: &Path, spec: &Value) {
-    let mut seen: Vec<(Path, &Value)> = Vec::new();
+fn overlapping_ports(texts: &mut Warnings, at: &Path, spec: &Value) {
+    let mut seen = Ports::default();
     super::visit(spec, at, |container, at| {
         for (i, port) in items(&container["ports"]).iter().enumerate() {
+            if texts.is_full() {
+                return;
+            }
             let at = at.child("ports").index(i);
             let (host_port, host_ip) = (number(&port["hostPort"]), text(&port["hostIP"]));
             if !host_ip.is_empty() && host_port == 0 {
                 texts.push(format!("{at}: hostIP set without hostPort: {}", shown_port(port)));
             }
-            let same = |other: &Value| {
-                number(&other["containerPort"]) == number(&port["containerPort"])
-                    && text(&other["protocol"]) == text(&port["protocol"])
-            };
-            for (place, other) in seen.iter().filter(|(_, other)| same(other)) {
+            for (place, other) in seen.in_the_way_of(port) {
                 let (other_port, other_ip) = (number(&other["hostPort"]), text(&other["hostIP"]));
                 let what = if (host_ip, host_port) == (other_ip, other_port) {
                     "duplicate"
                 } else if host_port == 0 || other_port == 0 {
                     "overlapping"
-                } else if host_port == other_port && host_ip.is_empty() != other_ip.is_empty() {
-                    "dangerously ambiguous"
                 } else {
-                    continue;
+                    "dangerously ambiguous"
                 };
                 texts.push(format!("{at}: {what} port definition with {place}"));
             }
-            seen.push((at, port));
+            seen.add(at, port);
         }
     });
+}
+
+/// The definitions so far, found by what a later one can conflict with: nothing is looked at that
+/// earns no warning.
+#[derive(Default)]
+struct Ports<'a> {
+    all: Vec<(Path, &'a Value)>,
+    places: HashMap<(i64, &'a str, Part<'a>), Vec<usize>>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Part<'a> {
+    Any,
+    HostPort(i64),
+    HostAddress(i64, &'a str),
+}
+
+impl<'a> Ports<'a> {
+    fn in_the_way_of(&self, port: &'a Value) -> impl Iterator<Item = &(Path, &'a Value)> {
+        let (host_port, host_ip) = (number(&port["hostPort"]), text(&port["hostIP"]));
+        let parts = match (host_port, host_ip) {
+            (0, _) => vec![Part::Any],
+            (_, "") => vec![Part::HostPort(0), Part::HostPort(host_port)],
+            _ => vec![
+                Part::HostPort(0),
+                Part::HostAddress(host_port, ""),
+                Part::HostAddress(host_port, host_ip),
+            ],
+        };
+        let (number, protocol) = (number(&port["containerPort"]), text(&port["protocol"]));
+        let found = parts.into_iter().filter_map(|part| self.places.get(&(number, protocol, part)));
+        let mut found: Vec<usize> = found.flatten().copied().collect();
+        found.sort_unstable();
+        found.into_iter().map(|place| &self.all[place])
+    }
+
+    fn add(&mut self, at: Path, port: &'a Value) {
+        let (host_port, host_ip) = (number(&port["hostPort"]), text(&port["hostIP"]));
+        for part in [Part::Any, Part::HostPort(host_port), Part::HostAddress(host_port, host_ip)] {
+            let key = (number(&port["containerPort"]), text(&port["protocol"]), part);
+            self.places.entry(key).or_default().push(self.all.len());
+        }
+        self.all.push((at, port));
+    }
 }
 
 fn shown_port(port: &Value) -> String {
@@ -299,7 +343,7 @@ fn shown_port(port: &Value) -> String {
     )
 }
 
-fn null_selectors(texts: &mut Vec<String>, at: &Path, affinity: &Value) {
+fn null_selectors(texts: &mut Warnings, at: &Path, affinity: &Value) {
     for kind in ["podAffinity", "podAntiAffinity"] {
         let at = at.child(kind);
         for (i, term) in items(&affinity[kind][REQUIRED]).iter().enumerate() {
@@ -317,7 +361,7 @@ fn null_selectors(texts: &mut Vec<String>, at: &Path, affinity: &Value) {
     }
 }
 
-fn addresses(texts: &mut Vec<String>, at: &Path, spec: &Value) {
+fn addresses(texts: &mut Warnings, at: &Path, spec: &Value) {
     for (i, server) in items(&spec["dnsConfig"]["nameservers"]).iter().enumerate() {
         warn_ip(texts, &at.child("dnsConfig").child("nameservers").index(i), text(server));
     }

@@ -15,7 +15,7 @@ use amphipod_api::field::Path;
 use serde_json::{Value, json};
 
 use crate::addresses;
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::json::{
     copy, default, default_text, each, is_empty, items, number, put, remove, set, text, with, within,
 };
@@ -226,10 +226,10 @@ fn normalise_cluster_ips(spec: &mut Value, old: &Value) {
 }
 
 /// What a user is told although the service is accepted.
-fn warnings(object: &Value, _old: Option<&Value>) -> Vec<String> {
+fn warnings(object: &Value, _old: Option<&Value>) -> Warnings {
     let spec = &object["spec"];
     let path = Path::new("spec");
-    let mut texts = Vec::new();
+    let mut texts = Warnings::new();
     if set(&object["metadata"]["annotations"][TOPOLOGY_HINTS]) {
         texts.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }

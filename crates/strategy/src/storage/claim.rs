@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{CLASS_ANNOTATION, VOLUME_MODES, access_modes, annotation_warning, class_name};
 use crate::check::{self, Faults, invalid_each};
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::json::{at, copy, default_text, items, put, remove, same, set, text, with, within};
 use crate::kind::{Kind, PLAIN};
 use crate::pod::defaults::claim_spec as claim_spec_defaults;
@@ -36,7 +36,7 @@ pub static CLAIM: Kind = Kind {
     validate_change: change,
     validate_status: status,
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         annotation_warning(&mut texts, object);
         for list in ["requests", "limits"] {
             let amount = quantity(&object["spec"]["resources"][list]["storage"]);

@@ -4,6 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::json::{default_text, fields, items, same, set, text};
 use crate::kind::{Kind, PLAIN};
 use crate::node::old_label;
@@ -35,7 +36,7 @@ pub static CLASS: Kind = Kind {
         faults
     },
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         for (t, term) in items(&object["allowedTopologies"]).iter().enumerate() {
             for (e, expression) in items(&term["matchLabelExpressions"]).iter().enumerate() {
                 if let Some(hint) = old_label(text(&expression["key"])) {

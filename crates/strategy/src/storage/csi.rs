@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::class_name;
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::domains::driver_name;
 use crate::json::{default, fields, int, items, number, remove, same, set, text, within};
 use crate::kind::{Kind, PLAIN};
@@ -99,7 +100,7 @@ pub static CSI_CAPACITY: Kind = Kind {
         faults
     },
     warn: |object, _| {
-        let mut texts = Vec::new();
+        let mut texts = Warnings::new();
         let path = Path::new("nodeTopology");
         for (i, expression) in items(&object["nodeTopology"]["matchExpressions"]).iter().enumerate() {
             if let Some(hint) = old_label(text(&expression["key"])) {

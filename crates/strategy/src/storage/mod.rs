@@ -17,6 +17,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use crate::check::{self, Faults};
+use crate::contract::Warnings;
 use crate::json::{items, set, text};
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -40,7 +41,7 @@ fn class_name(faults: &mut Faults, path: &Path, name: &Value) {
     check::invalid_each(faults, path, text(name), check::dns1123_subdomain(text(name)));
 }
 
-fn annotation_warning(texts: &mut Vec<String>, object: &Value) {
+fn annotation_warning(texts: &mut Warnings, object: &Value) {
     if set(&object["metadata"]["annotations"][CLASS_ANNOTATION]) {
         let at = Path::new("metadata").child("annotations").key(CLASS_ANNOTATION);
         texts.push(format!("{at}: {CLASS_ANNOTATION_HINT}"));

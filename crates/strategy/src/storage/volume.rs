@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::volume_source::{KINDS, source};
 use super::{VOLUME_MODES, access_modes, annotation_warning, class_name};
 use crate::check::{self, Faults};
-use crate::contract::Context;
+use crate::contract::{Context, Warnings};
 use crate::json::{copy, default, default_text, fields, items, put, remove, same, set, text, with, within};
 use crate::kind::{Kind, PLAIN};
 use crate::node::old_label;
@@ -239,8 +239,8 @@ const OLD_SOURCES: [(&str, &str, &str); 6] = [
     ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
-fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
-    let mut texts = Vec::new();
+fn warnings(object: &Value, _: Option<&Value>) -> Warnings {
+    let mut texts = Warnings::new();
     let path = Path::new("spec");
     let spec = &object["spec"];
     annotation_warning(&mut texts, object);
