@@ -1,5 +1,7 @@
 //! FlowSchema and PriorityLevelConfiguration.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -60,10 +62,10 @@ pub static PRIORITY_LEVEL: Kind = Kind {
 };
 
 fn conditions(faults: &mut Faults, object: &Value) {
-    let list = items(&object["status"]["conditions"]);
-    for (i, condition) in list.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (i, condition) in items(&object["status"]["conditions"]).iter().enumerate() {
         let at = Path::new("status").child("conditions").index(i).child("type");
-        if list[..i].iter().any(|before| before["type"] == condition["type"]) {
+        if !seen.insert(&condition["type"]) {
             faults.push(Error::duplicate(&at, text(&condition["type"])));
         }
         check::required(faults, &at, &condition["type"]);

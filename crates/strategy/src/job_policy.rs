@@ -182,11 +182,22 @@ pub fn first_overlap(completed: &str, failed: &str, completions: i64) -> Option<
     let read = |list: &str| -> Vec<(i64, i64)> {
         list.split(',').filter_map(|interval| interval_of(interval, completions).ok()).collect()
     };
-    let (completed, failed) = (read(completed), read(failed));
-    let overlaps = completed
-        .iter()
-        .flat_map(|(a, b)| failed.iter().filter(move |(c, d)| a <= d && c <= b).map(move |(c, _)| *a.max(c)));
-    overlaps.min()
+    // In order, so that one walk over both lists finds it. A list out of order is refused elsewhere.
+    let (mut completed, mut failed) = (read(completed), read(failed));
+    completed.sort_unstable();
+    failed.sort_unstable();
+    let (mut completed, mut failed) = (completed.iter().peekable(), failed.iter().peekable());
+    while let (Some((a, b)), Some((c, d))) = (completed.peek(), failed.peek()) {
+        if a <= d && c <= b {
+            return Some(*a.max(c));
+        }
+        if b < c {
+            completed.next();
+        } else {
+            failed.next();
+        }
+    }
+    None
 }
 
 fn interval_of(interval: &str, completions: i64) -> Result<(i64, i64), String> {

@@ -2,6 +2,8 @@
 //! and conditions do not contradict each other. A rule applies where the write changed what it is
 //! about, so that older statuses that break it can still be written.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -75,16 +77,15 @@ pub fn change(new: &Value, old: &Value) -> Faults {
 }
 
 fn uncounted(faults: &mut Faults, path: &Path, status: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for list in ["succeeded", "failed"] {
         for (i, uid) in items(&status["uncountedTerminatedPods"][list]).iter().enumerate() {
             let (at, uid) = (path.child(list).index(i), text(uid));
             if uid.is_empty() {
                 faults.push(Error::invalid(&at, "", "must not be empty"));
-            } else if seen.contains(&uid) {
+            } else if !seen.insert(uid) {
                 faults.push(Error::duplicate(&at, uid));
             }
-            seen.push(uid);
         }
     }
 }

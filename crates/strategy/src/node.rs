@@ -1,5 +1,7 @@
 //! Nodes, and the leases they and other leaders hold.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -96,7 +98,7 @@ pub fn old_label(key: &str) -> Option<&'static str> {
 /// Upstream reports them under the metadata.
 fn taints(faults: &mut Faults, taints: &[Value]) {
     let path = Path::new("metadata").child("taints");
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, taint) in taints.iter().enumerate() {
         let at = path.index(i);
         let (key, value, effect) = (text(&taint["key"]), text(&taint["value"]), text(&taint["effect"]));
@@ -106,12 +108,11 @@ fn taints(faults: &mut Faults, taints: &[Value]) {
             faults.push(Error::invalid(&at.child("value"), value, texts.join(";")));
         }
         check::one_of(faults, &at.child("effect"), &taint["effect"], &TAINT_EFFECTS);
-        if seen.contains(&(key, effect)) {
+        if !seen.insert((key, effect)) {
             let mut fault = Error::duplicate(&at, taint.clone());
             fault.detail = "taints must be unique by key and effect pair".to_owned();
             faults.push(fault);
         }
-        seen.push((key, effect));
     }
 }
 

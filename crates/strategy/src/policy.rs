@@ -1,11 +1,13 @@
 //! PriorityClass, PodDisruptionBudget and RuntimeClass.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
 use crate::json::{
-    default, default_text, fields, items, number, remove, same, set, text, truthy, with, within,
+    default, default_text, fields, int, items, number, remove, set, text, truthy, with, within,
 };
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
 use crate::node::old_label;
@@ -117,9 +119,9 @@ fn runtime_class(object: &Value) -> Faults {
     check::labels(&mut faults, &path.child("nodeSelector"), selector);
     let at = path.child("tolerations");
     scheduling::tolerations(&mut faults, &at, tolerations);
-    let all = items(tolerations);
-    for (i, toleration) in all.iter().enumerate() {
-        if all[..i].iter().any(|earlier| same(earlier, toleration)) {
+    let mut seen = HashSet::new();
+    for (i, toleration) in items(tolerations).iter().enumerate() {
+        if !seen.insert((scheduling::toleration_kind(toleration), int(&toleration["tolerationSeconds"]))) {
             faults.push(Error::duplicate(&at.index(i), toleration.clone()));
         }
     }
@@ -167,11 +169,11 @@ fn budget_status(new: &Value, _: &Value) -> Faults {
 
 /// `metav1.Condition`s.
 fn conditions(faults: &mut Faults, path: &Path, conditions: &Value) {
-    let all = items(conditions);
-    for (i, condition) in all.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (i, condition) in items(conditions).iter().enumerate() {
         let at = path.index(i);
         let kind = text(&condition["type"]);
-        if all[..i].iter().any(|earlier| text(&earlier["type"]) == kind) {
+        if !seen.insert(kind) {
             faults.push(Error::duplicate(&at.child("type"), kind));
         }
         check::invalid_each(faults, &at.child("type"), kind, check::qualified_name(kind));

@@ -1,5 +1,7 @@
 //! StatefulSet: numbered pods that keep their names and volumes.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
@@ -124,14 +126,14 @@ fn numbered_template(spec: &Value) -> Value {
         if claims.is_empty() {
             return;
         }
-        let name_of = |claim: &Value| text(&claim["metadata"]["name"]).to_owned();
-        let mut volumes: Vec<Value> = claims
+        let names: Vec<&str> = claims.iter().map(|claim| text(&claim["metadata"]["name"])).collect();
+        let known: HashSet<&str> = names.iter().copied().collect();
+        let mut volumes: Vec<Value> = names
             .iter()
-            .map(name_of)
             .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
             .collect();
         let own = items(&pod["volumes"]).iter();
-        let others = own.filter(|volume| !claims.iter().any(|claim| name_of(claim) == text(&volume["name"])));
+        let others = own.filter(|volume| !known.contains(text(&volume["name"])));
         volumes.extend(others.cloned());
         put(pod, "volumes", volumes);
     });

@@ -1,5 +1,7 @@
 //! Admission policies and their bindings. Expressions are checked for being there, not compiled.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::path_segment_name;
 use serde_json::{Map, Value};
@@ -198,6 +200,7 @@ fn audit_annotations(faults: &mut Faults, path: &Path, object: &Value) {
         let detail = format!("must not have more than {ANNOTATIONS_MAX} auditAnnotations");
         faults.push(Error::invalid(path, object["spec"]["auditAnnotations"].clone(), detail));
     }
+    let mut seen = HashSet::new();
     for (i, annotation) in list.iter().enumerate() {
         let (at, key) = (path.index(i), text(&annotation["key"]));
         let whole = format!("{name}/{key}");
@@ -210,7 +213,7 @@ fn audit_annotations(faults: &mut Faults, path: &Path, object: &Value) {
             let detail = format!("must not exceed {ANNOTATION_EXPRESSION_MAX} bytes in length");
             faults.push(Error::required(&value_at, detail));
         }
-        if list[..i].iter().any(|before| text(&before["key"]) == key) {
+        if !seen.insert(key) {
             faults.push(Error::duplicate(&at.child("key"), key));
         }
     }
@@ -262,11 +265,12 @@ fn parameter(faults: &mut Faults, path: &Path, reference: &Value) {
 
 fn actions(faults: &mut Faults, path: &Path, value: &Value) {
     let list = items(value);
+    let mut seen = HashSet::new();
     for (i, action) in list.iter().enumerate() {
         if !ACTIONS.contains(&text(action)) {
             faults.push(Error::not_supported(&path.index(i), text(action), &ACTIONS));
         }
-        if list[..i].contains(action) {
+        if !seen.insert(action) {
             faults.push(Error::duplicate(&path.index(i), text(action)));
         }
     }

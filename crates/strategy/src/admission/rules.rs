@@ -1,5 +1,7 @@
 //! Which requests are meant: rules and match conditions.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::path_segment_name;
 use serde_json::Value;
@@ -85,11 +87,11 @@ fn resources(faults: &mut Faults, path: &Path, value: &Value) {
 
 /// A rule of a policy may also name objects.
 pub fn named_rule(faults: &mut Faults, path: &Path, rule: &Value) {
-    let names = items(&rule["resourceNames"]);
-    for (i, name) in names.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (i, name) in items(&rule["resourceNames"]).iter().enumerate() {
         let at = path.child("resourceNames").index(i);
         invalid_each(faults, &at, text(name), path_segment_name(text(name)));
-        if names[..i].contains(name) {
+        if !seen.insert(name) {
             faults.push(Error::duplicate(&at, text(name)));
         }
     }
@@ -101,6 +103,7 @@ pub fn conditions(faults: &mut Faults, path: &Path, conditions: &Value) {
     if list.len() > CONDITIONS_MAX {
         faults.push(Error::too_many(path, list.len(), CONDITIONS_MAX));
     }
+    let mut names = HashSet::new();
     for (i, condition) in list.iter().enumerate() {
         let (at, name) = (path.index(i), text(&condition["name"]));
         if text(&condition["expression"]).trim().is_empty() {
@@ -111,7 +114,7 @@ pub fn conditions(faults: &mut Faults, path: &Path, conditions: &Value) {
             continue;
         }
         invalid_each(faults, &at.child("name"), name, check::qualified_name(name));
-        if list[..i].iter().any(|before| text(&before["name"]) == name) {
+        if !names.insert(name) {
             faults.push(Error::duplicate(&at.child("name"), name));
         }
     }

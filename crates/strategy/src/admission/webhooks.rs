@@ -1,5 +1,7 @@
 //! MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Map, Value};
 
@@ -35,6 +37,7 @@ pub static WEBHOOKS: Kind = Kind {
     validate: |object| {
         let mut faults = Faults::new();
         let hooks = items(&object["webhooks"]);
+        let mut names = HashSet::new();
         for (i, hook) in hooks.iter().enumerate() {
             let (at, name) = (Path::new("webhooks").index(i), text(&hook["name"]));
             webhook(&mut faults, &at, hook);
@@ -43,7 +46,7 @@ pub static WEBHOOKS: Kind = Kind {
                 &at.child("admissionReviewVersions"),
                 &hook["admissionReviewVersions"],
             );
-            if !name.is_empty() && hooks[..i].iter().any(|before| text(&before["name"]) == name) {
+            if !name.is_empty() && !names.insert(name) {
                 faults.push(Error::duplicate(&at.child("name"), name));
             }
         }
@@ -85,9 +88,10 @@ fn review_versions(faults: &mut Faults, path: &Path, value: &Value) {
         faults.push(Error::required(path, format!("must specify one of {REVIEW_VERSIONS}")));
         return;
     }
+    let mut seen = HashSet::new();
     for (i, version) in list.iter().enumerate() {
         let (at, name) = (path.index(i), text(version));
-        if list[..i].contains(version) {
+        if !seen.insert(version) {
             faults.push(Error::invalid(&at, name, "duplicate version"));
         } else {
             check::invalid_each(faults, &at, name, check::dns1035_label(name));

@@ -1,5 +1,7 @@
 //! The definition as a whole.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -71,8 +73,8 @@ fn versions(faults: &mut Faults, path: &Path, spec: &Value) {
         joined(faults, &at.child("name"), name, "", dns1035_label(name));
         version::own(faults, &at, version, versions);
     }
-    let twice = |i: usize| versions[..i].iter().any(|v| v["name"] == versions[i]["name"]);
-    if (0..versions.len()).any(twice) {
+    let names: HashSet<&str> = versions.iter().map(|version| text(&version["name"])).collect();
+    if names.len() < versions.len() {
         let detail = "must contain unique version names";
         faults.push(Error::invalid(&list, spec["versions"].clone(), detail));
     }
@@ -155,9 +157,10 @@ fn review_versions(faults: &mut Faults, path: &Path, reviews: &Value) {
         faults.push(Error::required(path, ""));
         return;
     }
+    let mut seen = HashSet::new();
     for (i, version) in list.iter().enumerate() {
         let (at, name) = (path.index(i), text(version));
-        if list[..i].contains(version) {
+        if !seen.insert(version) {
             faults.push(Error::invalid(&at, name, "duplicate version"));
             continue;
         }
@@ -189,9 +192,8 @@ fn stored_versions(faults: &mut Faults, object: &Value) {
         let detail = format!("must have the storage version {}", text(&version["name"]));
         faults.push(Error::invalid(&path, list.clone(), detail));
     }
-    for (i, name) in
-        stored.iter().enumerate().filter(|(_, name)| !versions.iter().any(|v| v["name"] == **name))
-    {
+    let names: HashSet<&str> = versions.iter().map(|version| text(&version["name"])).collect();
+    for (i, name) in stored.iter().enumerate().filter(|(_, name)| !names.contains(text(name))) {
         let name = text(name);
         let detail = format!(
             "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"

@@ -1,5 +1,7 @@
 //! What schedulers and drivers report on a claim.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -56,12 +58,14 @@ pub fn change(new: &Value, old: &Value) -> Faults {
     );
     let results = items(&status["allocation"]["devices"]["results"]);
     let devices = items(&status["devices"]);
+    let allocated: HashSet<_> = results.iter().map(id).collect();
     for (i, device) in devices.iter().enumerate() {
         let at = path.child("devices").index(i);
-        reported(&mut faults, &at, device, results);
+        reported(&mut faults, &at, device, &allocated);
     }
+    let mut seen = HashSet::new();
     for (i, device) in devices.iter().enumerate() {
-        if devices[..i].iter().any(|earlier| id(earlier) == id(device)) {
+        if !seen.insert(id(device)) {
             faults.push(Error::duplicate(&path.child("devices").index(i), shown(device)));
         }
     }
@@ -103,11 +107,11 @@ fn shown(device: &Value) -> Value {
     id(device).join("/").into()
 }
 
-fn reported(faults: &mut Faults, path: &Path, device: &Value, results: &[Value]) {
+fn reported(faults: &mut Faults, path: &Path, device: &Value, allocated: &HashSet<[&str; 3]>) {
     driver_name(faults, &path.child("driver"), text(&device["driver"]));
     pool_name(faults, &path.child("pool"), text(&device["pool"]));
     label(faults, &path.child("device"), text(&device["device"]));
-    if !results.iter().any(|result| id(result) == id(device)) {
+    if !allocated.contains(&id(device)) {
         let detail = "must be an allocated device in the claim";
         faults.push(Error::invalid(path, shown(device), detail));
     }

@@ -1,5 +1,7 @@
 //! Containers of all three sorts: what they have in common and where they differ.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -43,7 +45,7 @@ pub fn regular(faults: &mut Faults, path: &Path, scope: &Scope) {
         faults.push(Error::required(path, ""));
         return;
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names = HashSet::new();
     for (i, container) in containers.iter().enumerate() {
         let at = path.index(i);
         common(faults, &at, container, scope);
@@ -55,7 +57,8 @@ pub fn regular(faults: &mut Faults, path: &Path, scope: &Scope) {
 }
 
 pub fn init(faults: &mut Faults, path: &Path, scope: &Scope) {
-    let mut names: Vec<&str> = items(&scope.spec["containers"]).iter().map(|c| text(&c["name"])).collect();
+    let mut names: HashSet<&str> =
+        items(&scope.spec["containers"]).iter().map(|c| text(&c["name"])).collect();
     for (i, container) in items(&scope.spec["initContainers"]).iter().enumerate() {
         let at = path.index(i);
         common(faults, &at, container, scope);
@@ -113,7 +116,7 @@ fn restart_rules(faults: &mut Faults, path: &Path, container: &Value) {
 
 pub fn ephemeral(faults: &mut Faults, path: &Path, scope: &Scope) {
     const REFUSED: &str = "cannot be set for an Ephemeral Container";
-    let others: Vec<&str> = items(&scope.spec["containers"])
+    let others: HashSet<&str> = items(&scope.spec["containers"])
         .iter()
         .chain(items(&scope.spec["initContainers"]))
         .map(|c| text(&c["name"]))
@@ -125,7 +128,7 @@ pub fn ephemeral(faults: &mut Faults, path: &Path, scope: &Scope) {
         image_whitespace(faults, &at, container);
         unique_name(faults, &at, container, &mut names);
         let target = text(&container["targetContainerName"]);
-        if !target.is_empty() && !others.contains(&target) {
+        if !target.is_empty() && !others.contains(target) {
             faults.push(Error::not_found(&at.child("targetContainerName"), target));
         }
         for key in NOT_EPHEMERAL {
@@ -146,12 +149,10 @@ pub fn ephemeral(faults: &mut Faults, path: &Path, scope: &Scope) {
     }
 }
 
-fn unique_name<'a>(faults: &mut Faults, path: &Path, container: &'a Value, names: &mut Vec<&'a str>) {
+fn unique_name<'a>(faults: &mut Faults, path: &Path, container: &'a Value, names: &mut HashSet<&'a str>) {
     let name = text(&container["name"]);
-    if names.contains(&name) {
+    if !name.is_empty() && !names.insert(name) {
         faults.push(Error::duplicate(&path.child("name"), name));
-    } else if !name.is_empty() {
-        names.push(name);
     }
 }
 
@@ -185,13 +186,12 @@ fn common(faults: &mut Faults, path: &Path, container: &Value, scope: &Scope) {
 }
 
 fn resize_policy(faults: &mut Faults, path: &Path, policies: &Value, scope: &Scope) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, policy) in items(policies).iter().enumerate() {
         let name = text(&policy["resourceName"]);
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             faults.push(Error::duplicate(&path.index(i), name));
         }
-        seen.push(name);
         check::one_of(faults, path, &policy["resourceName"], &RESIZABLE);
         check::one_of(faults, path, &policy["restartPolicy"], &RESIZE_POLICIES);
         if text(&scope.spec["restartPolicy"]) == "Never" && text(&policy["restartPolicy"]) != "NotRequired" {
@@ -202,7 +202,7 @@ fn resize_policy(faults: &mut Faults, path: &Path, policies: &Value, scope: &Sco
 }
 
 fn ports(faults: &mut Faults, path: &Path, ports: &Value) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names = HashSet::new();
     for (i, port) in items(ports).iter().enumerate() {
         let at = path.index(i);
         let name = text(&port["name"]);
@@ -210,10 +210,8 @@ fn ports(faults: &mut Faults, path: &Path, ports: &Value) {
             let texts = check::port_name(name);
             if !texts.is_empty() {
                 invalid_each(faults, &at.child("name"), name, texts);
-            } else if names.contains(&name) {
+            } else if !names.insert(name) {
                 faults.push(Error::duplicate(&at.child("name"), name));
-            } else {
-                names.push(name);
             }
         }
         match number(&port["containerPort"]) {
@@ -233,18 +231,17 @@ fn host_port_conflicts<'a>(
     path: &Path,
     containers: impl Iterator<Item = (usize, &'a Value)>,
 ) {
-    let mut taken: Vec<String> = Vec::new();
+    let mut taken = HashSet::new();
     for (i, container) in containers {
         for (p, port) in items(&container["ports"]).iter().enumerate() {
             let host_port = number(&port["hostPort"]);
             if host_port == 0 {
                 continue;
             }
-            let key = format!("{}/{}/{host_port}", text(&port["protocol"]), text(&port["hostIP"]));
-            if taken.contains(&key) {
-                faults.push(Error::duplicate(&path.index(i).child("ports").index(p).child("hostPort"), key));
-            } else {
-                taken.push(key);
+            let (protocol, host_ip) = (text(&port["protocol"]), text(&port["hostIP"]));
+            if !taken.insert((protocol, host_ip, host_port)) {
+                let at = path.index(i).child("ports").index(p).child("hostPort");
+                faults.push(Error::duplicate(&at, format!("{protocol}/{host_ip}/{host_port}")));
             }
         }
     }

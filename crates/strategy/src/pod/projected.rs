@@ -1,5 +1,7 @@
 //! Projected volumes: many sources in one folder, whose paths must not meet.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ const KINDS: [&str; 6] =
 
 pub fn check(faults: &mut Faults, path: &Path, volume: &Value) {
     mode(faults, &path.child("defaultMode"), &volume["defaultMode"]);
-    let mut taken = Taken { path, files: Vec::new() };
+    let mut taken = Taken { path, files: HashSet::new() };
     for (i, source) in items(&volume["sources"]).iter().enumerate() {
         let at = path.child("sources").index(i);
         let kinds = KINDS.iter().filter(|kind| set(&source[**kind]));
@@ -38,21 +40,25 @@ pub fn check(faults: &mut Faults, path: &Path, volume: &Value) {
 /// The files all sources together have claimed so far.
 struct Taken<'a> {
     path: &'a Path,
-    files: Vec<String>,
+    files: HashSet<&'a str>,
 }
 
-impl Taken<'_> {
+impl<'a> Taken<'a> {
     /// `shown` is what the refusal names.
-    fn claim(&mut self, faults: &mut Faults, file: &str, shown: &str) {
-        if self.files.iter().any(|taken| taken == file) {
+    fn claim(&mut self, faults: &mut Faults, file: &'a str, shown: &str) {
+        if !self.files.insert(file) {
             faults.push(Error::invalid(self.path, shown, "conflicting duplicate paths"));
-        } else {
-            self.files.push(file.to_owned());
         }
     }
 }
 
-fn source_of_kind(faults: &mut Faults, path: &Path, kind: &str, source: &Value, taken: &mut Taken) {
+fn source_of_kind<'a>(
+    faults: &mut Faults,
+    path: &Path,
+    kind: &str,
+    source: &'a Value,
+    taken: &mut Taken<'a>,
+) {
     match kind {
         "secret" | "configMap" => {
             check::required(faults, &path.child("name"), &source["name"]);
@@ -129,7 +135,7 @@ fn trust_bundle(faults: &mut Faults, path: &Path, source: &Value) {
     check::local_path(faults, &path.child("path"), text(&source["path"]));
 }
 
-fn certificate(faults: &mut Faults, path: &Path, source: &Value, taken: &mut Taken) {
+fn certificate<'a>(faults: &mut Faults, path: &Path, source: &'a Value, taken: &mut Taken<'a>) {
     let signer = text(&source["signerName"]);
     signer_name(faults, &path.child("signerName"), signer);
     for (key, _) in fields(&source["userAnnotations"]) {

@@ -1,5 +1,7 @@
 //! The fields that say where a pod may run: node selectors, affinity, tolerations, spreading.
 
+use std::collections::{HashMap, HashSet};
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
@@ -141,16 +143,18 @@ fn label_keys(faults: &mut Faults, path: &Path, term: &Value) {
         }
     }
     // The server has added one expression for each key: another is the client's own.
-    let mut seen: Vec<&str> = fields(&selector["matchLabels"]).map(|(key, _)| key).collect();
+    let mut seen: HashSet<&str> = fields(&selector["matchLabels"]).map(|(key, _)| key).collect();
+    let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(i, key)| (text(key), i)).collect();
     for expression in items(&selector["matchExpressions"]) {
         let key = text(&expression["key"]);
-        if let Some(i) = keys.iter().rposition(|k| text(k) == key).filter(|_| seen.contains(&key)) {
+        let is_new = seen.insert(key);
+        if let Some(i) = places.get(key).filter(|_| !is_new) {
             let detail = "exists in both matchLabelKeys and labelSelector";
-            faults.push(Error::invalid(&path.index(i), key, detail));
+            faults.push(Error::invalid(&path.index(*i), key, detail));
         }
-        seen.push(key);
     }
-    for (i, key) in keys.iter().enumerate().filter(|(_, key)| mismatch.contains(key)) {
+    let mismatch: HashSet<&str> = mismatch.iter().map(text).collect();
+    for (i, key) in keys.iter().enumerate().filter(|(_, key)| mismatch.contains(text(key))) {
         let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
         faults.push(Error::invalid(&path.child("matchLabelKeys").index(i), text(key), detail));
     }
@@ -235,6 +239,11 @@ pub fn tolerations(faults: &mut Faults, path: &Path, tolerations: &Value) {
     }
 }
 
+/// What makes two tolerations one, but for how long they last.
+pub fn toleration_kind(toleration: &Value) -> [&str; 4] {
+    ["key", "operator", "value", "effect"].map(|key| text(&toleration[key]))
+}
+
 fn internal_form(toleration: &Value) -> [(&'static str, Value); 5] {
     let of = |key: &str| Value::from(text(&toleration[key]));
     [
@@ -246,24 +255,35 @@ fn internal_form(toleration: &Value) -> [(&'static str, Value); 5] {
     ]
 }
 
+/// What two constraints of a pod may not have alike.
+fn spread_kind(constraint: &Value) -> (&str, &str) {
+    (text(&constraint["topologyKey"]), text(&constraint["whenUnsatisfiable"]))
+}
+
 pub fn topology_spread(faults: &mut Faults, path: &Path, constraints: &Value) {
     let constraints = items(constraints);
-    let kind = |c: &Value| (text(&c["topologyKey"]).to_owned(), text(&c["whenUnsatisfiable"]).to_owned());
+    let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+    for constraint in constraints {
+        *left.entry(spread_kind(constraint)).or_default() += 1;
+    }
     for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         let skew = number(&constraint["maxSkew"]);
         if skew <= 0 {
             faults.push(Error::invalid(&at.child("maxSkew"), skew, "must be greater than zero"));
         }
-        let (key, action) = kind(constraint);
+        let (key, action) = spread_kind(constraint);
         if key.is_empty() {
             faults.push(Error::required(&at.child("topologyKey"), "can not be empty"));
         }
         let actions = ["DoNotSchedule", "ScheduleAnyway"];
-        if !actions.contains(&action.as_str()) {
-            faults.push(Error::not_supported(&at.child("whenUnsatisfiable"), action.as_str(), &actions));
+        if !actions.contains(&action) {
+            faults.push(Error::not_supported(&at.child("whenUnsatisfiable"), action, &actions));
         }
-        if constraints[i + 1..].iter().any(|other| kind(other) == (key.clone(), action.clone())) {
+        // Each but the last of its kind is reported.
+        let others = left.entry((key, action)).or_default();
+        *others = others.saturating_sub(1);
+        if *others > 0 {
             let at = at.child("{topologyKey, whenUnsatisfiable}");
             faults.push(Error::duplicate(&at, format!("{{{key}, {action}}}")));
         }

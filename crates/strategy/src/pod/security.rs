@@ -1,5 +1,7 @@
 //! Security contexts of pods and containers.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::Value;
@@ -182,19 +184,19 @@ fn sysctl_name_fits(name: &str) -> bool {
 }
 
 fn sysctls(faults: &mut Faults, path: &Path, spec: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, sysctl) in items(&spec["securityContext"]["sysctls"]).iter().enumerate() {
         let at = path.index(i).child("name");
         let name = text(&sysctl["name"]);
+        let is_new = seen.insert(name);
         if name.is_empty() {
             faults.push(Error::required(&at, ""));
         } else if !sysctl_name_fits(name) {
             let detail = format!("must have at most {SYSCTL_MAX} characters and match regex {SYSCTL_REGEX}");
             faults.push(Error::invalid(&at, name, detail));
-        } else if seen.contains(&name) {
+        } else if !is_new {
             faults.push(Error::duplicate(&at, name));
         }
-        seen.push(name);
         let dotted = name.replace('/', ".");
         let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."];
         let is_ipc = dotted == "kernel.sem" || ipc.iter().any(|p| dotted.starts_with(p));

@@ -1,5 +1,7 @@
 //! The pod spec as a whole, shared by pods and by every template of pods.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::{Value, json};
@@ -105,17 +107,16 @@ fn rest(faults: &mut Faults, path: &Path, spec: &Value) {
 }
 
 fn resource_claims(faults: &mut Faults, path: &Path, claims: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, claim) in items(claims).iter().enumerate() {
         let at = path.index(i);
         let name = text(&claim["name"]);
         if name.is_empty() {
             faults.push(Error::required(&at.child("name"), ""));
-        } else if seen.contains(&name) {
+        } else if !seen.insert(name) {
             faults.push(Error::duplicate(&at.child("name"), name));
         } else {
             invalid_each(faults, &at.child("name"), name, check::dns1123_label(name));
-            seen.push(name);
         }
         let given = CLAIM_SOURCES.iter().filter(|key| set(&claim[**key])).count();
         if given != 1 {
@@ -183,15 +184,14 @@ fn gates(faults: &mut Faults, path: &Path, spec: &Value) {
         let kind = text(&gate["conditionType"]);
         invalid_each(faults, &at, kind, check::qualified_name(kind));
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, gate) in items(&spec["schedulingGates"]).iter().enumerate() {
         let at = path.child("schedulingGates").index(i);
         let name = text(&gate["name"]);
         invalid_each(faults, &at, name, check::qualified_name(name));
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             faults.push(Error::duplicate(&at, name));
         }
-        seen.push(name);
     }
 }
 

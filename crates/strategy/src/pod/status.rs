@@ -1,5 +1,7 @@
 //! What a write of a pod's status may say.
 
+use std::collections::HashSet;
+
 use std::net::IpAddr;
 
 use amphipod_api::field::{Error, Path};
@@ -127,18 +129,19 @@ fn runs_again(container: &Value, spec: &Value, code: i64) -> bool {
 }
 
 fn claim_statuses(faults: &mut Faults, path: &Path, status: &Value, spec: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = HashSet::new();
+    let declared: HashSet<&str> =
+        items(&spec["resourceClaims"]).iter().map(|declared| text(&declared["name"])).collect();
     for (i, claim) in items(&status["resourceClaimStatuses"]).iter().enumerate() {
         let at = path.index(i).child("name");
         let name = text(&claim["name"]);
-        if !items(&spec["resourceClaims"]).iter().any(|declared| text(&declared["name"]) == name) {
+        if !declared.contains(name) {
             let detail = "must match the name of an entry in `spec.resourceClaims`";
             faults.push(Error::invalid(&at, name, detail));
         }
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             faults.push(Error::duplicate(&at, name));
         }
-        seen.push(name);
         if set(&claim["resourceClaimName"]) {
             let made = text(&claim["resourceClaimName"]);
             invalid_each(faults, &at, made, check::dns1123_subdomain(made));

@@ -1,13 +1,15 @@
 //! What may change on a pod once it exists: next to nothing through the pod itself, and one thing
 //! each through its subresources.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::Value;
 
 use super::scheduling;
 use crate::check::{self, Faults};
-use crate::json::{fields, int, items, put, remove, same, set, text};
+use crate::json::{fields, int, items, put, same, set, text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,\
 `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
@@ -125,13 +127,8 @@ fn deadline(faults: &mut Faults, path: &Path, spec: &Value, old: &Value) -> bool
 }
 
 fn only_added_tolerations(faults: &mut Faults, path: &Path, spec: &Value, old: &Value) {
-    let without_seconds = |toleration: &Value| {
-        let mut plain = toleration.clone();
-        remove(&mut plain, "tolerationSeconds");
-        plain
-    };
-    let now: Vec<Value> = items(&spec["tolerations"]).iter().map(without_seconds).collect();
-    if items(&old["tolerations"]).iter().map(without_seconds).any(|t| !now.iter().any(|n| same(n, &t))) {
+    let now: HashSet<_> = items(&spec["tolerations"]).iter().map(scheduling::toleration_kind).collect();
+    if items(&old["tolerations"]).iter().any(|before| !now.contains(&scheduling::toleration_kind(before))) {
         let text = "existing toleration can not be modified except its tolerationSeconds";
         faults.push(Error::forbidden(path, text));
         return;
@@ -140,8 +137,10 @@ fn only_added_tolerations(faults: &mut Faults, path: &Path, spec: &Value, old: &
 }
 
 fn only_removed_gates(faults: &mut Faults, path: &Path, spec: &Value, old: &Value) {
+    let before: HashSet<&str> =
+        items(&old["schedulingGates"]).iter().map(|gate| text(&gate["name"])).collect();
     for (i, gate) in items(&spec["schedulingGates"]).iter().enumerate() {
-        if !items(&old["schedulingGates"]).iter().any(|o| o["name"] == gate["name"]) {
+        if !before.contains(text(&gate["name"])) {
             let text =
                 format!("only deletion is allowed, but found new scheduling gate '{}'", text(&gate["name"]));
             faults.push(Error::forbidden(&path.index(i).child("name"), text));

@@ -1,5 +1,7 @@
 //! Volumes of a pod and the containers' mounts of them.
 
+use std::collections::{HashMap, HashSet};
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -9,12 +11,12 @@ use crate::json::{items, set, text, truthy};
 
 /// The pod's volumes that are well enough formed to be mounted.
 pub struct Volumes<'a> {
-    known: Vec<&'a Value>,
+    known: HashMap<&'a str, &'a Value>,
 }
 
 impl<'a> Volumes<'a> {
     pub fn check(faults: &mut Faults, path: &Path, spec: &'a Value, owner: volume_source::Owner) -> Self {
-        let mut known: Vec<&Value> = Vec::new();
+        let mut known = HashMap::new();
         for (i, volume) in items(&spec["volumes"]).iter().enumerate() {
             let at = path.index(i);
             let name = text(&volume["name"]);
@@ -25,11 +27,11 @@ impl<'a> Volumes<'a> {
             } else {
                 invalid_each(&mut own, &at.child("name"), name, check::dns1123_label(name));
             }
-            if known.iter().any(|v| text(&v["name"]) == name) {
+            if known.contains_key(name) {
                 own.push(Error::duplicate(&at.child("name"), name));
             }
             if own.is_empty() {
-                known.push(volume);
+                known.insert(name, volume);
             }
             faults.extend(own);
         }
@@ -38,12 +40,13 @@ impl<'a> Volumes<'a> {
     }
 
     fn find(&self, name: &str) -> Option<&'a Value> {
-        self.known.iter().find(|v| text(&v["name"]) == name).copied()
+        self.known.get(name).copied()
     }
 
     pub fn mounts(&self, faults: &mut Faults, path: &Path, container: &Value) {
-        let devices = items(&container["volumeDevices"]);
-        let mut points: Vec<&str> = Vec::new();
+        let devices = texts_of(&container["volumeDevices"], "name");
+        let device_paths = texts_of(&container["volumeDevices"], "devicePath");
+        let mut points = HashSet::new();
         for (i, mount) in items(&container["volumeMounts"]).iter().enumerate() {
             let at = path.index(i);
             let (name, point) = (text(&mount["name"]), text(&mount["mountPath"]));
@@ -52,18 +55,17 @@ impl<'a> Volumes<'a> {
                 faults.push(Error::not_found(&at.child("name"), name));
             }
             check::required(faults, &at.child("mountPath"), &mount["mountPath"]);
-            if points.contains(&point) {
+            if !points.insert(point) {
                 faults.push(Error::invalid(&at.child("mountPath"), point, "must be unique"));
             }
-            points.push(point);
-            if devices.iter().any(|d| text(&d["name"]) == name) {
+            if devices.contains(name) {
                 faults.push(Error::invalid(
                     &at.child("name"),
                     name,
                     "must not already exist in volumeDevices",
                 ));
             }
-            if devices.iter().any(|d| text(&d["devicePath"]) == point) {
+            if device_paths.contains(point) {
                 let detail = "must not already exist as a path in volumeDevices";
                 faults.push(Error::invalid(&at.child("mountPath"), point, detail));
             }
@@ -73,13 +75,14 @@ impl<'a> Volumes<'a> {
     }
 
     pub fn devices(&self, faults: &mut Faults, path: &Path, container: &Value) {
-        let mounts = items(&container["volumeMounts"]);
-        let (mut names, mut paths): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+        let mounts = texts_of(&container["volumeMounts"], "name");
+        let mount_paths = texts_of(&container["volumeMounts"], "mountPath");
+        let (mut names, mut paths) = (HashSet::new(), HashSet::new());
         for (i, device) in items(&container["volumeDevices"]).iter().enumerate() {
             let at = path.index(i);
             let (name, target) = (text(&device["name"]), text(&device["devicePath"]));
             check::required(faults, &at.child("name"), &device["name"]);
-            if names.contains(&name) {
+            if names.contains(name) {
                 faults.push(Error::invalid(&at.child("name"), name, "must be unique"));
             }
             match self.find(name) {
@@ -92,31 +95,35 @@ impl<'a> Volumes<'a> {
                 )),
             }
             check::required(faults, &at.child("devicePath"), &device["devicePath"]);
-            if paths.contains(&target) {
+            if paths.contains(target) {
                 faults.push(Error::invalid(&at.child("devicePath"), target, "must be unique"));
             }
             if target.split('/').any(|part| part == "..") {
                 let detail = "can not contain backsteps ('..')";
                 faults.push(Error::invalid(&at.child("devicePath"), target, detail));
             } else {
-                paths.push(target);
+                paths.insert(target);
             }
-            if mounts.iter().any(|m| text(&m["name"]) == name) {
+            if mounts.contains(name) {
                 faults.push(Error::invalid(
                     &at.child("name"),
                     name,
                     "must not already exist in volumeMounts",
                 ));
             }
-            if mounts.iter().any(|m| text(&m["mountPath"]) == target) {
+            if mount_paths.contains(target) {
                 let detail = "must not already exist as a path in volumeMounts";
                 faults.push(Error::invalid(&at.child("devicePath"), target, detail));
             }
             if !name.is_empty() {
-                names.push(name);
+                names.insert(name);
             }
         }
     }
+}
+
+fn texts_of<'a>(list: &'a Value, key: &str) -> HashSet<&'a str> {
+    items(list).iter().map(|item| text(&item[key])).collect()
 }
 
 /// `list` is the path upstream reports relative paths at, without the index.
@@ -162,14 +169,14 @@ fn claims_of_ephemeral_volumes(faults: &mut Faults, path: &Path, spec: &Value, p
         return;
     }
     let volumes = items(&spec["volumes"]);
-    let made: Vec<String> = volumes
+    let made: HashSet<String> = volumes
         .iter()
         .filter(|volume| set(&volume["ephemeral"]))
         .map(|volume| format!("{pod_name}-{}", text(&volume["name"])))
         .collect();
     for (i, volume) in volumes.iter().enumerate() {
         let claim = text(&volume["persistentVolumeClaim"]["claimName"]);
-        if made.iter().any(|name| name == claim) {
+        if made.contains(claim) {
             let at = path.index(i).child("persistentVolumeClaim").child("claimName");
             let detail = "must not reference a PVC that gets created for an ephemeral volume";
             faults.push(Error::invalid(&at, claim, detail));

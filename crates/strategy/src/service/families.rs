@@ -1,5 +1,7 @@
 //! Cluster addresses and their families: which combinations make sense.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
@@ -60,12 +62,13 @@ fn in_step(faults: &mut Faults, list: &Path, spec: &Value) {
 }
 
 fn family_list(faults: &mut Faults, path: &Path, families: &[Value]) {
+    let mut seen = HashSet::new();
     for (i, family) in families.iter().enumerate() {
         let at = path.index(i);
         if !FAMILIES.contains(&text(family)) {
             faults.push(Error::not_supported(&at, text(family), &FAMILIES));
         }
-        if families[..i].contains(family) {
+        if !seen.insert(family) {
             faults.push(Error::duplicate(&at, text(family)));
         }
     }

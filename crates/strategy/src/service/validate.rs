@@ -1,5 +1,7 @@
 //! What a service may say.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
@@ -95,7 +97,7 @@ fn external_name(faults: &mut Faults, path: &Path, spec: &Value) {
 }
 
 fn port_list(faults: &mut Faults, path: &Path, ports: &[Value]) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let at = path.index(i);
         let name = text(&port["name"]);
@@ -105,10 +107,9 @@ fn port_list(faults: &mut Faults, path: &Path, ports: &[Value]) {
             }
         } else {
             invalid_each(faults, &at.child("name"), name, check::dns1123_label(name));
-            if names.contains(&name) {
+            if !names.insert(name) {
                 faults.push(Error::duplicate(&at.child("name"), name));
             }
-            names.push(name);
         }
         check::port_number(faults, &at.child("port"), number(&port["port"]));
         check::one_of(faults, &at.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
@@ -127,22 +128,20 @@ fn duplicate_ports(faults: &mut Faults, path: &Path, kind: &str, ports: &[Value]
             faults.push(Error::forbidden(&path.index(i).child("nodePort"), detail));
         }
     }
-    let mut node_ports: Vec<(&str, i64)> = Vec::new();
+    let mut node_ports = HashSet::new();
     for (i, port) in ports.iter().enumerate().filter(|(_, p)| number(&p["nodePort"]) != 0) {
         let key = (text(&port["protocol"]), number(&port["nodePort"]));
-        if node_ports.contains(&key) {
+        if !node_ports.insert(key) {
             faults.push(Error::duplicate(&path.index(i).child("nodePort"), key.1));
         }
-        node_ports.push(key);
     }
-    let mut seen: Vec<(&str, i64)> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let key = (text(&port["protocol"]), number(&port["port"]));
-        if seen.contains(&key) {
+        if !seen.insert(key) {
             let shown = json!({"port": key.1, "protocol": key.0, "targetPort": 0});
             faults.push(Error::duplicate(&path.index(i), shown));
         }
-        seen.push(key);
     }
 }
 

@@ -1,5 +1,7 @@
 //! CSIDriver, CSINode and CSIStorageCapacity.
 
+use std::collections::HashSet;
+
 use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
@@ -56,8 +58,9 @@ pub static CSI_NODE: Kind = Kind {
         let mut faults = Faults::new();
         let path = Path::new("spec").child("drivers");
         let drivers = items(&object["spec"]["drivers"]);
+        let mut seen = HashSet::new();
         for (i, driver) in drivers.iter().enumerate() {
-            let twice = drivers[..i].iter().any(|before| before["name"] == driver["name"]);
+            let twice = !seen.insert(text(&driver["name"]));
             node_driver(&mut faults, &path.index(i), driver, twice);
         }
         faults
@@ -138,9 +141,10 @@ fn driver(object: &Value) -> Faults {
 }
 
 fn token_requests(faults: &mut Faults, path: &Path, requests: &[Value]) {
+    let mut seen = HashSet::new();
     for (i, request) in requests.iter().enumerate() {
         let (at, audience) = (path.index(i), text(&request["audience"]));
-        if requests[..i].iter().any(|before| text(&before["audience"]) == audience) {
+        if !seen.insert(audience) {
             faults.push(Error::duplicate(&at.child("audience"), audience));
             continue;
         }
@@ -178,9 +182,10 @@ fn node_driver(faults: &mut Faults, path: &Path, driver: &Value, twice: bool) {
         faults.push(Error::duplicate(&path.child("name"), text(&driver["name"])));
     }
     let keys = items(&driver["topologyKeys"]);
-    for (i, key) in keys.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for key in keys {
         check::required(faults, path, key);
-        if keys[..i].contains(key) {
+        if !seen.insert(key) {
             faults.push(Error::duplicate(path, text(key)));
         }
         invalid_each(faults, path, text(key), check::qualified_name(text(key)));
