@@ -16,6 +16,8 @@ const VERSION_PRIORITY_MAX: i64 = 1000;
 pub static API_SERVICE: Kind = Kind {
     name: NameRule::PathSegment,
     status: true,
+    status_keeps_metadata: true,
+    unconditional_update: false,
     default: |object| {
         within(object, "spec", |spec| {
             with(spec, "service", |service| default_number(service, "port", 443));

@@ -19,6 +19,7 @@ const SUBJECTS: [(&str, &str); 3] =
     [("Group", "group"), ("ServiceAccount", "serviceAccount"), ("User", "user")];
 
 pub static FLOW_SCHEMA: Kind = Kind {
+    status_keeps_metadata: true,
     default: |object| {
         within(object, "spec", |spec| default_number(spec, "matchingPrecedence", 1000));
         within(object, "status", |_| {});
@@ -32,6 +33,7 @@ pub static FLOW_SCHEMA: Kind = Kind {
     ..SPEC_AND_STATUS
 };
 pub static PRIORITY_LEVEL: Kind = Kind {
+    status_keeps_metadata: true,
     default: |object| {
         within(object, "spec", |spec| {
             with(spec, "limited", |limited| {

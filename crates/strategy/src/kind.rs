@@ -16,11 +16,15 @@ pub struct Kind {
     pub generation_of_labels: bool,
     /// Has a status, which only the status subresource writes.
     pub status: bool,
+    /// The status subresource changes no labels, annotations, owners and finalizers either.
+    pub status_keeps_metadata: bool,
     /// A node registers with its status; everything else starts without one.
     pub keep_status_at_create: bool,
     /// Defined by a user: finalizers need not be ones this server knows.
     pub custom: bool,
+    /// PUT on a missing object creates it.
     pub create_on_update: bool,
+    /// PUT without resourceVersion overwrites.
     pub unconditional_update: bool,
     pub orphans: bool,
     /// The generation counts changes of the annotations as well.
@@ -46,6 +50,7 @@ pub const PLAIN: Kind = Kind {
     generation: false,
     generation_of_labels: false,
     status: false,
+    status_keeps_metadata: false,
     keep_status_at_create: false,
     custom: false,
     create_on_update: false,
@@ -133,6 +138,10 @@ impl Strategy for Kind {
                     put(object, "status", Map::new());
                 }
                 keep_spec(object, old);
+                if self.status_keeps_metadata {
+                    let kept = ["labels", "annotations", "ownerReferences", "finalizers"];
+                    kept.iter().for_each(|key| copy(&mut object["metadata"], key, &old["metadata"]));
+                }
             }
             // What the kind's own update takes from it.
             "approval" => {}

@@ -182,6 +182,74 @@ mod tests {
         }
     }
 
+    /// As Kubernetes 1.35 has them.
+    #[test]
+    fn what_a_put_may_do() {
+        let creating = [
+            "clusterrolebindings",
+            "clusterroles",
+            "endpoints",
+            "events",
+            "leases",
+            "limitranges",
+            "rolebindings",
+            "roles",
+            "runtimeclasses",
+            "services",
+        ];
+        let conditional = [
+            "apiservices",
+            "csidrivers",
+            "csinodes",
+            "csistoragecapacities",
+            "customresourcedefinitions",
+            "leases",
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicybindings",
+            "mutatingwebhookconfigurations",
+            "poddisruptionbudgets",
+            "runtimeclasses",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+            "validatingwebhookconfigurations",
+            "volumeattachments",
+        ];
+        for row in amphipod_api::resource::builtin().iter().filter(|row| row.storage.is_some()) {
+            let (strategy, plural) = (for_resource(&row.group, &row.plural), row.plural.as_ref());
+            assert_eq!(strategy.allow_create_on_update(), creating.contains(&plural), "{plural}");
+            assert_eq!(!strategy.allow_unconditional_update(), conditional.contains(&plural), "{plural}");
+        }
+    }
+
+    #[test]
+    fn status_writers_of_some_kinds_keep_the_metadata() {
+        let keeping = [
+            "apiservices",
+            "flowschemas",
+            "prioritylevelconfigurations",
+            "resourceclaims",
+            "servicecidrs",
+            "validatingadmissionpolicies",
+            "volumeattachments",
+        ];
+        let old = json!({"labels": {"a": "1"}, "annotations": {"a": "1"}});
+        let new = json!({"labels": {"a": "2"}, "finalizers": ["example.com/f"], "ownerReferences": [{"name": "o"}]});
+        for row in amphipod_api::resource::builtin().iter().filter(|row| row.subresource("status").is_some())
+        {
+            let context = Context { resource: row, subresource: "status", now: "2026-01-01T00:00:00Z" };
+            let mut object = json!({"metadata": new});
+            for_resource(&row.group, &row.plural).prepare_update(
+                &context,
+                &mut object,
+                &json!({"metadata": old}),
+            );
+            let kept = ["labels", "annotations", "finalizers", "ownerReferences"]
+                .iter()
+                .all(|key| object["metadata"][key] == old[key]);
+            assert_eq!(kept, keeping.contains(&row.plural.as_ref()), "{}: {object}", row.plural);
+        }
+    }
+
     /// The smallest object that the documentation of each kind shows.
     fn minimal_examples() -> Vec<(testing::Resource, Value)> {
         let meta = |object: Value| {

@@ -46,12 +46,14 @@ pub static PRIORITY_CLASS: Kind = Kind {
 };
 pub static RUNTIME_CLASS: Kind = Kind {
     default: |object| with(object, "overhead", |overhead| with(overhead, "podFixed", canonical_list)),
+    create_on_update: true,
+    unconditional_update: false,
     validate: runtime_class,
-    revalidate: Some(|new, old| {
+    validate_change: |new, old| {
         let mut faults = Faults::new();
         check::immutable(&mut faults, &Path::new("handler"), &new["handler"], &old["handler"]);
         faults
-    }),
+    },
     warn: |object, _| {
         let path = Path::new("scheduling").child("nodeSelector");
         fields(&object["scheduling"]["nodeSelector"])
@@ -331,7 +333,16 @@ mod tests {
             RUNTIME_CLASSES,
             "",
             &stored(RUNTIME_CLASSES, &class),
-            &[(json!({"handler": "i"}), &["handler: Invalid value: \"i\": field is immutable"])],
+            &[
+                (json!({"handler": "i"}), &["handler: Invalid value: \"i\": field is immutable"]),
+                (
+                    json!({"overhead": {"podFixed": {"cpu": "-1"}}, "scheduling": {"nodeSelector": {"a": "-"}}}),
+                    &[
+                        "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+                        "scheduling.nodeSelector: Invalid value: \"-\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+                    ],
+                ),
+            ],
         );
     }
 }

@@ -33,7 +33,8 @@ const OPPOSITES: [(&str, &str); 2] = [("BestEffort", "NotBestEffort"), ("Termina
 const POD_RESOURCES: [&str; 7] =
     ["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 
-pub static LIMIT_RANGE: Kind = Kind { default: limit_range_defaults, validate: limit_range, ..PLAIN };
+pub static LIMIT_RANGE: Kind =
+    Kind { create_on_update: true, default: limit_range_defaults, validate: limit_range, ..PLAIN };
 pub static RESOURCE_QUOTA: Kind = Kind {
     status: true,
     default: |object| {

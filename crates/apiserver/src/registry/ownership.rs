@@ -65,9 +65,14 @@ fn tracked(resource: &Resource, subresource: &str) -> Tracked<'static> {
         ("certificatesigningrequests", "approval") => {
             Tracked::AllBut(&[&["spec"], &["status", "certificate"]])
         }
-        ("volumeattachments" | "resourceclaims" | "customresourcedefinitions", "status") => {
-            Tracked::AllBut(METADATA_AND_SPEC)
-        }
+        (
+            "volumeattachments"
+            | "resourceclaims"
+            | "customresourcedefinitions"
+            | "flowschemas"
+            | "prioritylevelconfigurations",
+            "status",
+        ) => Tracked::AllBut(METADATA_AND_SPEC),
         (_, "status") => Tracked::AllBut(SPEC),
         _ if resource.subresource("status").is_some() => Tracked::AllBut(STATUS),
         _ => Tracked::AllBut(&[]),

@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 
 use crate::client::{Cluster, NAMESPACE, Objects, Patch, items, name, refused};
 
+/// Whose `/status` leaves the metadata alone; that of the others takes annotations along.
+const METADATA_KEPT: [&str; 3] =
+    ["flowschemas", "prioritylevelconfigurations", "validatingadmissionpolicies"];
+
 /// A resource and how its walk goes.
 pub struct Walk {
     pub api_version: &'static str,
@@ -41,7 +45,7 @@ impl Walk {
         let subject = names[2].as_str();
         self.read_and_written(&cluster, &objects, subject).await;
         if let Some(status) = &self.status {
-            status_is_served(&objects, subject, status).await;
+            self.status_is_served(&objects, subject, status).await;
         }
         objects.delete(subject).await.unwrap();
         refused(objects.get(subject).await, 404);
@@ -96,25 +100,26 @@ impl Walk {
             assert_eq!(seen["metadata"]["annotations"][annotation], "true", "{seen}");
         }
     }
-}
 
-/// `/status` can be read, patched and updated, and takes annotations along.
-async fn status_is_served(objects: &Objects, subject: &str, status: &Value) {
-    let whole = objects.get(subject).await.unwrap();
-    let read = objects.get_sub(subject, "status").await.unwrap();
-    assert_eq!((&read["kind"], &read["metadata"]["uid"]), (&whole["kind"], &whole["metadata"]["uid"]));
-    let patch = json!({"metadata": {"annotations": {"patchedstatus": "true"}}, "status": status});
-    let patched = objects.patch_sub(subject, "status", &Patch::Merge(patch)).await.unwrap();
-    assert_eq!(patched["metadata"]["annotations"]["patchedstatus"], "true", "{patched}");
-    for (field, value) in status.as_object().unwrap() {
-        assert!(contains(&patched["status"][field], value), "{field} of {patched}");
+    /// `/status` can be read, patched and updated.
+    async fn status_is_served(&self, objects: &Objects, subject: &str, status: &Value) {
+        let whole = objects.get(subject).await.unwrap();
+        let read = objects.get_sub(subject, "status").await.unwrap();
+        assert_eq!((&read["kind"], &read["metadata"]["uid"]), (&whole["kind"], &whole["metadata"]["uid"]));
+        let annotated = if METADATA_KEPT.contains(&self.plural) { Value::Null } else { "true".into() };
+        let patch = json!({"metadata": {"annotations": {"patchedstatus": "true"}}, "status": status});
+        let patched = objects.patch_sub(subject, "status", &Patch::Merge(patch)).await.unwrap();
+        assert_eq!(patched["metadata"]["annotations"]["patchedstatus"], annotated, "{patched}");
+        for (field, value) in status.as_object().unwrap() {
+            assert!(contains(&patched["status"][field], value), "{field} of {patched}");
+        }
+        let updated = objects
+            .change_sub(subject, "status", |o| o["metadata"]["annotations"]["updatedstatus"] = "true".into())
+            .await
+            .unwrap();
+        assert_eq!(updated["metadata"]["annotations"]["updatedstatus"], annotated, "{updated}");
+        assert_eq!(updated["spec"], whole["spec"]);
     }
-    let updated = objects
-        .change_sub(subject, "status", |o| o["metadata"]["annotations"]["updatedstatus"] = "true".into())
-        .await
-        .unwrap();
-    assert_eq!(updated["metadata"]["annotations"]["updatedstatus"], "true", "{updated}");
-    assert_eq!(updated["spec"], whole["spec"]);
 }
 
 /// Whether all of `wanted` is in `found`, which may have been given defaults.

@@ -17,6 +17,8 @@ const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 
 pub static ADMISSION_POLICY: Kind = Kind {
+    status_keeps_metadata: true,
+    unconditional_update: false,
     default: |object| {
         within(object, "spec", |spec| {
             default_text(spec, "failurePolicy", "Fail");
@@ -30,6 +32,7 @@ pub static ADMISSION_POLICY: Kind = Kind {
     ..SPEC_AND_STATUS
 };
 pub static ADMISSION_BINDING: Kind = Kind {
+    unconditional_update: false,
     generation: true,
     default: |object| {
         within(object, "spec", |spec| {

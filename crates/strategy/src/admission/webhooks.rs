@@ -15,6 +15,7 @@ const REVIEW_VERSIONS: &str = "v1, v1beta1";
 const SIDE_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
 
 pub static WEBHOOKS: Kind = Kind {
+    unconditional_update: false,
     generation: true,
     default: |object| {
         // Only the mutating kind calls hooks again.

@@ -18,6 +18,7 @@ const REFERENCE: &str =
 
 pub static RESOURCE_CLAIM: Kind = Kind {
     status: true,
+    status_keeps_metadata: true,
     default: |object| {
         within(object, "spec", |spec| with(spec, "devices", request_defaults));
         within(object, "status", |_| {});

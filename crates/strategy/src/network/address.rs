@@ -28,6 +28,7 @@ pub static IP_ADDRESS: Kind = Kind {
 
 pub static SERVICE_CIDR: Kind = Kind {
     status: true,
+    status_keeps_metadata: true,
     default: |object| within(object, "status", |_| {}),
     validate: cidrs,
     validate_change: |new, old| blocks_kept(&new["spec"]["cidrs"], &old["spec"]["cidrs"]),

@@ -27,6 +27,7 @@ pub const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 pub const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 
 pub static SERVICE: Kind = Kind {
+    create_on_update: true,
     name: NameRule::Label1035,
     status: true,
     default: defaults,

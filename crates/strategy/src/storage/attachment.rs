@@ -15,6 +15,8 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 
 pub static VOLUME_ATTACHMENT: Kind = Kind {
     status: true,
+    status_keeps_metadata: true,
+    unconditional_update: false,
     default: |object| within(object, "status", |status| default(status, "attached", false)),
     validate: |object| {
         let mut faults = spec(object);

@@ -22,6 +22,7 @@ const UPDATE_SECONDS_MIN: i64 = 10;
 const NODE_ID_MAX: usize = 256;
 
 pub static CSI_DRIVER: Kind = Kind {
+    unconditional_update: false,
     generation: true,
     default: |object| {
         within(object, "spec", |spec| {
@@ -53,6 +54,7 @@ pub static CSI_DRIVER: Kind = Kind {
 };
 
 pub static CSI_NODE: Kind = Kind {
+    unconditional_update: false,
     default: |object| within(object, "spec", |_| {}),
     validate: |object| {
         let mut faults = Faults::new();
@@ -86,6 +88,7 @@ pub static CSI_NODE: Kind = Kind {
 };
 
 pub static CSI_CAPACITY: Kind = Kind {
+    unconditional_update: false,
     validate: |object| {
         let mut faults = Faults::new();
         check::label_selector(&mut faults, &Path::new("nodeTopology"), &object["nodeTopology"]);
