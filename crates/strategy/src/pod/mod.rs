@@ -15,7 +15,7 @@ pub mod spec;
 mod status;
 pub mod tolerated;
 mod update;
-mod volume_source;
+pub mod volume_source;
 mod volumes;
 pub mod warnings;
 mod windows;

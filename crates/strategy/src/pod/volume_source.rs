@@ -9,11 +9,11 @@ use super::env::{field_ref, resource_field_ref};
 use super::projected;
 use super::resources::quantity;
 use crate::check::{self, Faults, invalid_each};
+use crate::domains::driver_name;
 use crate::json::{fields, int, is_empty, items, number, set, text, truthy};
 
 const MODE_TEXT: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const MODE_MAX: i64 = 0o777;
-const CSI_DRIVER_MAX: usize = 63;
 const ISCSI_PORTAL_MAX: usize = 64;
 const QUOBYTE_TENANT_MAX: usize = 64;
 const FILE_FIELDS: [&str; 5] =
@@ -93,15 +93,13 @@ pub fn check(faults: &mut Faults, path: &Path, volume: &Value, owner: Owner) {
             faults.push(Error::forbidden(&at, "may not specify more than 1 volume type"));
             continue;
         }
-        let needed = REQUIRED.iter().find(|(name, _)| name == kind).map_or(&[][..], |(_, names)| *names);
-        for name in needed.iter().filter(|name| is_empty(&source[**name])) {
-            faults.push(Error::required(&at.child(name), ""));
-        }
+        of_kind(faults, &at, kind, source);
         match *kind {
-            "iscsi" => iscsi(faults, path, volume),
+            "iscsi" => iscsi(faults, &at, source, (&path.child("name"), text(&volume["name"]))),
+            "csi" => csi(faults, &at, source),
             "ephemeral" => ephemeral(faults, path, volume, owner.pod_name),
             "image" => image(faults, &at, source, owner.is_pod),
-            _ => source_rules(faults, &at, kind, source),
+            _ => {}
         }
     }
     if count == 0 {
@@ -109,7 +107,12 @@ pub fn check(faults: &mut Faults, path: &Path, volume: &Value, owner: Owner) {
     }
 }
 
-fn source_rules(faults: &mut Faults, path: &Path, kind: &str, source: &Value) {
+/// What a kind of source needs in a pod and in a persistent volume alike.
+pub fn of_kind(faults: &mut Faults, path: &Path, kind: &str, source: &Value) {
+    let needed = REQUIRED.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, names)| *names);
+    for name in needed.iter().filter(|name| is_empty(&source[**name])) {
+        faults.push(Error::required(&path.child(name), ""));
+    }
     match kind {
         "emptyDir" if quantity(&source["sizeLimit"]).is_some_and(|q| q.is_negative()) => {
             let detail = "SizeLimit field must be a valid resource quantity";
@@ -138,7 +141,6 @@ fn source_rules(faults: &mut Faults, path: &Path, kind: &str, source: &Value) {
             items(&source["items"]).iter().for_each(|file| downward_file(faults, path, file));
         }
         "projected" => projected::check(faults, path, source),
-        "csi" => csi(faults, path, source),
         _ => vendor_rules(faults, path, kind, source),
     }
 }
@@ -170,8 +172,8 @@ fn secret_name(faults: &mut Faults, path: &Path, source: &Value) {
     }
 }
 
-fn iscsi(faults: &mut Faults, volume_path: &Path, volume: &Value) {
-    let (source, path) = (&volume["iscsi"], volume_path.child("iscsi"));
+/// The volume's name, and where it stands, count with an initiator of its own.
+pub fn iscsi(faults: &mut Faults, path: &Path, source: &Value, (name_path, name): (&Path, &str)) {
     let iqn = text(&source["iqn"]);
     if check::required(faults, &path.child("iqn"), &source["iqn"]) {
         if !["iqn", "eui", "naa"].iter().any(|p| iqn.starts_with(p)) {
@@ -189,17 +191,17 @@ fn iscsi(faults: &mut Faults, volume_path: &Path, volume: &Value) {
     if chap && !set(&source["secretRef"]) {
         faults.push(Error::required(&path.child("secretRef"), ""));
     }
+    secret_name(faults, path, source);
     if set(&source["initiatorName"]) {
         let initiator = text(&source["initiatorName"]);
         if !iscsi_name(initiator) {
             faults.push(Error::invalid(&path.child("initiatorname"), initiator, "must be valid format"));
         }
-        let name = text(&volume["name"]);
         if format!("{name}:{}", text(&source["targetPortal"])).len() > ISCSI_PORTAL_MAX {
             let detail = format!(
                 "Total length of <volume name>:<iscsi.targetPortal> must be under {ISCSI_PORTAL_MAX} characters if iscsi.initiatorName is specified."
             );
-            faults.push(Error::invalid(&volume_path.child("name"), name, detail));
+            faults.push(Error::invalid(name_path, name, detail));
         }
     }
 }
@@ -327,14 +329,7 @@ fn flex_options(faults: &mut Faults, path: &Path, source: &Value) {
 }
 
 fn csi(faults: &mut Faults, path: &Path, source: &Value) {
-    let driver = text(&source["driver"]);
-    if check::required(faults, &path.child("driver"), &source["driver"]) {
-        if driver.len() > CSI_DRIVER_MAX {
-            faults.push(Error::too_long(&path.child("driver"), CSI_DRIVER_MAX));
-        }
-        let lower = driver.to_lowercase();
-        invalid_each(faults, &path.child("driver"), driver, check::dns1123_subdomain(&lower));
-    }
+    driver_name(faults, &path.child("driver"), text(&source["driver"]));
     if set(&source["nodePublishSecretRef"]) {
         let name = text(&source["nodePublishSecretRef"]["name"]);
         let at = path.child("nodePublishSecretRef").child("name");

@@ -55,7 +55,7 @@ fn spec(object: &Value) -> Faults {
         (false, false) => faults.push(Error::required(&at, one)),
         (true, true) => faults.push(Error::forbidden(&at, one)),
         (true, false) => {
-            volume_spec(&mut faults, &at.child("inlineVolumeSpec"), &source["inlineVolumeSpec"], true);
+            volume_spec(&mut faults, &at.child("inlineVolumeSpec"), &source["inlineVolumeSpec"], None);
         }
         (false, true) if text(&source["persistentVolumeName"]).is_empty() => {
             let detail = "must specify non empty persistentVolumeName";

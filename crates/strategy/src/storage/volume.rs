@@ -25,7 +25,12 @@ pub static VOLUME: Kind = Kind {
     update: phase_time,
     validate: |object| {
         let mut faults = Faults::new();
-        volume_spec(&mut faults, &Path::new("spec"), &object["spec"], false);
+        volume_spec(
+            &mut faults,
+            &Path::new("spec"),
+            &object["spec"],
+            Some(text(&object["metadata"]["name"])),
+        );
         faults
     },
     validate_change: change,
@@ -71,8 +76,9 @@ fn phase_time(context: &Context, object: &mut Value, old: &Value) {
     }
 }
 
-/// `inline`: the copy of a volume a VolumeAttachment carries for volumes of pods.
-pub fn volume_spec(faults: &mut Faults, path: &Path, spec: &Value, inline: bool) {
+/// Without a name it is the copy of a volume that a VolumeAttachment carries for volumes of pods.
+pub fn volume_spec(faults: &mut Faults, path: &Path, spec: &Value, name: Option<&str>) {
+    let inline = name.is_none();
     if inline {
         inline_only(faults, path, spec);
     }
@@ -98,7 +104,7 @@ pub fn volume_spec(faults: &mut Faults, path: &Path, spec: &Value, inline: bool)
             required => node_selector(faults, &affinity.child("required"), required),
         }
     }
-    sources(faults, path, spec);
+    sources(faults, path, spec, name.unwrap_or(""));
     if text(policy) == "Recycle" && is_root(text(&spec["hostPath"]["path"])) {
         faults.push(Error::forbidden(&at, "may not be 'recycle' for a hostPath mount of '/'"));
     }
@@ -138,13 +144,13 @@ fn capacity(faults: &mut Faults, path: &Path, capacity: &Value) {
     }
 }
 
-fn sources(faults: &mut Faults, path: &Path, spec: &Value) {
+fn sources(faults: &mut Faults, path: &Path, spec: &Value, name: &str) {
     let mut found = KINDS.iter().filter(|kind| set(&spec[**kind]));
     let Some(first) = found.next() else {
         faults.push(Error::required(path, "must specify a volume type"));
         return;
     };
-    source(faults, path, first, &spec[*first]);
+    source(faults, path, first, spec, name);
     if *first == "local" && !set(&spec["nodeAffinity"]) {
         faults.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
     }
@@ -317,6 +323,74 @@ mod tests {
                     "spec.csi.volumeHandle: Required value",
                     "spec.csi.controllerPublishSecretRef.name: Required value",
                     "spec.csi.controllerPublishSecretRef.namespace: Required value",
+                ],
+            ),
+        ] {
+            assert_eq!(created("", "persistentvolumes", volume(patch.clone())), expected, "{patch}");
+        }
+    }
+
+    #[test]
+    fn sources_are_judged_as_those_of_pods() {
+        for (patch, expected) in [
+            (
+                json!({"hostPath": null, "iscsi": {"targetPortal": "p".repeat(63), "iqn": "iqn.x", "lun": 256, "secretRef": {}, "initiatorName": "i"}}),
+                vec![
+                    "spec.iscsi.iqn: Invalid value: \"iqn.x\": must be valid format",
+                    "spec.iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
+                    "spec.iscsi.secretRef.name: Required value",
+                    "spec.iscsi.initiatorname: Invalid value: \"i\": must be valid format",
+                    "spec.name: Invalid value: \"n\": Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "fc": {"targetWWNs": ["a"]}}),
+                vec!["spec.fc.lun: Required value: lun is required if targetWWNs is specified"],
+            ),
+            (
+                json!({"hostPath": null, "quobyte": {"registry": "a", "volume": "v"}}),
+                vec![
+                    "spec.quobyte.registry: Invalid value: \"a\": must be a host:port pair or multiple pairs separated by commas",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "flexVolume": {"driver": "d", "options": {"k8s.io/a": "b"}}}),
+                vec![
+                    "spec.flexVolume.options[k8s.io/a]: Invalid value: \"k8s.io/a\": kubernetes.io and k8s.io namespaces are reserved",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "flocker": {}}),
+                vec!["spec.flocker: Required value: one of datasetName and datasetUUID is required"],
+            ),
+            (
+                json!({"hostPath": null, "storageos": {"volumeName": "A", "secretRef": {"name": "s"}}}),
+                vec![
+                    "spec.storageos.volumeName: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+                    "spec.storageos.secretRef.namespace: Required value",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "cinder": {"volumeID": "v", "secretRef": {}}}),
+                vec![
+                    "spec.cinder.secretRef.name: Required value",
+                    "spec.cinder.secretRef.namespace: Required value",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "azureDisk": {"diskName": "n", "diskURI": "u", "kind": "Managed"}}),
+                vec![
+                    "spec.azureDisk.diskURI: Unsupported value: \"u\": supported values: \"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}\"",
+                ],
+            ),
+            (
+                json!({"hostPath": null, "azureFile": {"secretName": "s", "shareName": "s", "secretNamespace": ""}}),
+                vec!["spec.azureFile.secretNamespace: Required value"],
+            ),
+            (
+                json!({"hostPath": null, "glusterfs": {"endpoints": "e", "path": "p", "endpointsNamespace": ""}}),
+                vec![
+                    "spec.glusterfs.endpointsNamespace: Invalid value: \"\": if the endpointnamespace is set, it must be a valid namespace name",
                 ],
             ),
         ] {
