@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use amphipod_api::field::{Error, Path, go_quote};
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 use crate::check::Faults;
 use crate::contract::Warnings;
+use crate::json::{items, put, text};
 
 /// An address with leading zeros in its octets, or an IPv4 address dressed as IPv6, still counts.
 pub fn lenient_ip(text: &str) -> Option<IpAddr> {
@@ -118,6 +120,22 @@ pub fn interface_address(faults: &mut Faults, path: &Path, text: &str) {
     }
 }
 
+/// A field for one address that a list of both families came to stand beside: what an older client
+/// writes into the field decides, and the list's first fills it. `key` is the address's in an item.
+pub fn keep_in_step(object: &mut Value, single: &str, list: &str, key: Option<&str>) {
+    let of_item = |item: &Value| text(key.map_or(item, |key| &item[key])).to_owned();
+    let one = text(&object[single]).to_owned();
+    match items(&object[list]).first().map(of_item) {
+        Some(first) if one.is_empty() => put(object, single, first),
+        Some(first) if first == one => {}
+        _ if one.is_empty() => {}
+        _ => {
+            let item = key.map_or_else(|| Value::from(one.as_str()), |key| json!({key: one}));
+            put(object, list, vec![item]);
+        }
+    }
+}
+
 /// What will not be accepted for ever, or not mean what it seems to.
 pub fn warn_ip(texts: &mut Warnings, path: &Path, text: &str) {
     let Some(address) = lenient_ip(text) else { return };
@@ -194,6 +212,30 @@ mod tests {
         for text in ["", "1.2.3", "1.2.3.4.5", "1..2.3", "a", "300.1.1.1"] {
             assert!(lenient_ip(text).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn one_address_and_the_list_beside_it() {
+        for (given, expected) in [
+            (json!({}), json!({})),
+            (json!({"ip": "a"}), json!({"ip": "a", "ips": [{"ip": "a"}]})),
+            (
+                json!({"ips": [{"ip": "a"}, {"ip": "b"}]}),
+                json!({"ip": "a", "ips": [{"ip": "a"}, {"ip": "b"}]}),
+            ),
+            (
+                json!({"ip": "a", "ips": [{"ip": "a"}, {"ip": "b"}]}),
+                json!({"ip": "a", "ips": [{"ip": "a"}, {"ip": "b"}]}),
+            ),
+            (json!({"ip": "c", "ips": [{"ip": "a"}, {"ip": "b"}]}), json!({"ip": "c", "ips": [{"ip": "c"}]})),
+        ] {
+            let mut object = given.clone();
+            keep_in_step(&mut object, "ip", "ips", Some("ip"));
+            assert_eq!(object, expected, "{given}");
+        }
+        let mut object = json!({"cidr": "a"});
+        keep_in_step(&mut object, "cidr", "cidrs", None);
+        assert_eq!(object, json!({"cidr": "a", "cidrs": ["a"]}));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
-use crate::addresses::{one_of_each_family, strict_cidr, warn_cidr};
+use crate::addresses::{keep_in_step, one_of_each_family, strict_cidr, warn_cidr};
 use crate::check::{self, Faults, invalid_each};
 use crate::contract::Warnings;
 use crate::json::{default, fields, is_empty, items, number, remove, set, text, with, within};
@@ -17,7 +17,7 @@ pub static NODE: Kind = Kind {
     status: true,
     keep_status_at_create: true,
     default: |object| {
-        within(object, "spec", |_| {});
+        within(object, "spec", |spec| keep_in_step(spec, "podCIDR", "podCIDRs", None));
         within(object, "status", |status| {
             for list in ["capacity", "allocatable"] {
                 with(status, list, crate::pod::defaults::canonical_list);
@@ -54,7 +54,8 @@ pub static NODE: Kind = Kind {
         resources(&mut faults, new);
         let addresses = items(&new["status"]["addresses"]);
         let path = Path::new("status").child("addresses");
-        for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
+        let mut seen = HashSet::new();
+        for (i, address) in addresses.iter().enumerate().filter(|(_, address)| !seen.insert(*address)) {
             faults.push(Error::duplicate(&path.index(i), address.clone()));
         }
         faults
@@ -139,7 +140,8 @@ fn pod_cidrs(faults: &mut Faults, cidrs: &Value) {
         let detail = "may specify no more than one CIDR for each IP family";
         faults.push(Error::invalid(&path, cidrs.clone(), detail));
     }
-    for (i, cidr) in list.iter().enumerate().filter(|(i, cidr)| list[..*i].contains(cidr)) {
+    let mut seen = HashSet::new();
+    for (i, cidr) in list.iter().enumerate().filter(|(_, cidr)| !seen.insert(*cidr)) {
         faults.push(Error::duplicate(&path.index(i), text(cidr)));
     }
 }
@@ -221,7 +223,7 @@ mod tests {
                 "",
                 "nodes",
                 given,
-                json!({"spec": {"podCIDRs": ["10.0.1.0/24"], "providerID": "b", "externalID": "c"}})
+                json!({"spec": {"podCIDR": "10.0.1.0/24", "providerID": "b", "externalID": "c"}})
             ),
             [
                 "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",

@@ -5,6 +5,7 @@ use amphipod_api::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 use super::resources::{aggregate, is_huge_page, quantity};
+use crate::addresses::keep_in_step;
 use crate::json::{
     at, copy, default, default_number, default_text, each, fields, is_empty, put, remove, set, text, truthy,
     with, within,
@@ -31,7 +32,7 @@ pub fn pod(object: &mut Value) {
             }
         }
     });
-    default(object, "status", Map::new());
+    within(object, "status", |status| keep_in_step(status, "podIP", "podIPs", Some("ip")));
 }
 
 /// Amounts for the whole pod, where some are given: huge pages follow what the containers may use,

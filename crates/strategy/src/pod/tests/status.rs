@@ -100,3 +100,19 @@ fn ended_containers_stay_ended() {
         updates(PODS, "status", &old, &[(running.clone(), expected)]);
     }
 }
+
+#[test]
+fn addresses_stay_in_step() {
+    let old = stored(PODS, &pod());
+    let of = |old: &Value, patch: Value| {
+        let (new, faults) = updated(PODS, "status", old, &merged(old, &status(patch)));
+        assert_eq!(faults, [""; 0]);
+        new
+    };
+    let first = of(&old, json!({"podIP": "10.0.0.1"}));
+    assert_eq!(first["status"]["podIPs"], json!([{"ip": "10.0.0.1"}]));
+    let both = of(&old, json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}));
+    assert_eq!(both["status"]["podIP"], "10.0.0.1");
+    let moved = of(&both, json!({"podIP": "10.0.0.2"}));
+    assert_eq!(moved["status"]["podIPs"], json!([{"ip": "10.0.0.2"}]));
+}
