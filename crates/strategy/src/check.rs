@@ -196,19 +196,32 @@ pub fn count_or_percent(faults: &mut Faults, path: &Path, value: &Value) {
         other => not_negative(faults, path, other),
     }
 }
-/// 25 of "25%".
+/// 25 of "25%"; what no number can hold is the most there is.
 pub fn percent(value: &Value) -> Option<i64> {
     let digits = text(value).strip_suffix('%')?;
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok()
+    Some(digits.parse().unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn percentages() {
+        for (text, expected) in [
+            ("25%", Some(25)),
+            ("99999999999999999999%", Some(i64::MAX)),
+            ("%", None),
+            ("-1%", None),
+            ("25", None),
+        ] {
+            assert_eq!(percent(&json!(text)), expected, "{text}");
+        }
+    }
 
     #[test]
     fn selectors_match() {

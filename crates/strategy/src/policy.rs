@@ -13,6 +13,7 @@ use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
 use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
 use crate::pod::{resources, scheduling};
+use crate::workload;
 
 const SYSTEM_PRIORITY_MIN: i64 = 2_000_000_000;
 const USER_PRIORITY_MAX: i64 = 1_000_000_000;
@@ -145,10 +146,7 @@ fn disruption_budget(object: &Value) -> Faults {
     for (key, value) in [("minAvailable", least), ("maxUnavailable", most)] {
         if set(value) {
             check::count_or_percent(&mut faults, &path.child(key), value);
-            if check::percent(value).is_some_and(|percent| percent > 100) {
-                let detail = "must not be greater than 100%";
-                faults.push(Error::invalid(&path.child(key), value.clone(), detail));
-            }
+            workload::not_over_100(&mut faults, &path.child(key), value);
         }
     }
     check::label_selector(&mut faults, &path.child("selector"), &spec["selector"]);
