@@ -1,6 +1,7 @@
 //! CronJob: jobs made on a schedule.
 
-use amphipod_api::field::{Error, Path};
+use amphipod_api::codec::parse_go_duration;
+use amphipod_api::field::{Error, Path, go_quote};
 use serde_json::Value;
 
 use crate::check::{self, Faults};
@@ -159,8 +160,13 @@ fn time_zone(faults: &mut Faults, path: &Path, zone: &Value) {
 fn schedule_fault(schedule: &str) -> Option<String> {
     if let Some(rest) = schedule.strip_prefix('@') {
         let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
-        let every = rest.strip_prefix("every ").is_some_and(|d| !d.is_empty());
-        return (!known.contains(&rest) && !every).then(|| format!("unrecognized descriptor: {schedule}"));
+        if let Some(period) = rest.strip_prefix("every ") {
+            return parse_go_duration(period).is_none().then(|| {
+                let why = format!("time: invalid duration {}", go_quote(period));
+                format!("failed to parse duration {schedule}: {why}")
+            });
+        }
+        return (!known.contains(&rest)).then(|| format!("unrecognized descriptor: {schedule}"));
     }
     let parts: Vec<&str> = schedule.split_whitespace().collect();
     if parts.len() != 5 {
@@ -230,12 +236,27 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for good in ["*/1 * * * ?", "0 0 1 jan mon-fri", "@daily", "1,2,3 0-5 * * *"] {
+        for good in
+            ["*/1 * * * ?", "0 0 1 jan mon-fri", "@daily", "1,2,3 0-5 * * *", "@every 1h30m", "@every 1.5h"]
+        {
             assert_eq!(schedule_fault(good), None, "{good}");
         }
-        for bad in ["* * * *", "60 * * * *", "a * * * *", "@sometimes", "*/0 * * * *"] {
+        for bad in [
+            "* * * *",
+            "60 * * * *",
+            "a * * * *",
+            "@sometimes",
+            "@every ",
+            "@every 5",
+            "@every x",
+            "*/0 * * * *",
+        ] {
             assert!(schedule_fault(bad).is_some(), "{bad}");
         }
+        assert_eq!(
+            schedule_fault("@every x").as_deref(),
+            Some("failed to parse duration @every x: time: invalid duration \"x\"")
+        );
     }
 
     fn object() -> Value {
