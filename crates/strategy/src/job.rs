@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
 use crate::contract::{Context, Warnings};
+use crate::domains::domain_prefixed_path;
 use crate::job_policy;
 use crate::json::{
     at, copy, default, default_text, each, is_empty, number, put, remove, same, set, text, truthy, with,
@@ -26,7 +27,6 @@ const MANY_COMPLETIONS: i64 = 100_000;
 const MAX_PARALLELISM_OF_MANY: i64 = 10_000;
 const MAX_FAILED_INDEXES_OF_MANY: i64 = 10_000;
 const MANAGER_MAX: usize = 63;
-const PATH_PATTERN: &str = "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+";
 
 pub static JOB: Kind = Kind {
     default: |object| {
@@ -263,19 +263,7 @@ fn indexed_limits(faults: &mut Faults, path: &Path, spec: &Value) {
 
 /// `acme.io/foo`.
 fn managed_by(faults: &mut Faults, path: &Path, name: &str) {
-    if name.is_empty() {
-        faults.push(Error::required(path, ""));
-    } else if let Some((domain, rest)) = name.split_once('/').filter(|(d, r)| !d.is_empty() && !r.is_empty())
-    {
-        check::invalid_each(faults, path, domain, check::dns1123_subdomain(domain));
-        if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
-            let detail = format!("Invalid path (regex used for validation is '{PATH_PATTERN}')");
-            faults.push(Error::invalid(path, rest, detail));
-        }
-    } else {
-        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-        faults.push(Error::invalid(path, name, detail));
-    }
+    domain_prefixed_path(faults, path, name);
     if name.len() > MANAGER_MAX {
         faults.push(Error::too_long(path, MANAGER_MAX));
     }

@@ -46,9 +46,9 @@ pub static PRIORITY_CLASS: Kind = Kind {
     ..PLAIN
 };
 pub static RUNTIME_CLASS: Kind = Kind {
-    default: |object| with(object, "overhead", |overhead| with(overhead, "podFixed", canonical_list)),
     create_on_update: true,
     unconditional_update: false,
+    default: |object| with(object, "overhead", |overhead| with(overhead, "podFixed", canonical_list)),
     validate: runtime_class,
     validate_change: |new, old| {
         let mut faults = Faults::new();

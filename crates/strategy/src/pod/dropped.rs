@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use super::CONTAINER_LISTS;
+use super::{CONTAINER_LISTS, STATUS_LISTS};
 use crate::json::{each, fields, is_empty, items, remove, set, with};
-
-const STATUS_LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
 
 /// The spec of a pod or template; `old` is null at creation.
 pub fn from_spec(spec: &mut Value, old: &Value) {

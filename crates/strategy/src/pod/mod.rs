@@ -37,6 +37,9 @@ pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Where a pod keeps its containers, in the order in which they start.
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
+/// Where its status tells of them.
+const STATUS_LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+
 /// Calls `f` with each container of a pod spec and the path it stands at.
 fn visit<'a>(spec: &'a Value, path: &Path, mut f: impl FnMut(&'a Value, Path)) {
     for list in CONTAINER_LISTS {

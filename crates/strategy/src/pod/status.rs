@@ -8,6 +8,7 @@ use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
 use serde_json::{Value, json};
 
+use super::STATUS_LISTS;
 use crate::addresses::legacy_ip;
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{copy, each, int, items, number, set, text};
@@ -16,7 +17,6 @@ use crate::json::{copy, each, int, items, number, set, text};
 const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
 const GENERATION: &str = "must be a non-negative integer";
 const MAX_ID: i64 = i32::MAX as i64;
-const STATUS_LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
 
 /// A writer that does not know observed generations does not erase them.
 pub fn keep_observed_generations(status: &mut Value, old: &Value) {
