@@ -249,6 +249,25 @@ fn conversion_and_approval() {
 }
 
 #[test]
+fn what_was_accepted_before_is_not_asked_for_again() {
+    let protected = merge(
+        definition(json!({"group": "x.k8s.io", "preserveUnknownFields": true})),
+        json!({"metadata": {"name": "widgets.x.k8s.io"}}),
+    );
+    let old = stored(GROUP, PLURAL, protected);
+    let change = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(patched(GROUP, PLURAL, "", &old, change.clone()).1, [""; 0]);
+    let other = merge(
+        old,
+        json!({"metadata": {"annotations": {"api-approved.kubernetes.io": "unapproved"}}, "spec": {"preserveUnknownFields": false}}),
+    );
+    assert_eq!(patched(GROUP, PLURAL, "", &other, change).1, [""; 0]);
+    let back = json!({"metadata": {"annotations": null}, "spec": {"preserveUnknownFields": true}});
+    let (_, faults) = patched(GROUP, PLURAL, "", &other, back);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+}
+
+#[test]
 fn updates() {
     let established = json!({"status": {"conditions": [{"type": "Established", "status": "True"}]}});
     let old = merge(stored(GROUP, PLURAL, definition(json!({}))), established);
