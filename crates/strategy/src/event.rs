@@ -1,7 +1,5 @@
 //! Events, stored in the core form and served in two.
 
-use std::borrow::Cow;
-
 use amphipod_api::field::{Error, Path};
 use serde_json::{Map, Value};
 
@@ -12,24 +10,15 @@ use crate::kind::{Kind, PLAIN};
 /// Written through the core group: what old clients always could.
 pub static CORE_EVENT: Kind =
     Kind { create_on_update: true, validate: |object| legacy(object, "reportingComponent"), ..PLAIN };
-/// Written through `events.k8s.io`: the newer form, whole, and fixed but for its series.
+/// Written through `events.k8s.io`: whole, and fixed but for its series. Its rules speak of the core
+/// form too, which is the stored one.
 pub static EVENT: Kind = Kind {
     create_on_update: true,
-    validate: |object| legacy(&core(object), "reportingController"),
-    validate_new: |_, object| strict(&core(object)),
-    validate_change: |new, old| change(&core(new), &core(old)),
+    validate: |object| legacy(object, "reportingController"),
+    validate_new: |_, object| strict(object),
+    validate_change: change,
     ..PLAIN
 };
-
-/// The event in its core form, which the rules are written for.
-fn core(object: &Value) -> Cow<'_, Value> {
-    if text(&object["apiVersion"]) != "events.k8s.io/v1" {
-        return Cow::Borrowed(object);
-    }
-    let mut converted = object.clone();
-    convert(&mut converted, true);
-    Cow::Owned(converted)
-}
 
 const NOTE_MAX: usize = 1024;
 const REASON_MAX: usize = 128;
@@ -203,10 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_form_is_judged_by_its_own_names() {
+    fn the_newer_form_is_judged_as_it_is_stored() {
         let mut event = json!({"apiVersion": "events.k8s.io/v1", "metadata": {"namespace": "a"},
             "regarding": {"namespace": "a"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Do", "reason": "R",
             "type": "Normal", "reportingController": "c", "reportingInstance": "i"});
+        convert(&mut event, true);
         assert_eq!(created("events.k8s.io", "events", event.clone()), [""; 0]);
         event["eventTime"] = Value::Null;
         assert_eq!(created("events.k8s.io", "events", event), ["eventTime: Required value"]);

@@ -20,8 +20,6 @@ pub struct Kind {
     pub status_keeps_metadata: bool,
     /// A node registers with its status; everything else starts without one.
     pub keep_status_at_create: bool,
-    /// Defined by a user: finalizers need not be ones this server knows.
-    pub custom: bool,
     /// PUT on a missing object creates it.
     pub create_on_update: bool,
     /// PUT without resourceVersion overwrites.
@@ -52,7 +50,6 @@ pub const PLAIN: Kind = Kind {
     status: false,
     status_keeps_metadata: false,
     keep_status_at_create: false,
-    custom: false,
     create_on_update: false,
     unconditional_update: true,
     orphans: false,
@@ -153,18 +150,14 @@ impl Strategy for Kind {
     }
     fn validate(&self, context: &Context, object: &Value) -> Faults {
         let mut faults = metadata::validate(object, context.resource.namespaced, self.name);
-        if !self.custom {
-            faults.extend(metadata::known_finalizers(object));
-        }
+        faults.extend(metadata::known_finalizers(object));
         faults.extend((self.validate)(object));
         faults.extend((self.validate_new)(context, object));
         faults
     }
     fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {
         let mut faults = metadata::validate_update(object, old);
-        if !self.custom {
-            faults.extend(metadata::known_finalizers(object));
-        }
+        faults.extend(metadata::known_finalizers(object));
         match (context.subresource, self.revalidate) {
             ("status", _) => faults.extend((self.validate_status)(object, old)),
             (_, Some(revalidate)) => faults.extend(revalidate(object, old)),

@@ -47,11 +47,6 @@ use serde_json::Value;
 pub use contract::*;
 pub use metadata::NameRule;
 
-/// Custom resources keep a generation and, where they have the subresource, a status apart.
-pub static CUSTOM: kind::Kind = kind::Kind { custom: true, generation: true, ..kind::PLAIN };
-pub static CUSTOM_WITH_STATUS: kind::Kind =
-    kind::Kind { custom: true, generation: true, status: true, ..kind::PLAIN };
-
 static PLAIN: kind::Kind = kind::PLAIN;
 static POD: pod::Pod = pod::Pod;
 
