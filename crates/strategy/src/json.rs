@@ -38,7 +38,8 @@ pub fn is_empty(value: &Value) -> bool {
         Value::Object(o) => o.is_empty(),
     }
 }
-/// Equal when absent and empty are taken for the same.
+/// Equal when absent and empty are taken for the same, as Go does with lists, maps and structs. A
+/// zero is a value: where Go does not know it from an absent field it is gone before any rule looks.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(left), Value::Object(right)) => {
@@ -54,8 +55,8 @@ pub fn same(a: &Value, b: &Value) -> bool {
 fn is_empty_deep(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.values().all(is_empty_deep),
-        // A false or zero pointer field differs from an absent one only in Go, never in meaning here.
-        other => is_empty(other),
+        Value::Array(items) => items.is_empty(),
+        other => other.is_null(),
     }
 }
 
@@ -132,6 +133,9 @@ mod tests {
         assert!(same(&json!({"a": 1, "b": {}}), &json!({"a": 1, "c": []})));
         assert!(!same(&json!({"a": 1}), &json!({"a": 2})));
         assert!(!same(&json!({"a": [1]}), &json!({"a": []})));
+        for zero in [json!(0), json!(false), json!("")] {
+            assert!(!same(&json!({"a": zero}), &json!({})), "{zero}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::contract::{Context, Strategy};
 
 mod bounded;
 pub mod named;
+mod zeros;
 
 /// Group, version and plural.
 pub type Resource = (&'static str, &'static str, &'static str);

@@ -1,5 +1,5 @@
-//! Makes a value fit its type the way decoding into a Go struct does: undeclared fields go, nulls
-//! and empty lists and maps vanish, quantities and times take their canonical form, and a value of
+//! Makes a value fit its type the way decoding into a Go struct does: undeclared fields go, nulls,
+//! empty lists and maps and zeros that Go does not know from absent fields vanish, quantities and times take their canonical form, and a value of
 //! the wrong type is an error in Go's words.
 
 use base64::Engine as _;
@@ -124,10 +124,11 @@ impl Walk {
                 None => self.unknown.push(format!("unknown field {}", go_quote(&self.path))),
                 Some(field) => {
                     self.field(&mut child, Place { owner: message, field })?;
+                    let unset = field.is_zero(&child) && !message.zero_matters(field);
                     let empty = child.as_array().is_some_and(Vec::is_empty)
                         || (field.shape == Shape::Map && child.as_object().is_some_and(Map::is_empty));
                     // An empty list of managed fields asks for them to be forgotten.
-                    if !empty || field.required || field.name == "managedFields" {
+                    if !unset && (!empty || field.required || field.name == "managedFields") {
                         map.insert(key, child);
                     }
                 }

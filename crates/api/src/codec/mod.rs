@@ -277,8 +277,23 @@ mod tests {
     }
 
     const UNKNOWN: &str = r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","labels":{"x":"1","x":"2"}},
-        "spec":{"foo":1,"paused":true,"paused":false,"replicas":2,"template":{"spec":{"containers":[
+        "spec":{"foo":1,"paused":false,"paused":true,"replicas":2,"template":{"spec":{"containers":[
         {"name":"c","resources":{"limits":{"cpu":"0.5","memory":"1024Mi"}},"bar":{"a":1,"a":2}}]}}},"status":null}"#;
+
+    #[test]
+    fn zeros_stay_where_go_knows_them_from_absent_fields() {
+        let pod = r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","labels":{"x":""}},"spec":{"replicas":0,
+            "paused":false,"minReadySeconds":0,"template":{"spec":{"hostNetwork":false,"nodeSelector":{"a":""},"enableServiceLinks":false,
+            "nodeName":"","containers":[{"name":"","image":"","securityContext":{"runAsUser":0,"privileged":false},"env":[{"name":"E","value":""}]}]}}}}"#;
+        let decoded =
+            decode(pod.as_bytes(), "application/json", deployment(), FieldValidation::Strict).expect("ok");
+        assert_eq!(
+            decoded.value,
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "labels": {"x": ""}},
+                "spec": {"replicas": 0, "template": {"spec": {"nodeSelector": {"a": ""}, "enableServiceLinks": false, "containers": [
+                    {"name": "", "securityContext": {"runAsUser": 0, "privileged": false}, "env": [{"name": "E"}]}]}}}})
+        );
+    }
 
     #[test]
     fn unknown_and_duplicate_fields() {
@@ -294,7 +309,7 @@ mod tests {
         assert_eq!(
             decoded.value,
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "labels": {"x": "2"}},
-                "spec": {"paused": false, "replicas": 2, "template": {"spec": {"containers": [
+                "spec": {"paused": true, "replicas": 2, "template": {"spec": {"containers": [
                     {"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}}]}}}})
         );
         let message = refused(UNKNOWN, "application/json", FieldValidation::Strict);

@@ -1,5 +1,5 @@
 //! Protobuf to JSON. Go writes every plain field, set or not, so zeros say nothing unless the
-//! field can be absent in Go; those are listed here.
+//! field can be absent in Go.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,78 +12,6 @@ use super::{Error, MAX_DEPTH};
 use crate::codec::go_duration;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Message, Scalar, Shape, Special};
-
-/// Fields Go holds by pointer, where zero is a statement: 0 replicas, false, the empty class.
-const ZERO_MATTERS: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "allowVolumeExpansion",
-    "attachRequired",
-    "automountServiceAccountToken",
-    "averageUtilization",
-    "backoffLimit",
-    "backoffLimitPerIndex",
-    "blockOwnerDeletion",
-    "completions",
-    "controller",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "failedJobsHistoryLimit",
-    "force",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "holderIdentity",
-    "hostUsers",
-    "immutable",
-    "leaseTransitions",
-    "manualSelector",
-    "maxFailedIndexes",
-    "maxItems",
-    "maxLength",
-    "maxProperties",
-    "maximum",
-    "minItems",
-    "minLength",
-    "minProperties",
-    "minReplicas",
-    "minimum",
-    "mode",
-    "nominalConcurrencyShares",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "partition",
-    "podInfoOnMount",
-    "priority",
-    "privileged",
-    "readOnlyRootFilesystem",
-    "ready",
-    "remainingItemCount",
-    "replicas",
-    "requiresRepublish",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "stabilizationWindowSeconds",
-    "started",
-    "startingDeadlineSeconds",
-    "storageCapacity",
-    "storageClassName",
-    "successfulJobsHistoryLimit",
-    "succeededCount",
-    "suspend",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-];
 
 pub(super) struct Unknown<'a> {
     pub api_version: String,
@@ -151,12 +79,13 @@ fn fields(
             fields(inner, embedded, depth + 1, map)?;
             continue;
         }
-        put(field, item, depth, map)?;
+        put(message, field, item, depth, map)?;
     }
     Ok(())
 }
 
 fn put(
+    message: &'static Message,
     field: &'static Field,
     item: Item<'_>,
     depth: usize,
@@ -165,7 +94,7 @@ fn put(
     match field.shape {
         Shape::Single => {
             if let Some(value) = single(field, item, depth)?
-                && (!is_zero(&value, field) || field.required || ZERO_MATTERS.contains(&field.name))
+                && (!is_zero(&value, field) || message.zero_matters(field))
             {
                 map.insert(field.name.to_owned(), value);
             }
@@ -213,17 +142,9 @@ fn map_entry(field: &'static Field, bytes: &[u8], depth: usize) -> Result<(Strin
     Ok((key, value.unwrap_or(absent)))
 }
 
+/// A target port of zero means the port itself.
 fn is_zero(value: &Value, field: &Field) -> bool {
-    if field.message().is_some() {
-        // A target port of zero means the port itself; other values of such types are given on purpose.
-        return field.name == "targetPort" && value.as_i64() == Some(0);
-    }
-    match value {
-        Value::Bool(b) => !b,
-        Value::Number(n) => n.as_i64() == Some(0),
-        Value::String(s) => s.is_empty(),
-        _ => false,
-    }
+    field.is_zero(value) || (field.name == "targetPort" && value.as_i64() == Some(0))
 }
 
 fn single(field: &'static Field, item: Item<'_>, depth: usize) -> Result<Option<Value>, Error> {

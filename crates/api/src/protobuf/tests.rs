@@ -149,7 +149,7 @@ fn what_kubectl_sends() {
                 "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "strategy": {},
                     "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [
                         {"name": "y", "image": "y", "resources": {}}]}}},
-                "status": {"replicas": 0}}),
+                "status": {}}),
         ),
         (
             "azhzAAoTCgJ2MRINUmVzb3VyY2VRdW90YRI0ChEKAXESABoAIgAqADIAOABCABIdCgoKA2NwdRIDCgExCg8KBm1lbW9yeRIFCgMxR2ka\

@@ -9,6 +9,8 @@ mod overlay;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use serde_json::Value;
+
 pub use facts::{Field, ListKind, Message, Scalar, Shape, Special, Strategy};
 pub use node::{Node, NodeKind};
 
@@ -103,6 +105,11 @@ impl Message {
         all
     }
 
+    /// Whether a zero in the field says something else than its absence.
+    pub fn zero_matters(&self, field: &Field) -> bool {
+        field.required || overlay::held_by_pointer(self.name, field.name)
+    }
+
     /// Carries apiVersion and kind besides its fields.
     pub fn is_root(&self) -> bool {
         !self.kind.is_empty()
@@ -116,6 +123,18 @@ impl Field {
             Scalar::Msg(index) => generated::MESSAGES.get(usize::from(index)),
             _ => None,
         }
+    }
+
+    /// Zero of a plain type: false, 0, the empty text.
+    pub fn is_zero(&self, value: &Value) -> bool {
+        self.shape == Shape::Single
+            && match (self.scalar, value) {
+                (Scalar::Msg(_), _) => false,
+                (_, Value::Bool(b)) => !b,
+                (_, Value::Number(n)) => n.as_f64() == Some(0.0),
+                (_, Value::String(s)) => s.is_empty(),
+                _ => false,
+            }
     }
 
     /// Whether map or struct is owned as one by server-side apply at this place.
@@ -145,6 +164,21 @@ mod tests {
         assert!(status.field("podIPs").is_some());
         assert_eq!(object_meta().short_name(), "ObjectMeta");
         assert!(kind("apps", "v1", "DeleteOptions").is_some());
+    }
+
+    #[test]
+    fn pointers_are_plain_fields_that_may_be_absent() {
+        for (owner, fields) in overlay::HELD_BY_POINTER {
+            for name in *fields {
+                let held = |message: &&Message| {
+                    let field = message.fields.iter().find(|field| field.name == *name);
+                    overlay::held_by_pointer(message.name, name)
+                        && field
+                            .is_some_and(|f| f.message().is_none() && f.shape == Shape::Single && !f.required)
+                };
+                assert!(messages().iter().any(|message| held(&message)), "{owner}.{name}");
+            }
+        }
     }
 
     #[test]

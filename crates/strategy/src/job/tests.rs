@@ -296,6 +296,7 @@ fn statuses() {
                 status(json!({"completedIndexes": "0", "failedIndexes": ""})),
                 &[
                     "status.completedIndexes: Invalid value: \"0\": cannot set non-empty completedIndexes when non-indexed completion mode",
+                    "status.failedIndexes: Invalid value: \"\": cannot set non-null failedIndexes when backoffLimitPerIndex is null",
                 ],
             ),
         ],
