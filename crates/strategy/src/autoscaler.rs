@@ -43,6 +43,16 @@ pub static AUTOSCALER: Kind = Kind {
             }
         });
     },
+    create: |context, object| {
+        if context.resource.version == "v1" {
+            autoscaler_v1::start(object);
+        }
+    },
+    update: |context, object, old| {
+        if context.resource.version == "v1" {
+            autoscaler_v1::carry_over(object, old, context.subresource);
+        }
+    },
     validate: |object| autoscaler(object, &Value::Null),
     revalidate: Some(autoscaler),
     validate_status: |new, _| {

@@ -1,6 +1,8 @@
 //! HorizontalPodAutoscaler in `autoscaling/v1`, which knows one metric: what else the stored form
 //! says is carried in annotations, in the words of the API that wrote them first.
 
+use amphipod_api::codec::conform;
+use amphipod_api::schema;
 use serde_json::{Map, Value, json};
 
 use crate::json::{default, fields, int, is_empty, items, put, remove, set, text, with, within};
@@ -9,6 +11,13 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
+const SPEC_PARTS: [&str; 2] = [METRICS, BEHAVIOR];
+const STATUS_PARTS: [&str; 2] = [CONDITIONS, CURRENT_METRICS];
+/// The types of what the annotations hold; the behavior is written in the names of the newer API.
+const METRIC: &str = "io.k8s.api.autoscaling.v1.MetricSpec";
+const BEHAVIOR_TYPE: &str = "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerBehavior";
+const CONDITION: &str = "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerCondition";
+const CURRENT_METRIC: &str = "io.k8s.api.autoscaling.v1.MetricStatus";
 const CPU_PERCENT: &str = "targetCPUUtilizationPercentage";
 const CURRENT_CPU_PERCENT: &str = "currentCPUUtilizationPercentage";
 const CPU_PERCENT_DEFAULT: i64 = 80;
@@ -20,23 +29,59 @@ pub fn defaults(object: &mut Value) {
     }
 }
 
+/// What is said of the status in annotations is no more a client's to say than the status itself.
+pub fn start(object: &mut Value) {
+    each_kept(object, &STATUS_PARTS, &Value::Null);
+}
+
+/// Each endpoint writes its own part of what the annotations carry.
+pub fn carry_over(object: &mut Value, old: &Value, subresource: &str) {
+    let others = if subresource == "status" { &SPEC_PARTS } else { &STATUS_PARTS };
+    each_kept(object, others, old);
+}
+
+fn each_kept(object: &mut Value, keys: &[&str], old: &Value) {
+    for key in keys {
+        match &old["metadata"]["annotations"][*key] {
+            Value::String(kept) => annotate(object, key, kept.clone()),
+            _ => drop(taken(object, key)),
+        }
+    }
+}
+
 /// `autoscaling/v2` is stored.
 pub fn convert(value: &mut Value, to_storage: bool) {
     put(value, "kind", "HorizontalPodAutoscaler");
     if to_storage { to_v2(value) } else { to_v1(value) }
 }
 
-fn take_annotation(value: &mut Value, key: &str) -> Option<Value> {
+fn taken(value: &mut Value, key: &str) -> Option<Value> {
     let annotations = value.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?;
     let found = annotations.remove(key)?;
     if annotations.is_empty() {
         remove(&mut value["metadata"], "annotations");
     }
-    serde_json::from_str(text(&found)).ok()
+    Some(found)
 }
 
-fn annotate(value: &mut Value, key: &str, content: &Value) {
-    let content = content.to_string();
+/// What the annotation says, where that is JSON.
+fn take_annotation(value: &mut Value, key: &str) -> Option<Value> {
+    serde_json::from_str(text(&taken(value, key)?)).ok()
+}
+
+/// A list in an annotation, where each of its items is of the type.
+fn take_list(value: &mut Value, key: &str, item_type: &str) -> Option<Vec<Value>> {
+    let Value::Array(list) = take_annotation(value, key)? else { return None };
+    list.into_iter().map(|item| fitted(item, item_type)).collect()
+}
+
+/// The value with nothing in it that the type does not have; none if it is of another type.
+fn fitted(mut value: Value, name: &str) -> Option<Value> {
+    conform(&mut value, schema::by_name(name)?).ok()?;
+    Some(value)
+}
+
+fn annotate(value: &mut Value, key: &str, content: String) {
     within(value, "metadata", |metadata| {
         within(metadata, "annotations", |annotations| put(annotations, key, content));
     });
@@ -50,12 +95,14 @@ fn is_cpu(metric: &Value) -> bool {
 
 fn to_v2(value: &mut Value) {
     put(value, "apiVersion", "autoscaling/v2");
-    let metrics = take_annotation(value, METRICS).map(|list| converted(&list, spec_to_v2));
-    let behavior = take_annotation(value, BEHAVIOR).map(|behavior| with_case(&behavior, char::to_lowercase));
-    let conditions = take_annotation(value, CONDITIONS);
-    let current = take_annotation(value, CURRENT_METRICS).map(|list| converted(&list, status_to_v2));
+    let metrics = take_list(value, METRICS, METRIC).map(|list| list.iter().map(spec_to_v2).collect());
+    let behavior = take_annotation(value, BEHAVIOR)
+        .and_then(|behavior| fitted(with_case(&behavior, char::to_lowercase), BEHAVIOR_TYPE));
+    let conditions = take_list(value, CONDITIONS, CONDITION);
+    let current = take_list(value, CURRENT_METRICS, CURRENT_METRIC)
+        .map(|list| list.iter().map(status_to_v2).collect::<Vec<_>>());
     within(value, "spec", |spec| {
-        let mut all = metrics.unwrap_or_default();
+        let mut all: Vec<Value> = metrics.unwrap_or_default();
         if let Some(percent) = int(&spec[CPU_PERCENT]) {
             let target = json!({"type": "Utilization", "averageUtilization": percent});
             all.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
@@ -125,12 +172,8 @@ fn to_v1(value: &mut Value) {
         (CURRENT_METRICS, Value::Array(current)),
     ];
     for (key, content) in kept.iter().filter(|(_, content)| !is_empty(content)) {
-        annotate(value, key, content);
+        annotate(value, key, content.to_string());
     }
-}
-
-fn converted(list: &Value, convert: fn(&Value) -> Value) -> Vec<Value> {
-    items(list).iter().map(convert).collect()
 }
 
 /// The behavior's annotation has its fields' names as the server's own code spells them.
@@ -243,6 +286,34 @@ fn status_to_v2(metric: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_annotations_say_is_of_its_type_or_nothing() {
+        let of = |key: &str, content: &str| {
+            let mut value = json!({"metadata": {"annotations": {key: content}}, "spec": {}, "status": {}});
+            convert(&mut value, true);
+            assert!(value["metadata"].get("annotations").is_none(), "{value}");
+            value
+        };
+        for bad in [
+            "",
+            "{}",
+            "[5]",
+            r#"[{"type": 5}]"#,
+            r#"[{"type": "Resource", "resource": {"targetAverageValue": "x"}}]"#,
+        ] {
+            assert_eq!(of(METRICS, bad)["spec"].get("metrics"), None, "{bad}");
+        }
+        let metric =
+            r#"[{"type": "Resource", "resource": {"name": "a", "targetAverageValue": "1000m", "odd": 1}}]"#;
+        assert_eq!(
+            of(METRICS, metric)["spec"]["metrics"],
+            json!([{"type": "Resource", "resource": {"name": "a", "target": {"type": "AverageValue", "averageValue": "1"}}}])
+        );
+        assert_eq!(of(BEHAVIOR, r#"{"ScaleUp": {"SelectPolicy": 1}}"#)["spec"].get("behavior"), None);
+        assert_eq!(of(CONDITIONS, r#"[{"type": "a", "status": 1}]"#)["status"].get("conditions"), None);
+        assert_eq!(of(CURRENT_METRICS, r#"["a"]"#)["status"].get("currentMetrics"), None);
+    }
 
     #[test]
     fn autoscalers_survive_the_round_trip() {

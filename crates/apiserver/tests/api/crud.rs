@@ -355,3 +355,41 @@ async fn events_are_written_when_their_lease_ended_early() {
     assert!(leases.len() == 2 && leases[0].is_some() && leases[0] == leases[1], "{leases:?}");
     assert_ne!(leases[0], Some(lease));
 }
+
+/// What `autoscaling/v1` carries in annotations follows the rules of the fields it stands for.
+#[tokio::test]
+async fn annotations_of_old_autoscalers_are_no_way_around() {
+    const PREFIX: &str = "autoscaling.alpha.kubernetes.io";
+    let server = server().await;
+    let base =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let (old, new) = (base("v1"), format!("{}/h", base("v2")));
+    let annotations =
+        |key: &str, content: &str| json!({"metadata": {"annotations": {format!("{PREFIX}/{key}"): content}}});
+    let conditions = r#"[{"type": "ScalingActive", "status": "True"}]"#;
+    let metrics = r#"[{"type": "Resource", "resource": {"name": "memory", "targetAverageValue": "1Gi"}}]"#;
+
+    let mut made = json!({"kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "h"}, "spec":
+        {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 5}});
+    made["metadata"]["annotations"] =
+        annotations("conditions", conditions)["metadata"]["annotations"].clone();
+    server.post(&old, &made).await.expect(201);
+    assert!(server.get(&new).await.expect(200)["status"].get("conditions").is_none(), "not at creation");
+
+    let path = format!("{old}/h");
+    let status = format!("{path}/status");
+    server.merge(&path, &annotations("conditions", conditions)).await.expect(200);
+    server.merge(&status, &annotations("metrics", metrics)).await.expect(200);
+    let stored = server.get(&new).await.expect(200);
+    assert!(stored["status"].get("conditions").is_none(), "not by a write of the whole");
+    assert_eq!(stored["spec"]["metrics"][0]["resource"]["name"], "cpu", "not by a write of the status");
+
+    server.merge(&status, &annotations("conditions", conditions)).await.expect(200);
+    server.merge(&path, &annotations("metrics", metrics)).await.expect(200);
+    let stored = server.get(&new).await.expect(200);
+    assert_eq!(stored["status"]["conditions"][0]["type"], "ScalingActive");
+    assert_eq!(stored["spec"]["metrics"][1]["resource"]["name"], "memory");
+    server.merge(&path, &annotations("metrics", r#"[{"type": 5}]"#)).await.expect(200);
+    let stored = server.get(&new).await.expect(200);
+    assert_eq!(stored["spec"]["metrics"].as_array().map(Vec::len), Some(1), "what is no metric is none");
+}
