@@ -188,7 +188,12 @@ fn stored_versions(faults: &mut Faults, object: &Value) {
         return;
     }
     let versions = items(at(object, &["spec", "versions"]));
-    for version in versions.iter().filter(|v| truthy(&v["storage"]) && !stored.contains(&v["name"])) {
+    let known: HashSet<&str> = stored.iter().map(text).collect();
+    for version in versions.iter().filter(|v| truthy(&v["storage"]) && !known.contains(text(&v["name"]))) {
+        // Each shows the whole list.
+        if faults.is_full() {
+            return;
+        }
         let detail = format!("must have the storage version {}", text(&version["name"]));
         faults.push(Error::invalid(&path, list.clone(), detail));
     }

@@ -34,7 +34,10 @@ fn refusals() {
     let selected = json!({"spec": {"hard": {"cpu": "1"}, "scopeSelector": {"matchExpressions": selector}}});
     let hook = json!({"webhooks": [{"name": "a.b.c", "clientConfig":
         {"service": {"name": "n", "namespace": "n", "port": 443, "path": "/".repeat(50_000)}}}]});
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+    let owned = json!({"metadata": {"ownerReferences": vec![owner; 5000]}});
     for (group, plural, object) in [
+        ("", "configmaps", owned),
         ("", "pods", claims),
         ("", "pods", registry),
         ("", "resourcequotas", quota),
