@@ -199,6 +199,7 @@ pub(super) const HELD_BY_POINTER: &[(&str, &[&str])] = &[
     ("ListMeta", &["remainingItemCount"]),
     ("ListOptions", &["sendInitialEvents", "timeoutSeconds"]),
     ("LoadBalancerIngress", &["ipMode"]),
+    ("LocalVolumeSource", &["fsType"]),
     ("MatchResources", &["matchPolicy"]),
     ("MetricTarget", &["averageUtilization"]),
     ("MetricValueStatus", &["averageUtilization"]),
