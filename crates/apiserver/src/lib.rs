@@ -10,6 +10,7 @@ pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod context;
+mod cork;
 pub mod discovery;
 mod drain;
 pub mod error;

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::body::{self, Body};
 use crate::config::KeyPair;
+use crate::cork;
 use crate::drain::Drained;
 use crate::stall::{Patience, Stalling};
 
@@ -169,6 +170,7 @@ async fn connection<H, F>(
         let answer = handler(request);
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
+    let (stream, cork) = cork::cork(stream);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
@@ -178,7 +180,7 @@ async fn connection<H, F>(
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    let watched = graceful.watcher().watch(connection);
+    let watched = cork.run(graceful.watcher().watch(connection));
     tokio::select! {
         outcome = watched => {
             if let Err(error) = outcome {
