@@ -23,6 +23,10 @@ impl Fields {
     pub fn is_empty(&self) -> bool {
         !self.here && self.children.values().all(Fields::is_empty)
     }
+    /// Empty, and not even places without members are kept.
+    pub fn is_blank(&self) -> bool {
+        !self.here && self.children.is_empty()
+    }
     pub fn contains_here(&self) -> bool {
         self.here
     }
@@ -33,12 +37,13 @@ impl Fields {
         self.children.iter()
     }
     /// Puts a set below an element; an empty one leaves no trace.
-    pub fn attach(&mut self, element: String, below: Fields) {
-        if below.here || !below.children.is_empty() {
-            match self.children.get_mut(&element) {
-                Some(existing) => existing.union(&below),
-                None => drop(self.children.insert(element, below)),
-            }
+    pub fn attach(&mut self, element: &str, below: Fields) {
+        if below.is_blank() {
+            return;
+        }
+        match self.children.get_mut(element) {
+            Some(existing) => existing.union(&below),
+            None => drop(self.children.insert(element.to_owned(), below)),
         }
     }
     pub fn insert_here(&mut self) {
@@ -67,6 +72,10 @@ impl Fields {
     }
 
     pub fn union(&mut self, other: &Fields) {
+        if self.is_blank() {
+            self.clone_from(other);
+            return;
+        }
         self.here |= other.here;
         for (element, theirs) in &other.children {
             self.children.entry(element.clone()).or_default().union(theirs);
@@ -153,7 +162,7 @@ impl Fields {
             let matching = places.iter().filter(|p| p[0] == "*" || p[0] == name).map(|p| &p[1..]);
             let below: Vec<&[&str]> = matching.collect();
             if !below.is_empty() {
-                kept.attach(element.clone(), child.keep_below(&below));
+                kept.attach(element, child.keep_below(&below));
             }
         }
         kept

@@ -1,10 +1,11 @@
 //! `metadata.managedFields`: reading, writing, ordering and bounding its entries.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::Fields;
+use super::fields::{Fields, field_element};
 
 /// Who an entry belongs to. Ordered by operation first, as the entries are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,15 +153,18 @@ const UNOWNED: &[&str] = &[
 
 /// Removes unowned fields and empty entries.
 pub(super) fn strip(managers: &mut Managers) {
-    let mut unowned = Fields::default();
-    for name in ["apiVersion", "kind", "metadata"] {
-        unowned.insert(&[format!("f:{name}")]);
-    }
-    for name in UNOWNED {
-        unowned.insert(&["f:metadata".to_owned(), format!("f:{name}")]);
-    }
+    static STRIPPED: LazyLock<Fields> = LazyLock::new(|| {
+        let mut unowned = Fields::default();
+        for name in ["apiVersion", "kind", "metadata"] {
+            unowned.insert(&[field_element(name)]);
+        }
+        for name in UNOWNED {
+            unowned.insert(&[field_element("metadata"), field_element(name)]);
+        }
+        unowned
+    });
     for entry in managers.values_mut() {
-        entry.fields.subtract(&unowned);
+        entry.fields.subtract(&STRIPPED);
     }
     managers.retain(|_, entry| !entry.fields.is_empty());
 }

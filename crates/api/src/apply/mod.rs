@@ -75,9 +75,8 @@ pub fn update_managers(live: Option<&Value>, new: &mut Value, writer: &Writer<'_
         return;
     }
     collapse(&mut managers, writer);
-    let before = live.map_or_else(empty, without_managers);
-    let after = without_managers(new);
-    record(&before, &after, &mut managers, writer.identity(false), writer);
+    let nothing = empty();
+    record(live.unwrap_or(&nothing), new, &mut managers, writer.identity(false), writer);
     managed::bound(&mut managers);
     managed::write(new, &managers);
 }
@@ -86,7 +85,7 @@ pub fn update_managers(live: Option<&Value>, new: &mut Value, writer: &Writer<'_
 fn record(before: &Value, after: &Value, managers: &mut Managers, identity: Identity, writer: &Writer<'_>) {
     let mut changes = Changes::new(before, after, writer);
     changes.take_from(managers, None);
-    let gained = changes.here().changed();
+    let gained = changes.into_here().into_changed();
     if !gained.is_empty() {
         let api_version = writer.api_version.to_owned();
         let new = || Entry { fields: Fields::default(), api_version, time: None };
@@ -103,7 +102,7 @@ pub fn keep_times(old: &Value, new: &mut Value) {
     if old.pointer(POINTER) == new.pointer(POINTER) || !managed::same_but_for_time(old, new) {
         return;
     }
-    if without_managers(old) == without_managers(new)
+    if same_but_for_managers(old, new)
         && let Some(fields) = old.pointer(POINTER)
     {
         crate::object::metadata_mut(new).insert("managedFields".to_owned(), fields.clone());
@@ -130,11 +129,12 @@ pub fn apply(
     writer: &Writer<'_>,
 ) -> Result<Value, Status> {
     check_config(config, writer)?;
-    let before = live.map_or_else(empty, without_managers);
+    let nothing = empty();
+    let before = live.unwrap_or(&nothing);
     let mut managers = live.and_then(managed::read).unwrap_or_default();
     if live.is_some() && managers.is_empty() {
         let untracked = Identity::new("before-first-apply", false, writer.api_version, "");
-        record(&empty(), &before, &mut managers, untracked, writer);
+        record(&nothing, before, &mut managers, untracked, writer);
     }
     collapse(&mut managers, writer);
     let config = canonical(config, writer)?;
@@ -146,22 +146,26 @@ pub fn apply(
     let api_version = writer.api_version.to_owned();
     managers.insert(identity.clone(), Entry { fields: set, api_version, time: None });
 
-    let merged = typed::merge(&before, &config, &writer.schema);
+    let mut merged = typed::merge(before, &config, &writer.schema);
+    // Written anew at the end.
+    if let Some(metadata) = merged.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
     let mut result = match &last {
         Some(last) if !last.fields.is_empty() => versions::prune(merged, &managers, last, writer),
         _ => merged,
     };
-    let mut changes = Changes::new(&before, &result, writer);
+    let mut changes = Changes::new(before, &result, writer);
     let mut conflicts = conflicts::find(&managers, &mut changes, &identity);
     if !force && !conflicts.is_empty() {
-        last_applied::allow(&mut conflicts, &before, writer);
+        last_applied::allow(&mut conflicts, before, writer);
         if !conflicts.is_empty() {
             return Err(conflicts::status(&conflicts));
         }
     }
     changes.take_from(&mut managers, Some(&identity));
     if let Some(entry) = managers.get_mut(&identity) {
-        let changed = live.is_none() || before != result;
+        let changed = live.is_none() || !same_but_for_managers(before, &result);
         entry.time = if changed { Some(writer.now.to_owned()) } else { last.and_then(|l| l.time) };
     }
     managed::strip(&mut managers);
@@ -181,12 +185,20 @@ fn carry_identity(result: &mut Value, live: Option<&Value>) {
     }
 }
 
-fn without_managers(object: &Value) -> Value {
-    let mut copy = object.clone();
-    if let Some(metadata) = copy.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    copy
+/// Whether two objects differ in nothing but their managedFields.
+fn same_but_for_managers(left: &Value, right: &Value) -> bool {
+    let (Some(l), Some(r)) = (left.as_object(), right.as_object()) else { return left == right };
+    let parts = |map: &'_ Map<String, Value>| map.len() - usize::from(map.contains_key("managedFields"));
+    let metadata = match (l.get("metadata"), r.get("metadata")) {
+        (Some(Value::Object(l)), Some(Value::Object(r))) => {
+            parts(l) == parts(r)
+                && l.iter().all(|(key, value)| key == "managedFields" || r.get(key) == Some(value))
+        }
+        (l, r) => l == r,
+    };
+    metadata
+        && l.len() == r.len()
+        && l.iter().all(|(key, value)| key == "metadata" || r.get(key) == Some(value))
 }
 
 fn check_config(config: &Value, writer: &Writer<'_>) -> Result<(), Status> {

@@ -1,7 +1,9 @@
 //! Walks over a value with its schema: which fields it sets, how two values differ, how an applied
 //! configuration merges into the live object, and what is left when fields are removed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -107,8 +109,17 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// Added or modified.
-    pub fn changed(&self) -> Fields {
+    pub fn changed(&self) -> Cow<'_, Fields> {
+        if self.modified.is_blank() {
+            return Cow::Borrowed(&self.added);
+        }
         let mut changed = self.added.clone();
+        changed.union(&self.modified);
+        Cow::Owned(changed)
+    }
+    /// The same, where the rest is not needed any more.
+    pub fn into_changed(self) -> Fields {
+        let mut changed = self.added;
         changed.union(&self.modified);
         changed
     }
@@ -117,32 +128,42 @@ impl Comparison {
         change(&mut self.modified);
         change(&mut self.removed);
     }
-}
-
-/// What is new, changed and gone in `right`, both being whole objects.
-pub(super) fn compare(left: &Value, right: &Value, node: &Node<'_>) -> Comparison {
-    let mut found = Comparison::default();
-    let mut walk = Compare { path: Vec::new(), found: &mut found };
-    walk.values(Some(left), Some(right), node, true);
-    found
-}
-
-struct Compare<'a> {
-    path: Vec<String>,
-    found: &'a mut Comparison,
-}
-
-impl Compare<'_> {
-    fn added(&mut self) {
-        self.found.added.insert(&self.path);
+    fn is_blank(&self) -> bool {
+        self.added.is_blank() && self.modified.is_blank() && self.removed.is_blank()
     }
-    fn removed(&mut self) {
-        self.found.removed.insert(&self.path);
+    /// Takes over what was found below an element.
+    fn attach(&mut self, element: impl FnOnce() -> String, below: Comparison) {
+        if below.is_blank() {
+            return;
+        }
+        let element = element();
+        // Most places know one kind of change; the others leave no trace.
+        self.removed.attach(&element, below.removed);
+        self.modified.attach(&element, below.modified);
+        self.added.attach(&element, below.added);
     }
-    fn modified(&mut self) {
-        self.found.modified.insert(&self.path);
+    /// What differs between the items of one key; several that share it are one thing.
+    fn items(&mut self, left: &[&Value], right: &[&Value], item: &Node<'_>) {
+        match (left.len(), right.len()) {
+            (0 | 1, 0 | 1) => {
+                self.values(left.first().copied(), right.first().copied(), item, false);
+            }
+            (0 | 1, _) => {
+                if let Some(one) = left.first() {
+                    self.values(Some(one), None, item, false);
+                }
+                self.added.insert_here();
+            }
+            (_, 0 | 1) => {
+                if let Some(one) = right.first() {
+                    self.values(None, Some(one), item, false);
+                }
+                self.removed.insert_here();
+            }
+            _ if left != right => self.modified.insert_here(),
+            _ => {}
+        }
     }
-
     /// `held`: the original's types hold the struct here by value, so that it is always there.
     fn values(&mut self, left: Option<&Value>, right: Option<&Value>, node: &Node<'_>, held: bool) {
         if left == right {
@@ -154,13 +175,13 @@ impl Compare<'_> {
             (l, r) if l.is_container() || r.is_container() => {
                 // A leaf became a container or the reverse: both sides are told.
                 if matches!(l, Contents::Leaf) || matches!(r, Contents::Leaf) {
-                    self.modified();
+                    self.modified.insert_here();
                 }
                 self.one_sided(l, node, held, true);
                 self.one_sided(r, node, held, false);
                 self.presence(left, right, held);
             }
-            _ if left.is_some() && right.is_some() => self.modified(),
+            _ if left.is_some() && right.is_some() => self.modified.insert_here(),
             _ => self.presence(left, right, held),
         }
     }
@@ -168,8 +189,8 @@ impl Compare<'_> {
     fn presence(&mut self, left: Option<&Value>, right: Option<&Value>, held: bool) {
         let always_there = |value: &Value| held && value.is_object();
         match (left, right) {
-            (None, Some(new)) if !always_there(new) => self.added(),
-            (Some(old), None) if !always_there(old) => self.removed(),
+            (None, Some(new)) if !always_there(new) => self.added.insert_here(),
+            (Some(old), None) if !always_there(old) => self.removed.insert_here(),
             _ => {}
         }
     }
@@ -195,11 +216,11 @@ impl Compare<'_> {
         let in_right = |key: &str| right.and_then(|r| r.get(key));
         let only_right = right.into_iter().flatten().map(|(k, _)| k).filter(|k| in_left(k).is_none());
         for key in left.into_iter().flatten().map(|(k, _)| k).chain(only_right) {
-            self.path.push(field_element(key));
             let child = node.child(key).unwrap_or(Node::Deduced);
             let held = held && node.holds_by_value(key);
-            self.values(in_left(key), in_right(key), &child, held);
-            self.path.pop();
+            let mut below = Comparison::default();
+            below.values(in_left(key), in_right(key), &child, held);
+            self.attach(|| field_element(key), below);
         }
     }
 
@@ -216,40 +237,32 @@ impl Compare<'_> {
         let item = node.item();
         for (element, at) in l {
             let others = r.remove(&element).unwrap_or_default();
-            self.path.push(element);
-            self.items(&pick(left, &at), &pick(right, &others), &item);
-            self.path.pop();
+            let mut below = Comparison::default();
+            below.items(&pick(left, &at), &pick(right, &others), &item);
+            self.attach(|| element, below);
         }
         for (element, at) in r {
-            self.path.push(element);
-            self.items(&[], &pick(right, &at), &item);
-            self.path.pop();
-        }
-    }
-
-    /// The items of one key; several that share it are one thing.
-    fn items(&mut self, left: &[&Value], right: &[&Value], item: &Node<'_>) {
-        match (left.len(), right.len()) {
-            (0 | 1, 0 | 1) => {
-                self.values(left.first().copied(), right.first().copied(), item, false);
-            }
-            (0 | 1, _) => {
-                if let Some(one) = left.first() {
-                    self.values(Some(one), None, item, false);
-                }
-                self.added();
-            }
-            (_, 0 | 1) => {
-                if let Some(one) = right.first() {
-                    self.values(None, Some(one), item, false);
-                }
-                self.removed();
-            }
-            _ if left != right => self.modified(),
-            _ => {}
+            let mut below = Comparison::default();
+            below.items(&[], &pick(right, &at), &item);
+            self.attach(|| element, below);
         }
     }
 }
+
+/// What is new, changed and gone in `right`, both being whole objects. Nobody owns the list of
+/// owners, so that it is left out.
+pub(super) fn compare(left: &Value, right: &Value, node: &Node<'_>) -> Comparison {
+    let mut found = Comparison::default();
+    found.values(Some(left), Some(right), node, true);
+    found.each(|fields| fields.subtract(&MANAGED_FIELDS));
+    found
+}
+
+static MANAGED_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
+    let mut fields = Fields::default();
+    fields.insert(&[field_element("metadata"), field_element("managedFields")]);
+    fields
+});
 
 fn pick<'a>(list: &'a [Value], at: &[usize]) -> Vec<&'a Value> {
     at.iter().map(|i| &list[*i]).collect()

@@ -44,8 +44,8 @@ impl<'a> Changes<'a> {
     }
 
     /// At the writer's own version.
-    pub fn here(&self) -> &Comparison {
-        &self.here
+    pub fn into_here(self) -> Comparison {
+        self.here
     }
 
     /// At a manager's version; `None` where that is gone.
