@@ -6,14 +6,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_api::selector::LabelSelector;
 use amphipod_client::workqueue::WorkQueue;
 use amphipod_client::{Change, Client, EventRecorder, Informer, Resource, SharedInformers};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{Config, Error, meta, selector};
+use crate::selector::Labels;
+use crate::{Config, Error, meta};
 
 /// After this many failures in a row a key is reported, not only retried.
 const FAILURES_WORTH_A_WARNING: u32 = 10;
@@ -133,7 +133,7 @@ pub fn enqueue_owners<O: Resource, T: Resource>(
     dependents: &Informer<T>,
     owners: &Informer<O>,
     queue: &WorkQueue,
-    selector_of: fn(&O) -> Option<LabelSelector>,
+    takes: fn(&O, Labels<'_>) -> bool,
     observe: impl Fn(&Change<T>, &str) + Send + Sync + 'static,
 ) {
     let (owners, queue) = (owners.clone(), queue.clone());
@@ -152,9 +152,7 @@ pub fn enqueue_owners<O: Resource, T: Resource>(
             queue.add(&key);
         } else if meta::controller_of(object.metadata()).is_none() {
             for owner in owners.list_namespace(object.namespace()) {
-                let takes = selector_of(&owner)
-                    .is_some_and(|s| selector::matches(&s, object.metadata().labels.as_ref()));
-                if takes {
+                if takes(&owner, object.metadata().labels.as_ref()) {
                     queue.add(&owner.key());
                 }
             }

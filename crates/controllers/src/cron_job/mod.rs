@@ -32,7 +32,7 @@ pub async fn run(scope: Scope) {
     let queue = WorkQueue::new();
     enqueue_all(&crons, &queue);
     // Jobs are not adopted: only those made for the CronJob count.
-    enqueue_owners(&jobs, &crons, &queue, |_: &CronJob| None, |_, _| {});
+    enqueue_owners(&jobs, &crons, &queue, |_: &CronJob, _| false, |_, _| {});
     let events = scope.events("cronjob-controller");
     let controller = CronJobController { scope: scope.clone(), crons, jobs, events };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;

@@ -19,6 +19,7 @@ use crate::harness::{
 };
 use crate::pod_control::{PodControl, slow_start};
 use crate::revisions::{self, Outcome, REVISION_LABEL};
+use crate::selector::Labels;
 use crate::{Error, meta, pods, selector};
 
 /// Kept by the API server, passed on to pods for older tools.
@@ -52,9 +53,11 @@ pub async fn run(scope: Scope) {
     let queue = WorkQueue::new();
     let expectations = Arc::new(Expectations::default());
     enqueue_all(&sets, &queue);
-    let select = |set: &DaemonSet| selector::from_object(set.spec.as_ref().map(|s| &s.selector));
     let observer = expectations.clone();
-    enqueue_owners(&pods, &sets, &queue, select, move |change: &Change<Pod>, key: &str| {
+    let takes = |set: &DaemonSet, labels: Labels<'_>| {
+        selector::object_matches(set.spec.as_ref().map(|s| &s.selector), labels)
+    };
+    enqueue_owners(&pods, &sets, &queue, takes, move |change: &Change<Pod>, key: &str| {
         observer.observe(change, key);
     });
     let (all, by_node) = (sets.clone(), queue.clone());

@@ -25,6 +25,7 @@ use crate::harness::{
     BY_CONTROLLER, Controller, Scope, candidates, enqueue_all, enqueue_owners, index_by_controller, now,
     owner_key,
 };
+use crate::selector::Labels;
 use crate::{Error, pods, selector};
 
 struct DeploymentController {
@@ -48,8 +49,10 @@ pub async fn run(scope: Scope) {
     }
     let queue = WorkQueue::new();
     enqueue_all(&deployments, &queue);
-    let select = |d: &Deployment| selector::from_object(d.spec.as_ref().map(|s| &s.selector));
-    enqueue_owners(&replica_sets, &deployments, &queue, select, |_, _| {});
+    let takes = |d: &Deployment, labels: Labels<'_>| {
+        selector::object_matches(d.spec.as_ref().map(|s| &s.selector), labels)
+    };
+    enqueue_owners(&replica_sets, &deployments, &queue, takes, |_, _| {});
     wake_recreate(&pods, &replica_sets, &deployments, &queue);
     let events = scope.events("deployment-controller");
     let controller = DeploymentController { scope: scope.clone(), deployments, replica_sets, pods, events };

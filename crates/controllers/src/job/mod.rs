@@ -29,6 +29,7 @@ use crate::harness::{
     BY_CONTROLLER, Controller, Scope, candidates, enqueue_all, enqueue_owners, index_by_controller, now,
 };
 use crate::pod_control::{PodControl, slow_start};
+use crate::selector::Labels;
 use crate::{Error, selector};
 
 /// Finalizers taken off at once, for one job.
@@ -57,8 +58,10 @@ pub async fn run(scope: Scope) {
     let released = Arc::new(Mutex::new(HashSet::new()));
     enqueue_all(&jobs, &queue);
     let (observer, settled) = (expectations.clone(), released.clone());
-    let select = |job: &Job| selector::from_object(job.spec.as_ref().and_then(|s| s.selector.as_ref()));
-    enqueue_owners(&pods, &jobs, &queue, select, move |change: &Change<Pod>, key: &str| {
+    let takes = |job: &Job, labels: Labels<'_>| {
+        selector::object_matches(job.spec.as_ref().and_then(|s| s.selector.as_ref()), labels)
+    };
+    enqueue_owners(&pods, &jobs, &queue, takes, move |change: &Change<Pod>, key: &str| {
         observer.observe(change, key);
         let pod = change.object();
         if matches!(change, Change::Deleted(_)) || !view::is_tracked(pod) {

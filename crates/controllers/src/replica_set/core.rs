@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSetCondition as Condition;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 
+use crate::selector::Labels;
 use crate::{meta, pods};
 
 /// Pods made or deleted in one go for one owner.
@@ -17,6 +18,8 @@ pub const BURST: usize = 500;
 /// A kind that keeps a number of equal pods.
 pub trait ReplicaOwner: Resource {
     fn selector(&self) -> Option<LabelSelector>;
+    /// Whether the selector takes a pod with these labels.
+    fn takes(&self, labels: Labels<'_>) -> bool;
     fn view(&self) -> Set<'_>;
     fn with_status(&self, status: Status) -> Self;
 }

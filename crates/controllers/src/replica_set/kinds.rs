@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::core::{ReplicaOwner, Set, Status};
 use crate::selector;
+use crate::selector::Labels;
 
 /// Zero counts are left out on the wire.
 fn counted(count: i32) -> Option<i32> {
@@ -17,6 +18,9 @@ fn counted(count: i32) -> Option<i32> {
 impl ReplicaOwner for ReplicaSet {
     fn selector(&self) -> Option<LabelSelector> {
         selector::from_object(self.spec.as_ref().map(|spec| &spec.selector))
+    }
+    fn takes(&self, labels: Labels<'_>) -> bool {
+        selector::object_matches(self.spec.as_ref().map(|spec| &spec.selector), labels)
     }
     fn view(&self) -> Set<'_> {
         let spec = self.spec.as_ref();
@@ -56,6 +60,9 @@ impl ReplicaOwner for ReplicaSet {
 impl ReplicaOwner for ReplicationController {
     fn selector(&self) -> Option<LabelSelector> {
         selector::from_map(self.spec.as_ref().and_then(|spec| spec.selector.as_ref()))
+    }
+    fn takes(&self, labels: Labels<'_>) -> bool {
+        selector::map_matches(self.spec.as_ref().and_then(|spec| spec.selector.as_ref()), labels)
     }
     fn view(&self) -> Set<'_> {
         let spec = self.spec.as_ref();

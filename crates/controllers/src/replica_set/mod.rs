@@ -48,7 +48,7 @@ async fn run<O: ReplicaOwner>(scope: Scope, component: &str) {
     index_by_controller(&owners);
     enqueue_all(&owners, &queue);
     let observer = expectations.clone();
-    enqueue_owners(&pods, &owners, &queue, O::selector, move |change: &Change<Pod>, key: &str| {
+    enqueue_owners(&pods, &owners, &queue, O::takes, move |change: &Change<Pod>, key: &str| {
         observer.observe(change, key);
     });
     let events: EventRecorder = scope.events(component);

@@ -17,6 +17,7 @@ use crate::harness::{
     BY_CONTROLLER, Controller, Scope, candidates, enqueue_all, enqueue_owners, index_by_controller, now,
 };
 use crate::revisions::{self, HASH_LABEL, Outcome, REVISION_LABEL};
+use crate::selector::Labels;
 use crate::{Error, meta, selector};
 
 struct StatefulSetController {
@@ -44,8 +45,10 @@ pub async fn run(scope: Scope) {
     }
     let queue = WorkQueue::new();
     enqueue_all(&sets, &queue);
-    let select = |set: &StatefulSet| selector::from_object(set.spec.as_ref().map(|s| &s.selector));
-    enqueue_owners(&pods, &sets, &queue, select, |_, _| {});
+    let takes = |set: &StatefulSet, labels: Labels<'_>| {
+        selector::object_matches(set.spec.as_ref().map(|s| &s.selector), labels)
+    };
+    enqueue_owners(&pods, &sets, &queue, takes, |_, _| {});
     let events = scope.events("statefulset-controller");
     let controller = StatefulSetController { scope: scope.clone(), sets, pods, revisions, claims, events };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
