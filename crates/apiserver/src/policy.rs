@@ -93,6 +93,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::authn::certificate::Peer;
     use crate::seams::{AdmissionRequest, Credentials, Decision, Operation, UserInfo};
     use crate::testing::MemoryReader;
 
@@ -110,7 +111,7 @@ mod tests {
     async fn who(policy: &Policy, token: &str) -> Result<UserInfo, Status> {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let credentials = Credentials { headers: &headers, peer_certificate: None, in_process: None };
+        let credentials = Credentials { headers: &headers, peer: None, in_process: None };
         policy.authenticator.authenticate(&credentials).await
     }
 
@@ -154,10 +155,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_may_outlast_its_certificate() {
+        let (_, policy) = policy();
+        let headers = HeaderMap::new();
+        for (not_after, code) in [(crate::authn::now_seconds() + 600, 0), (1, 401)] {
+            let peer = Peer { user: UserInfo::new("u", &[]), not_after };
+            let credentials = Credentials { headers: &headers, peer: Some(&peer), in_process: None };
+            let outcome = policy.authenticator.authenticate(&credentials).await;
+            assert_eq!(outcome.map_or_else(|status| status.code, |_| 0), code);
+        }
+    }
+
+    #[tokio::test]
     async fn nobody_is_anonymous_and_gets_nothing() {
         let (_, policy) = policy();
         let headers = HeaderMap::new();
-        let credentials = Credentials { headers: &headers, peer_certificate: None, in_process: None };
+        let credentials = Credentials { headers: &headers, peer: None, in_process: None };
         let user = policy.authenticator.authenticate(&credentials).await.unwrap();
         assert_eq!(user.name, "system:anonymous");
         let ask = |path: &str| Attributes {

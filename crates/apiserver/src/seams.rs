@@ -13,6 +13,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
 
+use crate::authn::certificate::Peer;
+
 /// An authenticated identity. Put one into a request's extensions only for in-process callers:
 /// the server removes whatever a network peer could have put there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,8 +59,8 @@ pub struct Attributes {
 #[derive(Clone, Copy, Debug)]
 pub struct Credentials<'a> {
     pub headers: &'a HeaderMap,
-    /// The TLS peer's leaf certificate (DER), already verified against the client CA by TLS.
-    pub peer_certificate: Option<&'a [u8]>,
+    /// Of the TLS peer's certificate, already verified against the client CA by TLS.
+    pub peer: Option<&'a Peer>,
     /// The identity an in-process caller was given; `None` for network requests.
     pub in_process: Option<&'a UserInfo>,
 }

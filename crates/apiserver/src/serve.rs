@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::authn::certificate::{self, Peer};
 use crate::body::{self, Body};
 use crate::config::KeyPair;
 use crate::cork;
@@ -43,9 +43,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// Streams one HTTP/2 connection may have open, as kube-apiserver allows for its own clients.
 const MAX_STREAMS: u32 = 1000;
 
-/// The verified leaf certificate (DER) of the peer, as an extension of its requests.
+/// Whom the peer's verified certificate stands for, as an extension of its requests.
 #[derive(Clone, Debug)]
-pub struct PeerCertificate(pub Bytes);
+pub struct ConnectedPeer(pub Arc<Peer>);
 
 /// The peer's address, as an extension of its requests.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +158,7 @@ async fn connection<H, F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = peer.map(|leaf| PeerCertificate(Bytes::copy_from_slice(leaf)));
+    let peer = peer.and_then(|leaf| certificate::peer(leaf)).map(|peer| ConnectedPeer(Arc::new(peer)));
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(|body| body::boxed(Drained::new(body)));
         let extensions = request.extensions_mut();
@@ -167,7 +167,8 @@ async fn connection<H, F>(
         if let Some(peer) = &peer {
             extensions.insert(peer.clone());
         }
-        let answer = handler(request);
+        // Boxed: the state of a whole request is large, and moved a few times before it runs.
+        let answer = Box::pin(handler(request));
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let (stream, cork) = cork::cork(stream);

@@ -7,8 +7,16 @@ use crate::seams::UserInfo;
 /// Where Kubernetes puts a user's uid into a certificate's subject.
 const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 
-/// The user of a certificate that TLS has verified already; `None` when it names nobody.
-pub fn user(der: &[u8]) -> Option<UserInfo> {
+/// Whom a certificate stands for, read once for all requests of its connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub user: UserInfo,
+    /// In seconds since 1970; a connection may outlast its certificate.
+    pub not_after: i64,
+}
+
+/// The peer of a certificate that TLS has verified already; `None` when it names nobody.
+pub fn peer(der: &[u8]) -> Option<Peer> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
@@ -27,5 +35,6 @@ pub fn user(der: &[u8]) -> Option<UserInfo> {
     let fingerprint = super::hex_sha256(der);
     let extra =
         [(super::token::CREDENTIAL_EXTRA.to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
-    Some(UserInfo { name, uid, groups, extra })
+    let not_after = certificate.validity().not_after.timestamp();
+    Some(Peer { user: UserInfo { name, uid, groups, extra }, not_after })
 }

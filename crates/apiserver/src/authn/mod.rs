@@ -67,8 +67,12 @@ impl Authenticator for Chain {
         if let Some(user) = credentials.in_process {
             return Ok(with_authenticated(user.clone()));
         }
-        if let Some(user) = credentials.peer_certificate.and_then(certificate::user) {
-            return Ok(user);
+        if let Some(peer) = credentials.peer {
+            if now_seconds() > peer.not_after {
+                tracing::debug!(user = peer.user.name, "the client certificate has expired");
+                return Err(Status::unauthorized("Unauthorized"));
+            }
+            return Ok(peer.user.clone());
         }
         if let Some(token) = bearer(credentials) {
             return match self.tokens.authenticate(self.reader.as_ref(), &token, &[]).await {

@@ -26,7 +26,7 @@ use crate::metrics::{Observed, RequestMeter};
 use crate::registry::render::ExpectedSize;
 use crate::registry::{patch, view};
 use crate::seams::{Attributes, Credentials, Decision, UserInfo};
-use crate::serve::PeerCertificate;
+use crate::serve::ConnectedPeer;
 use crate::server::ApiServer;
 use crate::stall::Patience;
 
@@ -65,7 +65,9 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
     });
     let incoming = Incoming { request, attributes, target, query };
     let span = debug_span!("request", audit_id);
-    let work = bounded(server.clone(), incoming, accepted, is_long_running, &meter).instrument(span);
+    // Boxed, as below: large futures are copied by everything that wraps them.
+    let work =
+        Box::pin(bounded(server.clone(), incoming, accepted, is_long_running, &meter)).instrument(span);
     let answer = AssertUnwindSafe(work).catch_unwind().await;
     let mut answer = answer.unwrap_or_else(|_| {
         error!(%verb, %path, audit_id, "a handler panicked");
@@ -180,7 +182,7 @@ async fn bounded(
         // What is still to be written has what is left of the time, and keeps its place that long.
         Ok(Response::from_parts(parts, body::ahead(content, deadline, served).await))
     };
-    let outcome = tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
+    let outcome = tokio::time::timeout_at(deadline, Box::pin(work)).await.unwrap_or_else(|_| {
         meter.terminated(504);
         Err(limit.exceeded())
     });
@@ -218,10 +220,10 @@ async fn answer(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Respo
 
 async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result<UserInfo, Status> {
     let in_process = request.extensions_mut().remove::<UserInfo>();
-    let peer = request.extensions().get::<PeerCertificate>().cloned();
+    let peer = request.extensions().get::<ConnectedPeer>().cloned();
     let credentials = Credentials {
         headers: request.headers(),
-        peer_certificate: peer.as_ref().map(|p| p.0.as_ref()),
+        peer: peer.as_ref().map(|p| p.0.as_ref()),
         in_process: in_process.as_ref(),
     };
     let user = server.policy.authenticator.authenticate(&credentials).await?;
