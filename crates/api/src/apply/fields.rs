@@ -71,6 +71,14 @@ impl Fields {
         place.here
     }
 
+    /// Whether `other` has all members.
+    pub fn is_within(&self, other: &Fields) -> bool {
+        (!self.here || other.here)
+            && self.children.iter().all(|(element, ours)| {
+                other.children.get(element).map_or_else(|| ours.is_empty(), |theirs| ours.is_within(theirs))
+            })
+    }
+
     pub fn union(&mut self, other: &Fields) {
         if self.is_blank() {
             self.clone_from(other);
@@ -302,6 +310,10 @@ mod tests {
         a.subtract_below(&set(json!({"f:a": {}})));
         assert_eq!(a.to_json(), json!({"f:c": {}}));
         a.union(&set(json!({"f:d": {"f:e": {}}})));
+        assert!(a.is_within(&a) && set(json!({})).is_within(&a));
+        assert!(set(json!({"f:d": {"f:e": {}}})).is_within(&a));
+        assert!(!set(json!({"f:d": {".": {}, "f:e": {}}})).is_within(&a));
+        assert!(!set(json!({"f:e": {}})).is_within(&a));
         assert_eq!(a.with_named_fields(&Node::Deduced), a);
         let pod = Node::of_kind("", "v1", "Pod");
         let labels = set(json!({"f:metadata": {"f:labels": {"f:a": {}}}}));

@@ -143,6 +143,10 @@ pub fn apply(
     typed::field_set(&config, &writer.schema, &mut set);
     writer.tracked.keep(&mut set);
     let last = managers.get(&identity).cloned();
+    // Whoever applies all that it applied before gives nothing up.
+    let surplus = last.as_ref().filter(|last| {
+        !last.fields.is_empty() && (last.api_version != writer.api_version || !last.fields.is_within(&set))
+    });
     let api_version = writer.api_version.to_owned();
     managers.insert(identity.clone(), Entry { fields: set, api_version, time: None });
 
@@ -151,9 +155,9 @@ pub fn apply(
     if let Some(metadata) = merged.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    let mut result = match &last {
-        Some(last) if !last.fields.is_empty() => versions::prune(merged, &managers, last, writer),
-        _ => merged,
+    let mut result = match surplus {
+        Some(last) => versions::prune(merged, &managers, last, writer),
+        None => merged,
     };
     let mut changes = Changes::new(before, &result, writer);
     let mut conflicts = conflicts::find(&managers, &mut changes, &identity);
