@@ -16,6 +16,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -29,6 +31,9 @@ mod status;
 
 /// Writes under way at once, over all nodes.
 const WORKERS: usize = 64;
+/// Heartbeats under way at once. Few when all is well; when the API is slow, they must not wait for
+/// one another until their nodes are given up.
+const BEATS: usize = 64;
 const LEASE_EVERY: Duration = Duration::from_secs(10);
 /// A node's whole status is written this often.
 const STATUS_EVERY: Duration = Duration::from_secs(300);
@@ -136,6 +141,8 @@ struct Shared {
     addresses: Addresses,
     pods: Informer<Pod>,
     queue: WorkQueue,
+    began: Instant,
+    beating: Semaphore,
     /// When a pod was first seen here, by uid.
     seen: Mutex<HashMap<String, Timestamp>>,
 }
@@ -152,12 +159,19 @@ pub async fn run(
         addresses: Addresses::new(config.pod_cidr),
         pods: informers.get::<Pod>(),
         queue: WorkQueue::new(),
+        began: Instant::now(),
+        beating: Semaphore::new(BEATS),
         seen: Mutex::default(),
         client,
         config,
     });
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(heartbeats(shared.clone(), cancel.clone()));
+    for index in 0..shared.config.count {
+        let (shared, cancel) = (shared.clone(), cancel.clone());
+        tasks.spawn(async move {
+            cancel.run_until_cancelled(heartbeats(shared, index)).await;
+        });
+    }
     follow_pods(&shared);
     for _ in 0..WORKERS {
         tasks.spawn(work(shared.clone()));
@@ -184,42 +198,32 @@ fn machine(config: &Config) -> Machine {
     Machine { memory_bytes, allocatable: capacity.clone(), capacity, info }
 }
 
-/// Registers every node, then renews leases evenly spread over the interval.
-async fn heartbeats(shared: Arc<Shared>, cancel: CancellationToken) {
-    let count = shared.config.count;
-    let mut known: Vec<Known> = vec![Known::default(); count as usize];
+/// One node's life in the API: registers it, then renews its lease and reports its status. Nodes
+/// take turns over the interval, and none waits for another's answer.
+async fn heartbeats(shared: Arc<Shared>, index: u32) {
+    let mut known = Known::default();
+    beat(&shared, index, &mut known, true).await;
+    let turn = LEASE_EVERY.mul_f64(f64::from(index) / f64::from(shared.config.count.max(1)));
+    let mut due = tokio::time::interval_at(shared.began + LEASE_EVERY + turn, LEASE_EVERY);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let rounds_per_status = STATUS_EVERY.as_secs() / LEASE_EVERY.as_secs();
-    let mut round = 0;
-    let mut began = tokio::time::Instant::now();
-    while !cancel.is_cancelled() {
-        for (index, known) in (0..count).zip(&mut known) {
-            let status_due = round == 0 || round % rounds_per_status == u64::from(index) % rounds_per_status;
-            heartbeat(&shared, index, known, status_due || known.uid.is_none()).await;
-            // The first round registers as fast as it goes; later ones are spread out.
-            let due = if round == 0 {
-                began
-            } else {
-                began + LEASE_EVERY.mul_f64((index + 1) as f64 / count as f64)
-            };
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep_until(due) => {}
-            }
-        }
-        if round == 0 {
-            began = tokio::time::Instant::now();
-        } else {
-            began += LEASE_EVERY;
-        }
-        if count == 0 {
-            return cancel.cancelled().await;
-        }
+    let mut round = u64::from(index);
+    loop {
+        due.tick().await;
         round += 1;
+        beat(&shared, index, &mut known, round % rounds_per_status == 0).await;
     }
 }
 
+async fn beat(shared: &Shared, index: u32, known: &mut Known, with_status: bool) {
+    // Nobody closes it.
+    let _turn = shared.beating.acquire().await;
+    let with_status = with_status || known.uid.is_none();
+    heartbeat(shared, index, known, with_status).await;
+}
+
 /// What was last heard of a node.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Known {
     lease: Option<Lease>,
     uid: Option<String>,

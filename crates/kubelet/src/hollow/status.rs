@@ -50,6 +50,7 @@ pub fn next(pod: &Pod, timing: &Timing) -> Step {
     match phase {
         "Succeeded" | "Failed" => Step::Rest,
         "Running" => match complete_after(pod) {
+            None if is_overruled(pod) => Step::Write(Phase::Running),
             None => Step::Rest,
             Some(delay) => {
                 let start =
@@ -59,6 +60,25 @@ pub fn next(pod: &Pod, timing: &Timing) -> Step {
         },
         _ => left(timing.seen, timing.start, timing.now).map_or(Step::Write(Phase::Running), Step::Wait),
     }
+}
+
+/// Someone says that the pod is not ready, as is done for those of a node that was not heard of, and
+/// nothing that the pod waits for stands against it.
+fn is_overruled(pod: &Pod) -> bool {
+    let holds = |kind: &str| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.filter(|c| c.type_ == kind).any(|c| c.status == "True")
+    };
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    !holds("Ready") && gates.into_iter().all(|gate| holds(&gate.condition_type))
+}
+
+/// Since when a container runs, as far as it was told before.
+fn started_at(pod: &Pod, name: &str) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let told = lists.into_iter().flatten().flatten().find(|s| s.name == name)?;
+    Some(told.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
 }
 
 fn complete_after(pod: &Pod) -> Option<Duration> {
@@ -73,13 +93,14 @@ pub fn status(pod: &Pod, phase: Phase, ip: &str, host_ip: &str, now: Timestamp) 
         let id = format!("{}-{}", pod.metadata.uid.as_deref().unwrap_or(""), spec.name());
         probes.set(&id, ProbeKind::Startup, Outcome::Success);
         probes.set(&id, ProbeKind::Readiness, Outcome::Success);
+        let since = started_at(pod, spec.name()).unwrap_or(now);
         ContainerRecord {
             id,
             sandbox_id: "hollow".to_owned(),
             name: spec.name().to_owned(),
             run: if over { Run::Exited } else { Run::Running },
-            created_at: Some(now),
-            started_at: Some(now),
+            created_at: Some(since),
+            started_at: Some(since),
             finished_at: over.then_some(now),
             image: spec.container.image.clone().unwrap_or_default(),
             image_id: "sha256:hollow".to_owned(),
@@ -161,5 +182,22 @@ mod tests {
         let mut pod = pod(json!({}));
         pod.status = Some(status(&pod, Phase::Running, "1.1.1.1", "2.2.2.2", at(0)));
         assert_eq!(next(&pod, &timing(1000)), Step::Rest);
+        let since =
+            |pod: &Pod| pod.status.as_ref().unwrap().container_statuses.clone().unwrap()[0].state.clone();
+        let told = since(&pod);
+        let condition = |pod: &mut Pod, kind: &str, holds: &str| {
+            let conditions = pod.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions.retain(|c| c.type_ != kind);
+            conditions.push(serde_json::from_value(json!({"type": kind, "status": holds})).unwrap());
+        };
+        condition(&mut pod, "Ready", "False");
+        assert_eq!(next(&pod, &timing(1000)), Step::Write(Phase::Running));
+        let gate = serde_json::from_value(json!([{"conditionType": "example.com/gate"}])).unwrap();
+        pod.spec.as_mut().unwrap().readiness_gates = gate;
+        assert_eq!(next(&pod, &timing(1000)), Step::Rest, "the gate is closed");
+        condition(&mut pod, "example.com/gate", "True");
+        assert_eq!(next(&pod, &timing(1000)), Step::Write(Phase::Running));
+        pod.status = Some(status(&pod, Phase::Running, "1.1.1.1", "2.2.2.2", at(1000)));
+        assert_eq!((next(&pod, &timing(1001)), since(&pod)), (Step::Rest, told));
     }
 }

@@ -38,7 +38,7 @@ mod upkeep;
 mod tests;
 
 use inbox::{Inbox, News};
-use post::{Poster, Target};
+use post::{Poster, Target, contradicts};
 
 /// Retries of a sandbox that cannot be made: doubling up to this.
 const MAX_SANDBOX_RETRY: SignedDuration = SignedDuration::from_secs(60);
@@ -106,6 +106,8 @@ pub struct Worker {
     killing: Option<AbortHandle>,
     resizing: resize::Resizing,
     poster: Poster,
+    /// What was posted last is not what the API tells.
+    contradicted: bool,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     wake: Timestamp,
@@ -158,6 +160,7 @@ impl Worker {
         let poster = Poster::new(context.client.clone(), stored.map(|status| (target_of(&desired), status)));
         Worker {
             poster,
+            contradicted: false,
             resizing: resize::Resizing::new(&context, &pod),
             desired,
             context,
@@ -264,6 +267,7 @@ impl Worker {
                 self.volumes_at = None;
                 self.hold.clear();
             }
+            self.contradicted |= contradicts(pod.status.as_ref(), self.status.as_ref());
             self.set_desired(pod);
             self.follow_objects();
         }
@@ -525,7 +529,7 @@ impl Worker {
         self.status = Some(status.clone());
         self.inbox.publish(&status);
         if let Some(target) = self.target() {
-            self.poster.post(target, status);
+            self.poster.post(target, status, std::mem::take(&mut self.contradicted));
         }
     }
 

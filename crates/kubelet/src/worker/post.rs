@@ -38,14 +38,15 @@ impl Poster {
         Poster { wanted, done, task: tokio::spawn(run(client, receiver, done_sender, stored)) }
     }
 
-    pub fn post(&self, target: Target, status: PodStatus) {
+    /// `again`: it is to be written also where it was written last.
+    pub fn post(&self, target: Target, status: PodStatus, again: bool) {
         let new = Some((target, status));
         self.wanted.send_if_modified(|wanted| {
             let changed = *wanted != new;
             if changed {
                 *wanted = new;
             }
-            changed
+            changed || again
         });
     }
 
@@ -109,6 +110,18 @@ async fn write(
         Err(error) if error.is_not_found() || error.is_conflict() && other_uid(&api, target).await => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether what is told of a pod contradicts what its kubelet says: someone else changed a condition
+/// that is the kubelet's, as is done for the pods of a node that was not heard of.
+pub fn contradicts(told: Option<&PodStatus>, own: Option<&PodStatus>) -> bool {
+    let conditions =
+        |status: Option<&PodStatus>| status.and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let own = conditions(own);
+    conditions(told)
+        .iter()
+        .filter(|c| is_owned(&c.type_))
+        .any(|told| own.iter().any(|c| c.type_ == told.type_ && c.status != told.status))
 }
 
 async fn other_uid(api: &Api<Pod>, target: &Target) -> bool {

@@ -381,6 +381,23 @@ async fn static_pods_run_and_are_mirrored() {
     until("unmirrored", || node.api.get("pods", "ns", "web-n1").is_none().then_some(())).await;
 }
 
+/// A pod as it is marked while its node is not heard of.
+fn called_unready(mut pod: Value) -> Value {
+    let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+    let ready = conditions.iter_mut().find(|c| c["type"] == "Ready").unwrap();
+    ready["status"] = "False".into();
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_called_unready_by_others_is_ready_again() {
+    let node = Node::start().await;
+    node.create("p", json!({"containers": [{"name": "a", "image": "x:1"}]}));
+    let pod = node.until_pod("ready", "p", is_ready).await;
+    node.api.put("pods", called_unready(pod));
+    node.until_pod("ready again", "p", is_ready).await;
+}
+
 #[tokio::test]
 async fn hollow_nodes_heartbeat_and_run_pods() {
     let api = MiniApi::new();
@@ -401,6 +418,8 @@ async fn hollow_nodes_heartbeat_and_run_pods() {
     }
     let pod = until("ready", || api.get("pods", "ns", "p").filter(is_ready)).await;
     assert_eq!(pod["status"]["podIP"], "10.244.0.2");
+    api.put("pods", called_unready(pod));
+    until("ready again", || api.get("pods", "ns", "p").filter(is_ready)).await;
     api.delete("pods", "ns", "p", Some(30));
     until("gone", || api.get("pods", "ns", "p").is_none().then_some(())).await;
     assert!(api.get("pods", "ns", "q").unwrap()["status"].is_null());
