@@ -14,6 +14,8 @@ use crate::wire::{Call, JSON, PROTOBUF, Wire};
 use crate::{Outcome, process, watch};
 
 pub const NAMESPACE: &str = "amphipod-bench";
+/// For pods that are made beside those that are listed.
+const ASIDE: &str = "amphipod-bench-aside";
 const APPLY: &str = "application/apply-patch+yaml";
 
 #[derive(Clone, Debug, Args)]
@@ -37,11 +39,15 @@ pub struct Options {
 
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     let wire = Wire::connect(&options.kubeconfig).await?;
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    let _ = wire.call(Call::post("/api/v1/namespaces", &namespace)).await;
-    wait_for_service_account(&wire).await?;
+    for name in [NAMESPACE, ASIDE] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let _ = wire.call(Call::post("/api/v1/namespaces", &namespace)).await;
+        wait_for_service_account(&wire, name).await?;
+    }
     let outcome = figures(&wire, options, report).await;
-    let _ = wire.call(Call::delete(&format!("/api/v1/namespaces/{NAMESPACE}"))).await;
+    for name in [NAMESPACE, ASIDE] {
+        let _ = wire.call(Call::delete(&format!("/api/v1/namespaces/{name}"))).await;
+    }
     outcome
 }
 
@@ -49,13 +55,15 @@ async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Outcome
     let period = Duration::from_secs(options.seconds);
     for clients in [1, 64] {
         let object = move |index: usize| config_map(&format!("c{clients}-{index}"));
-        let rate = creates(wire, "configmaps", clients, period, object).await?;
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+        let rate = creates(wire, path, clients, period, object).await?;
         rate.report(report, &format!("create ConfigMap 1 KB, {clients} clients"));
     }
     reads(wire, 64, period).await?.report(report, "get ConfigMap, 64 clients");
     applies(wire, 64, period).await?.report(report, "server-side apply of a Deployment, 64 clients");
     watch::figures(wire, options, report).await?;
-    let one = creates(wire, "pods", 1, period, |index| pod(&format!("one-{index}"))).await?;
+    let aside = format!("/api/v1/namespaces/{ASIDE}/pods");
+    let one = creates(wire, aside, 1, period, |index| pod(&format!("one-{index}"))).await?;
     one.report(report, "create pod, 1 client");
     let start = Instant::now();
     create_pods(wire, options.pods).await?;
@@ -64,8 +72,8 @@ async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Outcome
 }
 
 /// Pods need the namespace's account; it comes a moment after the namespace.
-async fn wait_for_service_account(wire: &Wire) -> Outcome<()> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
+async fn wait_for_service_account(wire: &Wire, namespace: &str) -> Outcome<()> {
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match wire.call(Call::get(&path)).await {
@@ -120,12 +128,11 @@ impl Rate {
 
 async fn creates(
     wire: &Wire,
-    plural: &str,
+    path: String,
     clients: usize,
     period: Duration,
     object: impl Fn(usize) -> Value + Send + Sync + 'static,
 ) -> Outcome<Rate> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/{plural}");
     let (wire, object) = (wire.clone(), Arc::new(object));
     closed_loop(clients, period, move |turn| {
         let (wire, path, object) = (wire.clone(), path.clone(), object.clone());
