@@ -9,6 +9,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod written;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 
 use self::backoff::Backoff;
 use self::core::{Plan, View};
+use self::written::Written;
 use crate::claim::{self, claim};
 use crate::expectations::Expectations;
 use crate::harness::{
@@ -44,6 +46,7 @@ struct JobController {
     /// Uids of pods whose finalizer we took off and the cache has not shown without yet.
     released: Arc<Mutex<HashSet<String>>>,
     backoff: Mutex<HashMap<String, Backoff>>,
+    written: Written,
 }
 
 pub async fn run(scope: Scope) {
@@ -78,6 +81,7 @@ pub async fn run(scope: Scope) {
         expectations,
         released,
         backoff: Mutex::default(),
+        written: Written::default(),
     };
     let work = scope.work(queue, scope.config.workers, Arc::new(controller));
     tokio::join!(work, orphans);
@@ -88,8 +92,12 @@ impl Controller for JobController {
         let Some(job) = self.jobs.get(key) else {
             self.expectations.forget(key);
             self.backoff.lock().remove(key);
+            self.written.forget(key);
             return Ok(None);
         };
+        if self.written.is_ahead_of(&job) {
+            return Ok(None);
+        }
         let spec = job.spec.as_ref();
         let managed_by = spec.and_then(|s| s.managed_by.as_deref()).unwrap_or("kubernetes.io/job-controller");
         let selector = selector::from_object(spec.and_then(|s| s.selector.as_ref()));
@@ -187,7 +195,9 @@ impl JobController {
         let mut changed = job.clone();
         changed.status = Some(status);
         let api = Api::<Job>::of(self.scope.client.clone(), job);
-        Ok(api.update_status(&changed).await?)
+        let written = api.update_status(&changed).await?;
+        self.written.note(&written);
+        Ok(written)
     }
 
     /// Takes the finalizer off; the uids of those that now are without, and what went wrong.
