@@ -59,8 +59,12 @@ impl Controller for EndpointsController {
         let api = Api::<Endpoints>::namespaced(self.scope.client.clone(), namespace);
         let existing = self.endpoints.get(key);
         let Some(service) = self.services.get(key) else {
-            let leftover = existing.is_some_and(|e| meta::annotation(&e.metadata, LEADER).is_none());
-            if leftover && self.is_gone(namespace, name).await? {
+            let of_leader = |e: &Endpoints| meta::annotation(&e.metadata, LEADER).is_some();
+            if existing.is_some_and(|e| of_leader(&e)) || !self.is_gone(namespace, name).await? {
+                return Ok(None);
+            }
+            // Asked for: the cache may not show yet what an earlier sync made.
+            if api.get_opt(name).await?.is_some_and(|e| !of_leader(&e)) {
                 match api.delete(name, &DeleteParams::default()).await {
                     Err(error) if error.is_not_found() => {}
                     other => other?,
