@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amphipod_client::{Api, Client, Patch, Resource};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tracing::debug;
@@ -115,13 +115,12 @@ async fn write(
 /// Whether what is told of a pod contradicts what its kubelet says: someone else changed a condition
 /// that is the kubelet's, as is done for the pods of a node that was not heard of.
 pub fn contradicts(told: Option<&PodStatus>, own: Option<&PodStatus>) -> bool {
-    let conditions =
-        |status: Option<&PodStatus>| status.and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let own = conditions(own);
-    conditions(told)
-        .iter()
-        .filter(|c| is_owned(&c.type_))
-        .any(|told| own.iter().any(|c| c.type_ == told.type_ && c.status != told.status))
+    let mut told = told.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is_otherwise = |told: &PodCondition| {
+        let own = own.iter().flat_map(|status| status.conditions.iter().flatten());
+        own.into_iter().any(|c| c.type_ == told.type_ && c.status != told.status)
+    };
+    told.any(|told| is_owned(&told.type_) && is_otherwise(told))
 }
 
 async fn other_uid(api: &Api<Pod>, target: &Target) -> bool {
