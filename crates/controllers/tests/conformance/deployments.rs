@@ -149,8 +149,9 @@ async fn proportional_scaling() {
     api.patch("x", &with_image("foo:non-existent")).await.unwrap();
     until_sized(&cluster, "httpd:2", 8).await;
     until_sized(&cluster, "foo:non-existent", 5).await;
-    let available = api.get("x").await.unwrap().status.unwrap().available_replicas;
-    assert_eq!(available, Some(8));
+    let fewest =
+        |d: &Deployment| d.status.as_ref().is_some_and(|status| status.available_replicas == Some(8));
+    cluster.until::<Deployment>("as few available as may be", NAMESPACE, "x", fewest).await;
     api.patch("x", &Patch::Merge(json!({"spec": {"replicas": 30}}))).await.unwrap();
     until_sized(&cluster, "httpd:2", 20).await;
     until_sized(&cluster, "foo:non-existent", 13).await;
