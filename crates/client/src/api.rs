@@ -8,7 +8,7 @@ use http::Request;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde_json::{Value, json};
 
-use crate::{Client, Error, Resource};
+use crate::{Client, Error, Resource, Writable};
 
 pub struct Api<K> {
     client: Client,
@@ -164,22 +164,6 @@ impl<K: Resource> Api<K> {
         let path = format!("{}{}", self.path("", ""), list_query(params).as_str());
         K::decode_list(&self.call("GET", path, "application/json", Vec::new()).await?)
     }
-    pub async fn create(&self, object: &K) -> Result<K, Error> {
-        K::decode(&self.call("POST", self.path("", ""), "application/json", object.encode()).await?)
-    }
-    pub async fn update(&self, object: &K) -> Result<K, Error> {
-        let path = self.path(object.name(), "");
-        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
-    }
-    pub async fn update_status(&self, object: &K) -> Result<K, Error> {
-        let path = self.path(object.name(), "status");
-        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
-    }
-    /// PUT of the whole object to a subresource (`finalize`, `approval`).
-    pub async fn update_subresource(&self, object: &K, subresource: &str) -> Result<K, Error> {
-        let path = self.path(object.name(), subresource);
-        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
-    }
     pub async fn patch(&self, name: &str, patch: &Patch) -> Result<K, Error> {
         self.patch_subresource(name, "", patch).await
     }
@@ -231,6 +215,26 @@ impl<K: Resource> Api<K> {
         let uri = format!("{}{}", self.path("", ""), query.as_str());
         let request = Request::builder().uri(uri).header("accept", "application/json").body(Vec::new())?;
         self.client.stream(request).await
+    }
+}
+
+/// Only what is held whole can be written back.
+impl<K: Writable> Api<K> {
+    pub async fn create(&self, object: &K) -> Result<K, Error> {
+        K::decode(&self.call("POST", self.path("", ""), "application/json", object.encode()).await?)
+    }
+    pub async fn update(&self, object: &K) -> Result<K, Error> {
+        let path = self.path(object.name(), "");
+        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
+    }
+    pub async fn update_status(&self, object: &K) -> Result<K, Error> {
+        let path = self.path(object.name(), "status");
+        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
+    }
+    /// PUT of the whole object to a subresource (`finalize`, `approval`).
+    pub async fn update_subresource(&self, object: &K, subresource: &str) -> Result<K, Error> {
+        let path = self.path(object.name(), subresource);
+        K::decode(&self.call("PUT", path, "application/json", object.encode()).await?)
     }
 }
 

@@ -65,8 +65,6 @@ struct Cache<T> {
 }
 
 struct Shared<T> {
-    /// Whole objects are kept (a kubelet's pods), not what is left after [`Resource::slim`].
-    whole: bool,
     cache: RwLock<Cache<T>>,
     /// Also the lock that orders handler registration against event delivery.
     handlers: Mutex<Vec<Handler<T>>>,
@@ -87,12 +85,11 @@ impl<T> Clone for Informer<T> {
 }
 
 impl<T: Resource> Informer<T> {
-    fn new(run: CancellationToken, whole: bool) -> Self {
+    fn new(run: CancellationToken) -> Self {
         let cache = Cache { objects: BTreeMap::new(), indices: HashMap::new() };
         Informer {
             run,
             shared: Arc::new(Shared {
-                whole,
                 cache: RwLock::new(cache),
                 handlers: Mutex::new(Vec::new()),
                 synced: watch::channel(false).0,
@@ -109,7 +106,7 @@ impl<T: Resource> Informer<T> {
         cancel: CancellationToken,
         handler: impl Fn(&Change<T>) + Send + Sync + 'static,
     ) -> Self {
-        let informer = Informer::new(cancel.clone(), true);
+        let informer = Informer::new(cancel.clone());
         informer.on_change(handler);
         let field_selector = Some(format!("metadata.name={name}"));
         let params = ListParams { field_selector, ..ListParams::default() };
@@ -168,13 +165,6 @@ impl<T: Resource> Informer<T> {
         let _ = receiver.wait_for(|synced| *synced).await;
     }
 
-    /// Field ownership is of no use to a component and is often half of an object.
-    fn cut(&self, object: &mut T) {
-        object.metadata_mut().managed_fields = None;
-        if !self.shared.whole {
-            object.slim();
-        }
-    }
     fn apply(&self, object: T) {
         let mut handlers = self.shared.handlers.lock();
         let change = self.shared.cache.write().insert(Arc::new(object));
@@ -204,6 +194,13 @@ impl<T: Resource> Informer<T> {
         }
         self.shared.synced.send_replace(true);
     }
+}
+
+/// Field ownership is of no use to a component and is often half of an object. And what was decoded has
+/// room to grow in its lists and strings; a clone has what it needs.
+fn cut<T: Resource>(mut object: T) -> T {
+    object.metadata_mut().managed_fields = None;
+    object.clone()
 }
 
 fn deliver<T>(handlers: &mut Vec<Handler<T>>, change: &Change<T>) {
@@ -281,22 +278,19 @@ impl SharedInformers {
     pub fn for_run(&self, run: &CancellationToken) -> Self {
         SharedInformers { run: run.clone(), ..self.clone() }
     }
-    /// All objects of a kind, without the parts no component reads (see [`Resource::slim`]).
+    /// All objects of a kind. What there are masses of is asked for as what caches hold of it
+    /// ([`crate::CachedPod`]).
     pub fn get<T: Resource>(&self) -> Informer<T> {
-        self.informer(ListParams::default(), false)
+        self.get_selected(ListParams::default())
     }
-    /// Only objects that match, whole; a selection has a cache of its own.
+    /// Only objects that match; a selection has a cache of its own.
     pub fn get_selected<T: Resource>(&self, params: ListParams) -> Informer<T> {
-        self.informer(params, true)
-    }
-    fn informer<T: Resource>(&self, params: ListParams, whole: bool) -> Informer<T> {
-        let key =
-            (TypeId::of::<T>(), format!("{whole}/{:?}/{:?}", params.label_selector, params.field_selector));
+        let key = (TypeId::of::<T>(), format!("{:?}/{:?}", params.label_selector, params.field_selector));
         let mut registry = self.registry.lock();
         if let Some(found) = registry.get(&key).and_then(|any| any.downcast_ref::<Informer<T>>()) {
             return Informer { shared: found.shared.clone(), run: self.run.clone() };
         }
-        let informer = Informer::<T>::new(self.run.clone(), whole);
+        let informer = Informer::<T>::new(self.run.clone());
         registry.insert(key, Box::new(informer.clone()));
         let api = Api::<T>::all(self.client.clone());
         tokio::spawn(reflect(api, params, informer.clone(), self.cancel.clone()));
@@ -340,7 +334,7 @@ async fn list_and_watch<T: Resource>(
     informer: &Informer<T>,
     retry: &mut Duration,
 ) -> Result<(), Error> {
-    let (mut version, objects) = list_all(api, params, informer).await?;
+    let (mut version, objects) = list_all(api, params).await?;
     informer.replace(objects);
     *retry = FIRST_RETRY;
     loop {
@@ -357,17 +351,12 @@ async fn list_and_watch<T: Resource>(
 }
 
 /// Each page is cut down as it arrives: the whole list never stands in memory uncut.
-async fn list_all<T: Resource>(
-    api: &Api<T>,
-    params: &ListParams,
-    informer: &Informer<T>,
-) -> Result<(String, Vec<T>), Error> {
+async fn list_all<T: Resource>(api: &Api<T>, params: &ListParams) -> Result<(String, Vec<T>), Error> {
     let mut params = ListParams { limit: Some(PAGE_SIZE), ..params.clone() };
     let mut objects = Vec::new();
     loop {
-        let (meta, mut page) = api.list(&params).await?;
-        page.iter_mut().for_each(|object| informer.cut(object));
-        objects.append(&mut page);
+        let (meta, page) = api.list(&params).await?;
+        objects.extend(page.into_iter().map(cut));
         match meta.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => return Ok((meta.resource_version.unwrap_or_default(), objects)),
@@ -395,8 +384,7 @@ fn handle_event<T: Resource>(line: &[u8], informer: &Informer<T>, version: &mut 
         }
         "BOOKMARK" => *version = metadata_version(json)?,
         kind => {
-            let mut object = T::decode(json)?;
-            informer.cut(&mut object);
+            let object = cut(T::decode(json)?);
             *version = object.resource_version().to_owned();
             if kind == "DELETED" {
                 informer.remove(&object.key(), Some(object))
@@ -462,7 +450,7 @@ mod tests {
 
     #[test]
     fn replace_reports_only_differences() {
-        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new());
         let log = Arc::new(Mutex::new(Vec::new()));
         let seen = log.clone();
         informer.on_change(move |change| {
@@ -487,7 +475,7 @@ mod tests {
 
     #[test]
     fn handlers_end_with_their_run() {
-        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new());
         let run = CancellationToken::new();
         let calls = Arc::new(());
         for run in [run.clone(), CancellationToken::new()] {
@@ -504,7 +492,7 @@ mod tests {
 
     #[test]
     fn indices_follow_changes() {
-        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new());
         informer.apply(object("a", "1"));
         informer.add_index("version", |map| vec![map.resource_version().to_owned()]);
         assert_eq!(informer.by_index("version", "1").len(), 1);
@@ -517,7 +505,7 @@ mod tests {
 
     #[test]
     fn an_error_event_ends_the_watch_as_expired() {
-        let informer = Informer::<ConfigMap>::new(CancellationToken::new(), false);
+        let informer = Informer::<ConfigMap>::new(CancellationToken::new());
         let line = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
         let error = handle_event(line, &informer, &mut String::new()).unwrap_err();
         assert!(error.is_expired());

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::Error;
 
-/// A kind that can be fetched, watched and written.
+/// A kind that can be fetched and watched.
 pub trait Resource:
     k8s_openapi::Resource + k8s_openapi::Metadata<Ty = ObjectMeta> + Clone + Send + Sync + 'static
 {
@@ -14,10 +14,6 @@ pub trait Resource:
 
     fn decode(json: &[u8]) -> Result<Self, Error>;
     fn decode_list(json: &[u8]) -> Result<(ListMeta, Vec<Self>), Error>;
-    /// The object as JSON with `apiVersion` and `kind`.
-    fn encode(&self) -> Vec<u8>;
-    /// Drops what no user of a shared cache of this kind reads.
-    fn slim(&mut self) {}
 
     fn name(&self) -> &str {
         self.metadata().name.as_deref().unwrap_or("")
@@ -44,6 +40,12 @@ pub trait Resource:
     }
 }
 
+/// A resource whose objects are held whole, and so may be written.
+pub trait Writable: Resource {
+    /// The object as JSON with `apiVersion` and `kind`.
+    fn encode(&self) -> Vec<u8>;
+}
+
 #[derive(Deserialize)]
 struct List<T> {
     #[serde(default)]
@@ -52,7 +54,7 @@ struct List<T> {
 }
 
 macro_rules! kinds {
-    ($($scope:ident $($path:ident)::+ $(=> $slim:path)?;)+) => {$(
+    ($($scope:ident $($path:ident)::+;)+) => {$(
         impl Resource for k8s_openapi::api::$($path)::+ {
             const NAMESPACED: bool = kinds!(@ $scope);
             fn decode(json: &[u8]) -> Result<Self, Error> {
@@ -64,13 +66,12 @@ macro_rules! kinds {
                     .map(|list| (list.metadata, list.items))
                     .map_err(|source| Error::Decode { what: <Self as k8s_openapi::Resource>::KIND, source })
             }
+        }
+        impl Writable for k8s_openapi::api::$($path)::+ {
             fn encode(&self) -> Vec<u8> {
                 // API structs hold only strings, numbers, maps with string keys: always encodable.
                 serde_json::to_vec(self).unwrap_or_default()
             }
-            $(fn slim(&mut self) {
-                $slim(self);
-            })?
         }
     )+};
     (@ namespaced) => { true };
@@ -78,7 +79,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    namespaced core::v1::Pod => crate::slim::pod;
+    namespaced core::v1::Pod;
     namespaced core::v1::Service;
     namespaced core::v1::Endpoints;
     namespaced core::v1::ConfigMap;
@@ -100,7 +101,7 @@ kinds! {
     namespaced batch::v1::CronJob;
     namespaced coordination::v1::Lease;
     namespaced discovery::v1::EndpointSlice;
-    cluster networking::v1::IPAddress => crate::slim::ip_address;
+    cluster networking::v1::IPAddress;
     cluster networking::v1::ServiceCIDR;
     namespaced policy::v1::PodDisruptionBudget;
     cluster scheduling::v1::PriorityClass;

@@ -1,8 +1,7 @@
 //! The DisruptionTarget condition: a pod about to be deleted by the cluster says so first, so that
 //! its owner can tell this end from a failure of its own.
 
-use amphipod_client::{Api, Client, Patch, Resource};
-use k8s_openapi::api::core::v1::Pod;
+use amphipod_client::{Api, CachedPod, Client, Patch, Resource};
 use serde_json::json;
 
 use crate::harness::now;
@@ -11,7 +10,7 @@ use crate::{Error, pods};
 /// Sets the condition, and the phase where one is given (nobody else will report it any more).
 pub async fn mark(
     client: &Client,
-    pod: &Pod,
+    pod: &CachedPod,
     reason: &str,
     message: &str,
     phase: Option<&str>,
@@ -31,7 +30,7 @@ pub async fn mark(
         status["phase"] = phase.into();
     }
     let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
-    match Api::<Pod>::of(client.clone(), pod).patch_status(pod.name(), &patch).await {
+    match Api::<CachedPod>::of(client.clone(), pod).patch_status(pod.name(), &patch).await {
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(()),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use amphipod_client::{Api, Client, DeleteParams, EventRecorder, Resource};
+use amphipod_client::{Api, CachedPod, Client, DeleteParams, EventRecorder, Resource};
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -38,7 +38,7 @@ impl PodControl {
         }
     }
 
-    pub async fn delete<O: Resource>(&self, owner: &O, pod: &Pod) -> Result<(), Error> {
+    pub async fn delete<O: Resource>(&self, owner: &O, pod: &CachedPod) -> Result<(), Error> {
         let params = DeleteParams { uid: Some(pod.uid().to_owned()), ..DeleteParams::default() };
         match Api::<Pod>::namespaced(self.client.clone(), pod.namespace()).delete(pod.name(), &params).await {
             Ok(()) => {
@@ -59,8 +59,8 @@ impl PodControl {
     pub async fn delete_all<O: Resource>(
         &self,
         owner: &O,
-        pods: &[Arc<Pod>],
-        unseen: impl Fn(&Pod),
+        pods: &[Arc<CachedPod>],
+        unseen: impl Fn(&CachedPod),
     ) -> Result<(), Error> {
         let deletions = pods.iter().cloned().map(|pod| async move {
             let outcome = self.delete(owner, &pod).await;

@@ -8,35 +8,35 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 
 use crate::meta;
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-pub fn phase(pod: &Pod) -> &str {
+pub fn phase(pod: &CachedPod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("")
 }
-pub fn is_terminal(pod: &Pod) -> bool {
+pub fn is_terminal(pod: &CachedPod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 /// Neither finished nor going away.
-pub fn is_active(pod: &Pod) -> bool {
+pub fn is_active(pod: &CachedPod) -> bool {
     !is_terminal(pod) && !pod.is_terminating()
 }
-pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+pub fn condition<'a>(pod: &'a CachedPod, kind: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
 }
-pub fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &CachedPod) -> bool {
     condition(pod, "Ready").is_some_and(|c| c.status == "True")
 }
 /// Since when the pod has been ready.
-pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+pub fn ready_since(pod: &CachedPod) -> Option<Timestamp> {
     let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
     ready.last_transition_time.as_ref().map(|time| time.0)
 }
 /// When a ready pod counts (or began to count) as available.
-pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+pub fn available_at(pod: &CachedPod, min_ready_seconds: i32) -> Option<Timestamp> {
     if !is_ready(pod) {
         return None;
     }
@@ -45,19 +45,19 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
     }
     ready_since(pod).map(|since| meta::plus_seconds(since, i64::from(min_ready_seconds)))
 }
-pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+pub fn is_available(pod: &CachedPod, min_ready_seconds: i32, now: Timestamp) -> bool {
     available_at(pod, min_ready_seconds).is_some_and(|at| at <= now)
 }
-pub fn node_name(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+pub fn node_name(pod: &CachedPod) -> &str {
+    pod.node_name.as_deref().unwrap_or("")
 }
 /// Restarts summed over containers (init containers too).
-pub fn restarts(pod: &Pod) -> i32 {
+pub fn restarts(pod: &CachedPod) -> i32 {
     let Some(status) = &pod.status else { return 0 };
     let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     all.map(|c| c.restart_count).fold(0, i32::saturating_add)
 }
-fn most_restarts(pod: &Pod) -> i32 {
+fn most_restarts(pod: &CachedPod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
     statuses.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
 }
@@ -99,7 +99,7 @@ fn age_rank(since: Timestamp, now: Timestamp) -> i64 {
 }
 
 /// Younger first; an unknown time is younger than any. Nearly equal ages are settled by uid.
-fn by_age(at: fn(&Pod) -> Option<Timestamp>, a: &Pod, b: &Pod, now: Timestamp) -> Ordering {
+fn by_age(at: fn(&CachedPod) -> Option<Timestamp>, a: &CachedPod, b: &CachedPod, now: Timestamp) -> Ordering {
     match (at(a), at(b)) {
         (Some(x), Some(y)) if x == y => Ordering::Equal,
         (Some(x), Some(y)) => age_rank(x, now).cmp(&age_rank(y, now)).then_with(|| a.uid().cmp(b.uid())),
@@ -109,12 +109,12 @@ fn by_age(at: fn(&Pod) -> Option<Timestamp>, a: &Pod, b: &Pod, now: Timestamp) -
     }
 }
 
-fn deletion_cost(pod: &Pod) -> i32 {
+fn deletion_cost(pod: &CachedPod) -> i32 {
     let cost = meta::annotation(&pod.metadata, DELETION_COST).and_then(|cost| cost.parse().ok());
     cost.unwrap_or(0)
 }
 
-fn phase_rank(pod: &Pod) -> u8 {
+fn phase_rank(pod: &CachedPod) -> u8 {
     match phase(pod) {
         "Pending" | "" => 0,
         "Unknown" => 1,
@@ -124,9 +124,14 @@ fn phase_rank(pod: &Pod) -> u8 {
 
 /// Orders pods so that those whose loss hurts least come first: unassigned, pending, not ready, low
 /// deletion cost, many relatives on its node, ready for a short time, restarting often, young.
-pub fn deletion_order(a: &Pod, b: &Pod, neighbours: &HashMap<&str, usize>, now: Timestamp) -> Ordering {
-    let assigned = |pod: &Pod| !node_name(pod).is_empty();
-    let relatives = |pod: &Pod| neighbours.get(node_name(pod)).copied().unwrap_or(0);
+pub fn deletion_order(
+    a: &CachedPod,
+    b: &CachedPod,
+    neighbours: &HashMap<&str, usize>,
+    now: Timestamp,
+) -> Ordering {
+    let assigned = |pod: &CachedPod| !node_name(pod).is_empty();
+    let relatives = |pod: &CachedPod| neighbours.get(node_name(pod)).copied().unwrap_or(0);
     assigned(a)
         .cmp(&assigned(b))
         .then_with(|| phase_rank(a).cmp(&phase_rank(b)))
@@ -141,7 +146,12 @@ pub fn deletion_order(a: &Pod, b: &Pod, neighbours: &HashMap<&str, usize>, now: 
 
 /// The pods to delete first. `related` are all pods whose crowding on a node counts (a Deployment's
 /// pods across its ReplicaSets).
-pub fn victims(pods: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+pub fn victims(
+    pods: &[Arc<CachedPod>],
+    related: &[Arc<CachedPod>],
+    count: usize,
+    now: Timestamp,
+) -> Vec<Arc<CachedPod>> {
     let mut neighbours: HashMap<&str, usize> = HashMap::new();
     for pod in related.iter().filter(|pod| is_active(pod)) {
         *neighbours.entry(node_name(pod)).or_default() += 1;
@@ -163,7 +173,7 @@ mod tests {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let pod = |name: &str, node: &str, phase: &str, ready: Option<i64>| {
             let mut pod = testing::pod("ns", name, phase);
-            pod.spec.get_or_insert_default().node_name = (!node.is_empty()).then(|| node.to_owned());
+            pod.node_name = (!node.is_empty()).then(|| node.into());
             pod.metadata.creation_timestamp = meta::time(at(1000));
             testing::set_ready(&mut pod, ready.map(at));
             pod
@@ -173,7 +183,7 @@ mod tests {
         let mut young = pod("young", "m", "Running", Some(2000));
         young.metadata.creation_timestamp = meta::time(at(999_000));
         let expected = ["unassigned", "pending", "unready", "cheap", "fresh", "crowded", "young", "old"];
-        let pods: Vec<Arc<Pod>> = vec![
+        let pods: Vec<Arc<CachedPod>> = vec![
             pod("old", "m", "Running", Some(2000)),
             young,
             pod("crowded", "k", "Running", Some(2000)),

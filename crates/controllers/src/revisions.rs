@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use amphipod_client::{Api, Client, DeleteParams, Resource};
+use amphipod_client::{Api, Client, DeleteParams, Resource, Writable};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;

@@ -1,8 +1,8 @@
 //! Small objects for table tests.
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub fn named<T: Resource + Default>(namespace: &str, name: &str) -> T {
@@ -15,13 +15,13 @@ pub fn named<T: Resource + Default>(namespace: &str, name: &str) -> T {
     object
 }
 
-pub fn pod(namespace: &str, name: &str, phase: &str) -> Pod {
-    let mut pod: Pod = named(namespace, name);
+pub fn pod(namespace: &str, name: &str, phase: &str) -> CachedPod {
+    let mut pod: CachedPod = named(namespace, name);
     pod.status = Some(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() });
     pod
 }
 
-pub fn set_ready(pod: &mut Pod, since: Option<Timestamp>) {
+pub fn set_ready(pod: &mut CachedPod, since: Option<Timestamp>) {
     let status = pod.status.get_or_insert_default();
     status.conditions = Some(vec![PodCondition {
         type_: "Ready".to_owned(),

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Taint};
+use amphipod_client::{CachedPod, Resource};
+use k8s_openapi::api::core::v1::{Namespace, Node, Taint};
 
 use crate::pod::PodState;
 use crate::resources::{PODS, Resources};
@@ -121,7 +121,7 @@ impl Snapshot {
         self.drop_if_empty(name);
     }
     /// Counts a pod on its node (or no longer, when it has none or is finished).
-    pub fn set_pod(&mut self, pod: &Arc<Pod>) {
+    pub fn set_pod(&mut self, pod: &Arc<CachedPod>) {
         let state = PodState::new(pod.clone());
         match state.node_name().map(str::to_owned).filter(|_| !state.is_finished()) {
             Some(node) => self.place(Arc::new(state), &node),

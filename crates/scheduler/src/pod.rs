@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
+use amphipod_client::{CachedPod, Resource};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodStatus};
 
 use crate::resources::{CPU, MEMORY, Resources};
 
@@ -31,7 +31,7 @@ impl HostPort {
 
 #[derive(Clone, Debug)]
 pub struct PodState {
-    pub pod: Arc<Pod>,
+    pub pod: Arc<CachedPod>,
     pub key: String,
     pub requests: Resources,
     /// `requests` with the defaults for scoring.
@@ -42,14 +42,14 @@ pub struct PodState {
 }
 
 impl PodState {
-    pub fn new(pod: Arc<Pod>) -> Self {
+    pub fn new(pod: Arc<CachedPod>) -> Self {
         let (requests, scored) = amounts(&pod);
         let owners = pod.metadata.owner_references.iter().flatten();
         let owner = owners.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone());
         PodState { key: pod.key(), requests, scored, host_ports: host_ports(&pod), owner, pod }
     }
     pub fn node_name(&self) -> Option<&str> {
-        self.pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+        self.pod.node_name.as_deref().filter(|name| !name.is_empty())
     }
     pub fn namespace(&self) -> &str {
         self.pod.namespace()
@@ -77,7 +77,7 @@ impl PodState {
 }
 
 /// Sum of the containers and sidecars, or the largest moment while starting, plus overhead.
-fn amounts(pod: &Pod) -> (Resources, Resources) {
+fn amounts(pod: &CachedPod) -> (Resources, Resources) {
     let Some(spec) = &pod.spec else { return Default::default() };
     let mut totals = [Resources::default(), Resources::default()];
     for (index, total) in totals.iter_mut().enumerate() {
@@ -108,7 +108,7 @@ fn amounts(pod: &Pod) -> (Resources, Resources) {
     (requests, scored)
 }
 
-fn container_amounts(pod: &Pod, container: &Container, with_defaults: bool) -> Resources {
+fn container_amounts(pod: &CachedPod, container: &Container, with_defaults: bool) -> Resources {
     let mut amounts = Resources::from_wire(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
     if let Some(status) = pod.status.as_ref().and_then(|s| container_status(s, &container.name)) {
         // While a resize is under way the larger of what is wanted and what is had counts. What the
@@ -137,12 +137,12 @@ fn container_status<'a>(status: &'a PodStatus, name: &str) -> Option<&'a Contain
     (found.resources.is_some() || found.allocated_resources.is_some()).then_some(found)
 }
 
-fn is_infeasible(pod: &Pod) -> bool {
+fn is_infeasible(pod: &CachedPod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"))
 }
 
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
+fn host_ports(pod: &CachedPod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let sidecars =
         spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -163,12 +163,13 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
     pub(crate) fn pod(name: &str, spec: serde_json::Value) -> PodState {
         let object =
             json!({"metadata": {"name": name, "namespace": "ns", "labels": {"app": "web"}}, "spec": spec});
-        PodState::new(Arc::new(serde_json::from_value(object).unwrap()))
+        PodState::new(Arc::new(serde_json::from_value::<Pod>(object).unwrap().into()))
     }
 
     #[test]
@@ -210,7 +211,7 @@ pub(crate) mod tests {
                 "resources": {"requests": {"cpu": had}}, "allocatedResources": {"cpu": had}});
             let object = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [container]},
                 "status": {"containerStatuses": [status], "conditions": conditions}});
-            let state = PodState::new(Arc::new(serde_json::from_value(object).unwrap()));
+            let state = PodState::new(Arc::new(serde_json::from_value::<Pod>(object).unwrap().into()));
             assert_eq!(state.requests.get(CPU), expected, "{name}");
         }
     }

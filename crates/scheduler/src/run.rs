@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amphipod_client::{
-    Api, Change, Client, Error, EventRecorder, Informer, Patch, Resource, SharedInformers,
+    Api, CachedPod, Change, Client, Error, EventRecorder, Informer, Patch, Resource, SharedInformers,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
@@ -68,7 +68,7 @@ pub async fn run(
     });
     let informers = informers.for_run(&cancel);
     let (nodes, pods, namespaces) =
-        (informers.get::<Node>(), informers.get::<Pod>(), informers.get::<Namespace>());
+        (informers.get::<Node>(), informers.get::<CachedPod>(), informers.get::<Namespace>());
     // Pods are only decided once all three are known: half a view places badly.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
@@ -84,7 +84,7 @@ impl Scheduler {
         self: &Arc<Self>,
         nodes: &Informer<Node>,
         namespaces: &Informer<Namespace>,
-        pods: &Informer<Pod>,
+        pods: &Informer<CachedPod>,
     ) {
         let this = self.clone();
         nodes.on_change(move |change| {
@@ -115,7 +115,7 @@ impl Scheduler {
         pods.on_change(move |change| this.pod_changed(change));
     }
 
-    fn pod_changed(&self, change: &Change<Pod>) {
+    fn pod_changed(&self, change: &Change<CachedPod>) {
         let pod = change.object();
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -150,12 +150,12 @@ impl Scheduler {
         self.work.notify_one();
     }
 
-    fn is_ours(&self, pod: &Pod) -> bool {
+    fn is_ours(&self, pod: &CachedPod) -> bool {
         let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
         name.unwrap_or("default-scheduler") == self.config.scheduler_name
     }
 
-    async fn decide_forever(self: Arc<Self>, pods: &Informer<Pod>, cancel: CancellationToken) {
+    async fn decide_forever(self: Arc<Self>, pods: &Informer<CachedPod>, cancel: CancellationToken) {
         loop {
             let (next, wake) = {
                 let mut state = self.state.lock();
@@ -185,7 +185,7 @@ impl Scheduler {
         }
     }
 
-    async fn decide(self: &Arc<Self>, pod: Arc<Pod>) {
+    async fn decide(self: &Arc<Self>, pod: Arc<CachedPod>) {
         let candidate = Arc::new(PodState::new(pod));
         if candidate.node_name().is_some() {
             return self.state.lock().queue.remove(&candidate.key);
@@ -215,7 +215,7 @@ impl Scheduler {
     }
 
     async fn bind(&self, pod: &PodState, node: &str) {
-        let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace());
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
         let name = pod.pod.name();
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",
@@ -253,7 +253,7 @@ impl Scheduler {
             "metadata": {"uid": pod.pod.uid()},
             "status": {"conditions": [condition]},
         }));
-        let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace());
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
         match api.patch_status(pod.pod.name(), &patch).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => {
                 warn!(pod = pod.key, %error, "the PodScheduled condition was not written");
@@ -264,7 +264,7 @@ impl Scheduler {
 }
 
 /// The `PodScheduled` condition that says so, unless the pod has it already.
-fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> Option<Value> {
+fn unschedulable(pod: &CachedPod, message: &str, now: Timestamp) -> Option<Value> {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
     let reason = "Unschedulable";
@@ -307,9 +307,10 @@ mod tests {
     #[test]
     fn the_condition_of_a_pod_without_a_node() {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        let with = |conditions: Value| -> Pod {
+        let with = |conditions: Value| -> CachedPod {
             let meta = json!({"name": "p", "generation": 4});
-            serde_json::from_value(json!({"metadata": meta, "status": {"conditions": conditions}})).unwrap()
+            let pod = json!({"metadata": meta, "status": {"conditions": conditions}});
+            CachedPod::decode(pod.to_string().as_bytes()).unwrap()
         };
         let scheduled = |status: &str, reason: &str, message: &str| {
             json!([{"type": "PodScheduled", "status": status, "reason": reason, "message": message,

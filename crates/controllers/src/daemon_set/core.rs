@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::intstr::IntOrString;
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::util::intstr;
 
 use super::placement::{add_tolerations, suits, target};
@@ -20,7 +20,7 @@ const BURST: usize = 250;
 
 pub struct View<'a> {
     pub nodes: &'a [Arc<Node>],
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     /// The hash of the template that pods should be of.
     pub hash: &'a str,
 }
@@ -29,9 +29,9 @@ pub struct View<'a> {
 pub struct Plan {
     /// Names of nodes.
     pub create: Vec<String>,
-    pub delete: Vec<Arc<Pod>>,
+    pub delete: Vec<Arc<CachedPod>>,
     /// Ended pods among those deleted, told as such.
-    pub ended: Vec<Arc<Pod>>,
+    pub ended: Vec<Arc<CachedPod>>,
     pub status: DaemonSetStatus,
     pub again: Option<Duration>,
 }
@@ -42,7 +42,7 @@ struct Work<'a> {
     min_ready_seconds: i32,
     max_surge: i32,
     max_unavailable: i32,
-    by_node: BTreeMap<&'a str, Vec<Arc<Pod>>>,
+    by_node: BTreeMap<&'a str, Vec<Arc<CachedPod>>>,
     /// Nodes that should have a pod.
     wanted: Vec<&'a str>,
     plan: Plan,
@@ -79,7 +79,7 @@ pub fn reconcile(view: &View, set: &DaemonSet, now: Timestamp) -> Plan {
     let total = count(wanted.len());
     let max_surge = scaled(rolling.and_then(|r| r.max_surge.as_ref()), total, 0);
     let max_unavailable = scaled(rolling.and_then(|r| r.max_unavailable.as_ref()), total, 1);
-    let mut by_node: BTreeMap<&str, Vec<Arc<Pod>>> = BTreeMap::new();
+    let mut by_node: BTreeMap<&str, Vec<Arc<CachedPod>>> = BTreeMap::new();
     for pod in view.pods {
         if let Some(node) = target(pod) {
             by_node.entry(node).or_default().push(pod.clone());
@@ -101,13 +101,13 @@ pub fn reconcile(view: &View, set: &DaemonSet, now: Timestamp) -> Plan {
 }
 
 impl Work<'_> {
-    fn pods_on(&self, node: &str) -> &[Arc<Pod>] {
+    fn pods_on(&self, node: &str) -> &[Arc<CachedPod>] {
         self.by_node.get(node).map(Vec::as_slice).unwrap_or_default()
     }
-    fn is_new(&self, pod: &Pod) -> bool {
+    fn is_new(&self, pod: &CachedPod) -> bool {
         meta::label(&pod.metadata, REVISION_LABEL) == Some(self.view.hash)
     }
-    fn is_available(&self, pod: &Pod) -> bool {
+    fn is_available(&self, pod: &CachedPod) -> bool {
         pods::is_available(pod, self.min_ready_seconds, self.now)
     }
 
@@ -126,7 +126,7 @@ impl Work<'_> {
     }
 
     /// Ended pods go (and are made anew when gone); of several, the oldest stays.
-    fn tidy(&mut self, here: &[Arc<Pod>]) {
+    fn tidy(&mut self, here: &[Arc<CachedPod>]) {
         let mut running = Vec::new();
         for pod in here.iter().filter(|pod| !pod.is_terminating()) {
             if pods::is_terminal(pod) {
@@ -200,7 +200,7 @@ impl Work<'_> {
         self.delete_once(replaced);
     }
 
-    fn delete_once(&mut self, pods: Vec<Arc<Pod>>) {
+    fn delete_once(&mut self, pods: Vec<Arc<CachedPod>>) {
         for pod in pods {
             if !self.plan.delete.iter().any(|doomed| doomed.uid() == pod.uid()) {
                 self.plan.delete.push(pod);
@@ -255,15 +255,15 @@ mod tests {
             "template": {"spec": {"containers": []}}}}))
     }
 
-    fn pod(node: &str, hash: &str, ready: bool) -> Arc<Pod> {
+    fn pod(node: &str, hash: &str, ready: bool) -> Arc<CachedPod> {
         let mut pod = crate::testing::pod("ns", &format!("{node}-{hash}"), "Running");
-        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+        pod.node_name = Some(node.into());
         pod.metadata.labels = Some([(REVISION_LABEL.to_owned(), hash.to_owned())].into());
         set_ready(&mut pod, ready.then(|| at(1)));
         Arc::new(pod)
     }
 
-    fn run(set: &DaemonSet, pods: &[Arc<Pod>]) -> (Vec<String>, Vec<String>, DaemonSetStatus) {
+    fn run(set: &DaemonSet, pods: &[Arc<CachedPod>]) -> (Vec<String>, Vec<String>, DaemonSetStatus) {
         let node = |name: &str, unfit: bool| -> Arc<Node> {
             let taints = if unfit { json!([{"key": "k", "effect": "NoExecute"}]) } else { json!([]) };
             Arc::new(object(json!({"metadata": {"name": name}, "spec": {"taints": taints}})))

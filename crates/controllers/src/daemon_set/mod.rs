@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, Informer, Resource};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
@@ -29,7 +29,7 @@ const GENERATION_LABEL: &str = "pod-template-generation";
 struct DaemonSetController {
     scope: Scope,
     sets: Informer<DaemonSet>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     nodes: Informer<Node>,
     revisions: Informer<ControllerRevision>,
     control: PodControl,
@@ -38,7 +38,7 @@ struct DaemonSetController {
 
 pub async fn run(scope: Scope) {
     let sets = scope.informers.get::<DaemonSet>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let nodes = scope.informers.get::<Node>();
     let revisions = scope.informers.get::<ControllerRevision>();
     index_by_controller(&pods);
@@ -57,7 +57,7 @@ pub async fn run(scope: Scope) {
     let takes = |set: &DaemonSet, labels: Labels<'_>| {
         selector::object_matches(set.spec.as_ref().map(|s| &s.selector), labels)
     };
-    enqueue_owners(&pods, &sets, &queue, takes, move |change: &Change<Pod>, key: &str| {
+    enqueue_owners(&pods, &sets, &queue, takes, move |change: &Change<CachedPod>, key: &str| {
         observer.observe(change, key);
     });
     let (all, by_node) = (sets.clone(), queue.clone());
@@ -106,7 +106,7 @@ impl Controller for DaemonSetController {
         outcome?;
         let in_use = |other: &ControllerRevision| {
             let label = meta::label(&other.metadata, REVISION_LABEL);
-            let has = |pod: &Arc<Pod>| meta::label(&pod.metadata, REVISION_LABEL) == label;
+            let has = |pod: &Arc<CachedPod>| meta::label(&pod.metadata, REVISION_LABEL) == label;
             other.name() == revision.name() || owned.iter().any(has)
         };
         let excess = revisions::excess(&known, spec.revision_history_limit, in_use);
@@ -175,7 +175,7 @@ impl DaemonSetController {
             }
         }
         self.expectations.expect(key, plan.create.len(), plan.delete.iter().map(|p| p.uid().to_owned()));
-        let unseen = |pod: &Pod| self.expectations.deleted(key, pod.uid());
+        let unseen = |pod: &CachedPod| self.expectations.deleted(key, pod.uid());
         let deleted = self.control.delete_all(set, &plan.delete, unseen).await;
         let started = slow_start(plan.create, |node| {
             let pod = self.pod(set, &node, hash);

@@ -1,10 +1,10 @@
 //! Where a DaemonSet's pods belong: node selection and taints, and the affinity that pins a pod to
 //! its node while leaving the binding to the scheduler.
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
-    Taint, Toleration,
+    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint,
+    Toleration,
 };
 
 use crate::{meta, pods};
@@ -62,7 +62,7 @@ pub fn pin(spec: &mut PodSpec, node: &str) {
 }
 
 /// The node a daemon pod is on, or is meant for.
-pub fn target(pod: &Pod) -> Option<&str> {
+pub fn target(pod: &CachedPod) -> Option<&str> {
     let bound = pods::node_name(pod);
     if !bound.is_empty() {
         return Some(bound);
@@ -132,12 +132,14 @@ pub fn suits(spec: &PodSpec, node: &Node) -> (bool, bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::testing::object;
     use serde_json::{Value, json};
 
     fn spec(json: Value) -> PodSpec {
-        let mut spec = object::<Pod>(json!({"spec": json})).spec.unwrap();
+        let mut spec = object::<k8s_openapi::api::core::v1::Pod>(json!({"spec": json})).spec.unwrap();
         add_tolerations(&mut spec);
         spec
     }
@@ -165,7 +167,7 @@ mod tests {
         let mut pinned = plain;
         pin(&mut pinned, "n2");
         assert_eq!(suits(&pinned, &node(json!({}), json!([]))), (false, false));
-        let pod = Pod { spec: Some(pinned), ..Pod::default() };
+        let pod = CachedPod { spec: Some(Arc::new(pinned)), ..CachedPod::default() };
         assert_eq!(target(&pod), Some("n2"));
     }
 }

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, DeleteParams, EventRecorder, Informer, Resource};
+use amphipod_client::{Api, CachedPod, DeleteParams, EventRecorder, Informer, Resource};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 
 use self::core::View;
 use self::plan::Plan;
@@ -32,14 +31,14 @@ struct DeploymentController {
     scope: Scope,
     deployments: Informer<Deployment>,
     replica_sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     events: EventRecorder,
 }
 
 pub async fn run(scope: Scope) {
     let deployments = scope.informers.get::<Deployment>();
     let replica_sets = scope.informers.get::<ReplicaSet>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     index_by_controller(&replica_sets);
     index_by_controller(&pods);
     let synced =
@@ -61,7 +60,7 @@ pub async fn run(scope: Scope) {
 
 /// A Recreate deployment goes on when the last old pod is gone, which only the pod's end tells.
 fn wake_recreate(
-    pods: &Informer<Pod>,
+    pods: &Informer<CachedPod>,
     replica_sets: &Informer<ReplicaSet>,
     deployments: &Informer<Deployment>,
     queue: &WorkQueue,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use amphipod_client::Resource;
+use amphipod_client::{Resource, Writable};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use amphipod_client::{CachedPod, Resource};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -22,7 +22,7 @@ const RESERVED: [&str; 3] = [SERVICE_NAME, MANAGED_BY, HEADLESS];
 const MAX_PER_SLICE: usize = 100;
 
 pub struct View<'a> {
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     /// The slices of this service that are ours.
     pub slices: &'a [Arc<EndpointSlice>],
     /// Zones by node name.
@@ -52,7 +52,7 @@ fn families(service: &Service) -> Vec<&'static str> {
     }
 }
 
-fn address<'a>(pod: &'a Pod, family: &str) -> Option<&'a str> {
+fn address<'a>(pod: &'a CachedPod, family: &str) -> Option<&'a str> {
     let status = pod.status.as_ref()?;
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let mut all = listed.chain(status.pod_ip.as_deref());
@@ -64,14 +64,14 @@ pub fn tolerates_unready(service: &Service) -> bool {
 }
 
 /// The pod's own name under a headless service that is its subdomain.
-pub fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+pub fn hostname(service: &Service, pod: &CachedPod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let within = spec.subdomain.as_deref() == service.metadata.name.as_deref()
         && pod.namespace() == service.namespace();
     spec.hostname.clone().filter(|name| within && !name.is_empty())
 }
 
-pub fn target(pod: &Pod) -> ObjectReference {
+pub fn target(pod: &CachedPod) -> ObjectReference {
     ObjectReference {
         kind: Some("Pod".to_owned()),
         namespace: pod.metadata.namespace.clone(),
@@ -81,7 +81,7 @@ pub fn target(pod: &Pod) -> ObjectReference {
     }
 }
 
-fn endpoint(view: &View, service: &Service, pod: &Pod, address: &str) -> Endpoint {
+fn endpoint(view: &View, service: &Service, pod: &CachedPod, address: &str) -> Endpoint {
     let serving = pods::is_ready(pod);
     let terminating = pod.is_terminating();
     let node = Some(pods::node_name(pod).to_owned()).filter(|name| !name.is_empty());

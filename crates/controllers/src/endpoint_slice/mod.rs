@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, DeleteParams, EventRecorder, Informer, Resource};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use amphipod_client::{Api, CachedPod, Change, DeleteParams, EventRecorder, Informer, Resource};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 
@@ -28,7 +28,7 @@ const BY_SERVICE: &str = "service-name";
 struct SliceController {
     scope: Scope,
     services: Informer<Service>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     events: EventRecorder,
@@ -48,7 +48,7 @@ struct State {
 
 pub async fn run(scope: Scope) {
     let services = scope.informers.get::<Service>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let nodes = scope.informers.get::<Node>();
     let slices = scope.informers.get::<EndpointSlice>();
     slices.add_index(BY_SERVICE, |slice| service_key(slice).into_iter().collect());
@@ -94,7 +94,7 @@ fn service_key(slice: &EndpointSlice) -> Option<String> {
 
 /// Puts services on the queue whose endpoints a pod's change may alter. Shared with the legacy
 /// Endpoints controller.
-pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Service>, queue: &WorkQueue) {
+pub fn enqueue_services_of_pods(pods: &Informer<CachedPod>, services: &Informer<Service>, queue: &WorkQueue) {
     let (services, queue) = (services.clone(), queue.clone());
     pods.on_change(move |change| {
         let (new, old) = match change {
@@ -105,7 +105,7 @@ pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Servic
         let relabelled = old.filter(|old| old.metadata.labels != new.metadata.labels);
         for service in services.list_namespace(new.namespace()) {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            let takes = |pod: &Arc<Pod>| selector::map_matches(selector, pod.metadata.labels.as_ref());
+            let takes = |pod: &Arc<CachedPod>| selector::map_matches(selector, pod.metadata.labels.as_ref());
             if takes(new) || relabelled.is_some_and(takes) {
                 queue.add(&service.key());
             }
@@ -114,9 +114,9 @@ pub fn enqueue_services_of_pods(pods: &Informer<Pod>, services: &Informer<Servic
 }
 
 /// Whether an update of a pod can change any endpoint.
-fn is_relevant(old: &Pod, new: &Pod) -> bool {
+fn is_relevant(old: &CachedPod, new: &CachedPod) -> bool {
     let status =
-        |pod: &Pod| pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()));
+        |pod: &CachedPod| pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()));
     crate::pods::is_ready(old) != crate::pods::is_ready(new)
         || old.is_terminating() != new.is_terminating()
         || old.metadata.labels != new.metadata.labels
@@ -140,7 +140,7 @@ impl Controller for SliceController {
         }
         let slices = self.slices.by_index(BY_SERVICE, key);
         self.check_cache(key, &slices)?;
-        let pods: Vec<Arc<Pod>> = self
+        let pods: Vec<Arc<CachedPod>> = self
             .pods
             .list_namespace(service.namespace())
             .into_iter()

@@ -1,6 +1,7 @@
 //! A service's ports as its pods offer them.
 
-use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
+use amphipod_client::CachedPod;
+use k8s_openapi::api::core::v1::{Container, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// One port of an endpoint; the order is the wire's order, so that equal sets compare equal.
@@ -17,7 +18,7 @@ pub fn is_headless(service: &Service) -> bool {
 }
 
 /// The ports of this pod the service leads to; named ones that it does not have are left out.
-pub fn of(service: &Service, pod: &Pod) -> Vec<Port> {
+pub fn of(service: &Service, pod: &CachedPod) -> Vec<Port> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let found = ports.filter_map(|port| {
         Some(Port {
@@ -30,7 +31,7 @@ pub fn of(service: &Service, pod: &Pod) -> Vec<Port> {
     found.collect()
 }
 
-fn find(port: &ServicePort, pod: &Pod) -> Option<i32> {
+fn find(port: &ServicePort, pod: &CachedPod) -> Option<i32> {
     let name = match &port.target_port {
         None => return Some(port.port),
         Some(IntOrString::Int(0)) => return Some(port.port),

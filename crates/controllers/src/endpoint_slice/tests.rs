@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use amphipod_client::{CachedPod, Resource};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ fn web() -> Service {
         "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}]}))
 }
 
-fn pod(number: usize, ready: bool) -> Pod {
-    let mut pod: Pod = object(json!({
+fn pod(number: usize, ready: bool) -> CachedPod {
+    let mut pod: CachedPod = object(json!({
         "metadata": {"name": format!("p{number}"), "namespace": "ns", "uid": format!("u{number}")},
         "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [
             {"name": "http", "containerPort": 8080, "protocol": "TCP"}]}]},
@@ -31,7 +31,7 @@ fn pod(number: usize, ready: bool) -> Pod {
     pod
 }
 
-fn run(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Plan {
+fn run(service: &Service, pods: &[Arc<CachedPod>], slices: &[Arc<EndpointSlice>]) -> Plan {
     let zone_of = |_: &str| None;
     reconcile(&View { pods, slices, zone_of: &zone_of, trigger_time: None }, service)
 }
@@ -98,7 +98,7 @@ fn a_service_without_pods_has_one_empty_slice() {
 
 #[test]
 fn slices_are_filled_and_left_alone() {
-    let pods: Vec<Arc<Pod>> = (0..250).map(|i| Arc::new(pod(i, true))).collect();
+    let pods: Vec<Arc<CachedPod>> = (0..250).map(|i| Arc::new(pod(i, true))).collect();
     let plan = run(&web(), &pods, &[]);
     assert_eq!(counts(&plan.create), [100, 100, 50]);
     let slices = stored(plan);
@@ -122,10 +122,10 @@ fn slices_are_filled_and_left_alone() {
 #[test]
 fn named_ports_with_other_numbers_need_slices_of_their_own() {
     let mut other = pod(2, true);
-    let container = &mut other.spec.as_mut().unwrap().containers[0];
+    let container = &mut Arc::make_mut(other.spec.as_mut().unwrap()).containers[0];
     container.ports.as_mut().unwrap()[0].container_port = 9090;
     let mut lacking = pod(3, true);
-    lacking.spec.as_mut().unwrap().containers[0].ports = None;
+    Arc::make_mut(lacking.spec.as_mut().unwrap()).containers[0].ports = None;
     let pods = [pod(1, true), other, lacking].map(Arc::new);
     let plan = run(&web(), &pods, &[]);
     let ports: Vec<_> = plan.create.iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
@@ -136,7 +136,7 @@ fn named_ports_with_other_numbers_need_slices_of_their_own() {
 fn headless_services_need_no_ports_and_show_hostnames() {
     let headless = service(json!({"selector": {"app": "web"}, "clusterIP": "None", "ipFamilies": ["IPv4"]}));
     let mut member = pod(1, true);
-    let spec = member.spec.as_mut().unwrap();
+    let spec = Arc::make_mut(member.spec.as_mut().unwrap());
     (spec.hostname, spec.subdomain) = (Some("web-0".into()), Some("web".into()));
     let plan = run(&headless, &[Arc::new(member)], &[]);
     let slice = &plan.create[0];

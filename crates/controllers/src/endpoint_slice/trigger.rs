@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 
 use crate::pods;
 
@@ -19,7 +19,7 @@ pub struct Told {
 
 impl Told {
     /// The earliest change since the last call, if any; remembers what it saw.
-    pub fn advance(&mut self, service: &Service, all: &[Arc<Pod>]) -> Option<Timestamp> {
+    pub fn advance(&mut self, service: &Service, all: &[Arc<CachedPod>]) -> Option<Timestamp> {
         let mut changes = Vec::new();
         let mut seen = HashMap::with_capacity(all.len());
         for pod in all {

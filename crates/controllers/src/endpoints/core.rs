@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use amphipod_client::Resource;
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use amphipod_client::{CachedPod, Resource};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 
 use crate::endpoint_slice::ports::{self, Port};
 use crate::endpoint_slice::{HEADLESS, TRIGGER_TIME, hostname, target, tolerates_unready};
@@ -30,7 +30,7 @@ struct Place {
     ready: bool,
 }
 
-pub fn reconcile(service: &Service, all: &[Arc<Pod>], existing: Option<&Endpoints>) -> Plan {
+pub fn reconcile(service: &Service, all: &[Arc<CachedPod>], existing: Option<&Endpoints>) -> Plan {
     let (subsets, truncated) = subsets(service, all);
     let mut object = existing.cloned().unwrap_or_default();
     object.subsets = (!subsets.is_empty()).then_some(subsets);
@@ -57,7 +57,7 @@ pub fn reconcile(service: &Service, all: &[Arc<Pod>], existing: Option<&Endpoint
     }
 }
 
-fn subsets(service: &Service, all: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
+fn subsets(service: &Service, all: &[Arc<CachedPod>]) -> (Vec<EndpointSubset>, bool) {
     let unready_too = tolerates_unready(service);
     let mut addresses: BTreeMap<Place, EndpointAddress> = BTreeMap::new();
     let mut by_port: BTreeMap<Option<Port>, BTreeSet<Place>> = BTreeMap::new();
@@ -140,7 +140,8 @@ mod tests {
                 {"name": "a", "port": 1, "targetPort": 10}, {"name": "b", "port": 2, "targetPort": "b"}]}}));
         let pod = |name: &str, ip: &str, ready: bool, named: bool| {
             let ports = if named { json!([{"name": "b", "containerPort": 20}]) } else { json!([]) };
-            let mut pod: Pod = object(json!({"metadata": {"name": name, "namespace": "ns", "uid": name},
+            let mut pod: CachedPod =
+                object(json!({"metadata": {"name": name, "namespace": "ns", "uid": name},
                 "spec": {"containers": [{"name": "c", "ports": ports}]},
                 "status": {"phase": "Running", "podIP": ip}}));
             set_ready(&mut pod, ready.then(|| at(1)));

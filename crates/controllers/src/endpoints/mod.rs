@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, DeleteParams, Informer, Resource};
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use amphipod_client::{Api, CachedPod, DeleteParams, Informer, Resource};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 
 use self::core::Plan;
 use crate::endpoint_slice::enqueue_services_of_pods;
@@ -20,13 +20,13 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 struct EndpointsController {
     scope: Scope,
     services: Informer<Service>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     endpoints: Informer<Endpoints>,
 }
 
 pub async fn run(scope: Scope) {
     let services = scope.informers.get::<Service>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let endpoints = scope.informers.get::<Endpoints>();
     let synced = scope.synced(&services).await && scope.synced(&pods).await && scope.synced(&endpoints).await;
     if !synced {
@@ -78,7 +78,7 @@ impl Controller for EndpointsController {
         if selector.is_none() {
             return Ok(None);
         }
-        let pods: Vec<Arc<Pod>> = self
+        let pods: Vec<Arc<CachedPod>> = self
             .pods
             .list_namespace(namespace)
             .into_iter()

@@ -1,10 +1,10 @@
 //! The growing pause between a failure and the next pod of a job.
 
+use amphipod_client::CachedPod;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::meta;
 
@@ -19,7 +19,7 @@ pub struct Backoff {
 }
 
 /// When the pod's last container ended, as far as told.
-pub fn finished_at(pod: &Pod, now: Timestamp) -> Timestamp {
+pub fn finished_at(pod: &CachedPod, now: Timestamp) -> Timestamp {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
     let ends = statuses.into_iter().flatten().filter_map(|container| {
         container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0)
@@ -29,7 +29,7 @@ pub fn finished_at(pod: &Pod, now: Timestamp) -> Timestamp {
 }
 
 impl Backoff {
-    pub fn after(self, succeeded: &[Arc<Pod>], failed: &[Arc<Pod>], now: Timestamp) -> Self {
+    pub fn after(self, succeeded: &[Arc<CachedPod>], failed: &[Arc<CachedPod>], now: Timestamp) -> Self {
         let success = succeeded.iter().map(|pod| finished_at(pod, now)).max();
         let mut record = if success.is_some() { Backoff::default() } else { self };
         for pod in failed {

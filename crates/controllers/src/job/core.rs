@@ -9,10 +9,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::Backoff;
 use super::failure_policy;
@@ -26,7 +25,7 @@ const BURST: usize = 500;
 const MAX_UNCOUNTED: usize = 500;
 
 pub struct View<'a> {
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     /// The cache shows all pods this controller made and deleted.
     pub may_manage: bool,
     /// Pods whose finalizer is off already, whatever the cache says.
@@ -39,13 +38,13 @@ pub type Told = (&'static str, String, String);
 
 #[derive(Debug, Default)]
 pub struct Plan {
-    pub delete: Vec<Arc<Pod>>,
+    pub delete: Vec<Arc<CachedPod>>,
     /// The deleted pods were too many, not failures: their finalizers go first, uncounted.
     pub discard: bool,
     /// One entry per pod; its completion index for indexed jobs.
     pub create: Vec<Option<i32>>,
     /// Finalizers to remove, after `status` is stored.
-    pub release: Vec<Arc<Pod>>,
+    pub release: Vec<Arc<CachedPod>>,
     pub status: JobStatus,
     /// The terminal condition, due once every pod is counted and gone.
     pub finish: Option<JobCondition>,
@@ -59,7 +58,7 @@ struct Work<'a> {
     settings: Settings<'a>,
     view: &'a View<'a>,
     now: Timestamp,
-    active: Vec<Arc<Pod>>,
+    active: Vec<Arc<CachedPod>>,
     uncounted: UncountedTerminatedPods,
     succeeded_indexes: Indexes,
     succeeded: i32,
@@ -111,9 +110,9 @@ impl<'a> Work<'a> {
     }
 
     /// Tracked pods of a kind whose end is not in the books yet.
-    fn fresh(&self, counted: Option<&Vec<String>>, is: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
-        let known = |pod: &Pod| counted.is_some_and(|uids| uids.iter().any(|uid| uid == pod.uid()));
-        let fresh = |pod: &&Arc<Pod>| {
+    fn fresh(&self, counted: Option<&Vec<String>>, is: impl Fn(&CachedPod) -> bool) -> Vec<Arc<CachedPod>> {
+        let known = |pod: &CachedPod| counted.is_some_and(|uids| uids.iter().any(|uid| uid == pod.uid()));
+        let fresh = |pod: &&Arc<CachedPod>| {
             is(pod)
                 && is_tracked(pod)
                 && !known(pod)
@@ -187,7 +186,7 @@ impl<'a> Work<'a> {
         if spec.and_then(|s| s.restart_policy.as_deref()) != Some("OnFailure") {
             return false;
         }
-        let running = |pod: &&Arc<Pod>| matches!(pods::phase(pod), "Running" | "Pending");
+        let running = |pod: &&Arc<CachedPod>| matches!(pods::phase(pod), "Running" | "Pending");
         let restarts =
             self.view.pods.iter().filter(running).map(|pod| pods::restarts(pod)).fold(0, i32::saturating_add);
         match self.settings.backoff_limit {
@@ -271,7 +270,7 @@ impl<'a> Work<'a> {
             return self.wake_in(pause);
         }
         self.plan.create = if self.settings.indexed {
-            let busy = |pod: &&Arc<Pod>| {
+            let busy = |pod: &&Arc<CachedPod>| {
                 pods::is_active(pod) || (self.settings.replace_only_failed && !pods::is_terminal(pod))
             };
             let taken: BTreeSet<i32> =

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use k8s_openapi::api::batch::v1::{JobSpec, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::pods;
 
 /// The first rule that matches a failed pod, and how the failure is told.
-fn matching<'a>(spec: &'a JobSpec, pod: &Pod) -> Option<(&'a PodFailurePolicyRule, String)> {
+fn matching<'a>(spec: &'a JobSpec, pod: &CachedPod) -> Option<(&'a PodFailurePolicyRule, String)> {
     if pods::phase(pod) != "Failed" {
         return None;
     }
@@ -20,7 +19,7 @@ fn matching<'a>(spec: &'a JobSpec, pod: &Pod) -> Option<(&'a PodFailurePolicyRul
     })
 }
 
-fn match_exit_codes(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
+fn match_exit_codes(rule: &PodFailurePolicyRule, pod: &CachedPod) -> Option<String> {
     let wanted = rule.on_exit_codes.as_ref()?;
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
@@ -37,7 +36,7 @@ fn match_exit_codes(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
         })
 }
 
-fn match_conditions(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
+fn match_conditions(rule: &PodFailurePolicyRule, pod: &CachedPod) -> Option<String> {
     let hit = rule.on_pod_conditions.iter().flatten().find(|pattern| {
         pods::condition(pod, &pattern.type_)
             .is_some_and(|c| c.status == pattern.status.as_deref().unwrap_or("True"))
@@ -46,7 +45,7 @@ fn match_conditions(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
 }
 
 /// Why the policy fails the whole job, if a pod's failure does.
-pub fn fail_job_message(spec: &JobSpec, all: &[Arc<Pod>]) -> Option<String> {
+pub fn fail_job_message(spec: &JobSpec, all: &[Arc<CachedPod>]) -> Option<String> {
     spec.pod_failure_policy.as_ref()?;
     all.iter().find_map(|pod| {
         let (rule, told) = matching(spec, pod)?;
@@ -55,7 +54,7 @@ pub fn fail_job_message(spec: &JobSpec, all: &[Arc<Pod>]) -> Option<String> {
 }
 
 /// Such failures do not count towards the back-off limit.
-pub fn is_ignored(spec: &JobSpec, pod: &Pod) -> bool {
+pub fn is_ignored(spec: &JobSpec, pod: &CachedPod) -> bool {
     spec.pod_failure_policy.is_some() && matching(spec, pod).is_some_and(|(rule, _)| rule.action == "Ignore")
 }
 
@@ -73,7 +72,7 @@ mod tests {
             {"action": "FailJob", "onExitCodes": {"containerName": "c", "operator": "In", "values": [42]}},
         ]}}}));
         let spec = job.spec.unwrap();
-        let pod = |code: i32, conditions: serde_json::Value| -> Arc<Pod> {
+        let pod = |code: i32, conditions: serde_json::Value| -> Arc<CachedPod> {
             Arc::new(object(json!({"metadata": {"name": "p", "namespace": "ns"}, "status": {
                 "phase": "Failed", "conditions": conditions, "containerStatuses": [{
                     "name": "c", "ready": false, "restartCount": 0, "image": "", "imageID": "",

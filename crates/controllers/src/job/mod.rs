@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, Informer, Resource};
 use futures::StreamExt;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
 use self::backoff::Backoff;
@@ -40,7 +39,7 @@ const RELEASES_AT_ONCE: usize = 32;
 struct JobController {
     scope: Scope,
     jobs: Informer<Job>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     control: PodControl,
     expectations: Arc<Expectations>,
     /// Uids of pods whose finalizer we took off and the cache has not shown without yet.
@@ -51,7 +50,7 @@ struct JobController {
 
 pub async fn run(scope: Scope) {
     let jobs = scope.informers.get::<Job>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     index_by_controller(&pods);
     if !(scope.synced(&jobs).await && scope.synced(&pods).await) {
         return;
@@ -64,7 +63,7 @@ pub async fn run(scope: Scope) {
     let takes = |job: &Job, labels: Labels<'_>| {
         selector::object_matches(job.spec.as_ref().and_then(|s| s.selector.as_ref()), labels)
     };
-    enqueue_owners(&pods, &jobs, &queue, takes, move |change: &Change<Pod>, key: &str| {
+    enqueue_owners(&pods, &jobs, &queue, takes, move |change: &Change<CachedPod>, key: &str| {
         observer.observe(change, key);
         let pod = change.object();
         if matches!(change, Change::Deleted(_)) || !view::is_tracked(pod) {
@@ -124,7 +123,7 @@ impl Controller for JobController {
 }
 
 impl JobController {
-    async fn execute(&self, key: &str, job: &Job, plan: Plan, owned: &[Arc<Pod>]) -> Result<(), Error> {
+    async fn execute(&self, key: &str, job: &Job, plan: Plan, owned: &[Arc<CachedPod>]) -> Result<(), Error> {
         let Plan { delete, discard, create, release, mut status, finish, events, backoff, .. } = plan;
         let mut outcome = Ok(());
         if discard {
@@ -132,7 +131,7 @@ impl JobController {
         }
         if !delete.is_empty() {
             self.expectations.expect_deletes(key, delete.iter().map(|pod| pod.uid().to_owned()));
-            let unseen = |pod: &Pod| self.expectations.deleted(key, pod.uid());
+            let unseen = |pod: &CachedPod| self.expectations.deleted(key, pod.uid());
             outcome = self.control.delete_all(job, &delete, unseen).await;
         }
         if !create.is_empty() {
@@ -201,7 +200,7 @@ impl JobController {
     }
 
     /// Takes the finalizer off; the uids of those that now are without, and what went wrong.
-    async fn release(&self, pods: &[Arc<Pod>]) -> (HashSet<String>, Result<(), Error>) {
+    async fn release(&self, pods: &[Arc<CachedPod>]) -> (HashSet<String>, Result<(), Error>) {
         let removals = pods.iter().cloned().map(|pod| async move {
             // Noted first: the watch may show the pod without it before the call returns.
             self.released.lock().insert(pod.uid().to_owned());

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Client, Informer, Patch, Resource};
+use amphipod_client::{Api, CachedPod, Change, Client, Informer, Patch, Resource};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::view::{self, FINALIZER};
@@ -16,10 +15,10 @@ use crate::{Error, meta};
 struct Orphans {
     client: Client,
     jobs: Informer<Job>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
 }
 
-pub async fn run(scope: Scope, jobs: Informer<Job>, pods: Informer<Pod>) {
+pub async fn run(scope: Scope, jobs: Informer<Job>, pods: Informer<CachedPod>) {
     let queue = WorkQueue::new();
     let (by_pod, known) = (queue.clone(), jobs.clone());
     pods.on_change(move |change| {
@@ -39,7 +38,7 @@ pub async fn run(scope: Scope, jobs: Informer<Job>, pods: Informer<Pod>) {
     scope.work(queue, 2, Arc::new(orphans)).await;
 }
 
-fn has_job(jobs: &Informer<Job>, pod: &Pod) -> bool {
+fn has_job(jobs: &Informer<Job>, pod: &CachedPod) -> bool {
     let Some(owner) = meta::controller_of(&pod.metadata) else { return false };
     // Under another controller's care the finalizer is not ours to judge.
     if owner.kind != "Job" {
@@ -67,7 +66,7 @@ impl Controller for Orphans {
 }
 
 /// Takes the tracking finalizer off, and no one else's.
-pub async fn release(client: &Client, pod: &Pod) -> Result<(), Error> {
+pub async fn release(client: &Client, pod: &CachedPod) -> Result<(), Error> {
     let finalizers = pod.metadata.finalizers.iter().flatten();
     let Some(at) = finalizers.into_iter().position(|f| f == FINALIZER) else { return Ok(()) };
     let path = format!("/metadata/finalizers/{at}");
@@ -76,7 +75,7 @@ pub async fn release(client: &Client, pod: &Pod) -> Result<(), Error> {
         {"op": "test", "path": path, "value": FINALIZER},
         {"op": "remove", "path": path},
     ]));
-    match Api::<Pod>::of(client.clone(), pod).patch(pod.name(), &patch).await {
+    match Api::<CachedPod>::of(client.clone(), pod).patch(pod.name(), &patch).await {
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(()),

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::backoff::Backoff;
@@ -21,7 +20,7 @@ fn job(spec: Value, status: Value) -> Job {
     object(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "j"}, "spec": spec, "status": status}))
 }
 
-fn tracked(name: &str, phase: &str, index: Option<i32>) -> Arc<Pod> {
+fn tracked(name: &str, phase: &str, index: Option<i32>) -> Arc<CachedPod> {
     let mut pod = pod("ns", name, phase);
     pod.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     if let Some(index) = index {
@@ -33,7 +32,7 @@ fn tracked(name: &str, phase: &str, index: Option<i32>) -> Arc<Pod> {
     Arc::new(pod)
 }
 
-fn planned(job: &Job, pods: &[Arc<Pod>]) -> Plan {
+fn planned(job: &Job, pods: &[Arc<CachedPod>]) -> Plan {
     let released = HashSet::new();
     let view = View { pods, may_manage: true, released: &released, backoff: Backoff::default() };
     plan(&view, job, at(NOW))
@@ -114,7 +113,7 @@ fn ends_are_counted_once_then_the_job_completes() {
 
 #[test]
 fn a_failing_job_takes_its_pods_along_and_waits_for_them() {
-    let failed: Vec<Arc<Pod>> = (0..2).map(|i| tracked(&format!("f{i}"), "Failed", None)).collect();
+    let failed: Vec<Arc<CachedPod>> = (0..2).map(|i| tracked(&format!("f{i}"), "Failed", None)).collect();
     let mut pods = failed;
     pods.push(tracked("r", "Running", None));
     let j = job(json!({"parallelism": 2, "completions": 5, "backoffLimit": 1}), Value::Null);

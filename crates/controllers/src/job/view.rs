@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 
 use crate::{meta, pods};
 
@@ -61,7 +60,7 @@ impl<'a> Settings<'a> {
                 || spec.pod_failure_policy.is_some(),
         }
     }
-    pub fn has_failed(&self, pod: &Pod) -> bool {
+    pub fn has_failed(&self, pod: &CachedPod) -> bool {
         match pods::phase(pod) {
             "Failed" => true,
             "Succeeded" => false,
@@ -69,32 +68,37 @@ impl<'a> Settings<'a> {
         }
     }
     /// The pod's index, if it is one the job (still) wants.
-    pub fn index(&self, pod: &Pod) -> Option<i32> {
+    pub fn index(&self, pod: &CachedPod) -> Option<i32> {
         let index = index_of(pod)?;
         (index < self.completions.unwrap_or(i32::MAX)).then_some(index)
     }
     /// Whether a pod's end can count: always, but for an index the job does not have.
-    pub fn is_countable(&self, pod: &Pod) -> bool {
+    pub fn is_countable(&self, pod: &CachedPod) -> bool {
         !self.indexed || self.index(pod).is_some()
     }
 }
 
-pub fn index_of(pod: &Pod) -> Option<i32> {
+pub fn index_of(pod: &CachedPod) -> Option<i32> {
     meta::annotation(&pod.metadata, INDEX)?.parse().ok().filter(|index| *index >= 0)
 }
 
-pub fn is_tracked(pod: &Pod) -> bool {
+pub fn is_tracked(pod: &CachedPod) -> bool {
     meta::has_finalizer(&pod.metadata, FINALIZER)
 }
 
 /// Active pods to delete: those whose index is foreign or taken twice, and beyond these the least
 /// useful ones until `at_least` are found.
-pub fn removable(settings: &Settings, active: &[Arc<Pod>], at_least: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+pub fn removable(
+    settings: &Settings,
+    active: &[Arc<CachedPod>],
+    at_least: usize,
+    now: Timestamp,
+) -> Vec<Arc<CachedPod>> {
     let ranked = pods::victims(active, active, active.len(), now);
     let mut remove = Vec::new();
     let mut keep = ranked.clone();
     if settings.indexed {
-        let mut by_index: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
+        let mut by_index: BTreeMap<i32, Arc<CachedPod>> = BTreeMap::new();
         for pod in ranked {
             match settings.index(&pod) {
                 // The later in rank is the more useful: it stays.

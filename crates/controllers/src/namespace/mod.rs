@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use amphipod_client::dynamic::{self, ApiKind, Dynamic};
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, DeleteParams, Informer, ListParams, Resource};
+use amphipod_client::{Api, CachedPod, Change, DeleteParams, Informer, ListParams, Resource};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 
 use self::core::Findings;
 use crate::Error;
@@ -33,7 +33,7 @@ struct NamespaceController {
 
 pub async fn run(scope: Scope) {
     let namespaces = scope.informers.get::<Namespace>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     if !(scope.synced(&namespaces).await && scope.synced(&pods).await) {
         return;
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, EventRecorder, Informer, Patch, Resource};
+use amphipod_client::{Api, CachedPod, Change, EventRecorder, Informer, Patch, Resource};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ type Heartbeats = Arc<Mutex<HashMap<String, Heartbeat>>>;
 struct NodeController {
     scope: Scope,
     nodes: Informer<Node>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     events: EventRecorder,
     heartbeats: Heartbeats,
     /// By zone: when a node there was last tainted for eviction.
@@ -54,7 +54,7 @@ struct NodeController {
 pub async fn run(scope: Scope) {
     let nodes = scope.informers.get::<Node>();
     let leases = scope.informers.get::<Lease>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     pods.add_index(BY_NODE, |pod| vec![pods::node_name(pod).to_owned()]);
     let synced = scope.synced(&nodes).await && scope.synced(&leases).await && scope.synced(&pods).await;
     if !synced {
@@ -197,7 +197,7 @@ impl NodeController {
             let patch = Patch::Strategic(json!({"status": {"conditions": [{
                 "type": "Ready", "status": "False", "lastTransitionTime": now().to_string(),
             }]}}));
-            match Api::<Pod>::of(self.scope.client.clone(), pod.as_ref())
+            match Api::<CachedPod>::of(self.scope.client.clone(), pod.as_ref())
                 .patch_status(pod.name(), &patch)
                 .await
             {

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::intstr::IntOrString;
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr;
@@ -19,7 +18,7 @@ const DISRUPTION_SECONDS: i64 = 120;
 
 pub struct View<'a> {
     /// The pods the budget selects.
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     /// What the pods' controllers want in sum; an error text where one cannot be asked.
     pub scale: Result<i32, String>,
 }
@@ -65,7 +64,11 @@ fn expectations(budget: &PodDisruptionBudget, view: &View) -> Result<(i32, i32),
 }
 
 /// Granted evictions still under way: the pod is there, not yet terminating, the time not over.
-fn under_way(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], now: Timestamp) -> BTreeMap<String, Time> {
+fn under_way(
+    budget: &PodDisruptionBudget,
+    pods: &[Arc<CachedPod>],
+    now: Timestamp,
+) -> BTreeMap<String, Time> {
     let told = budget.status.as_ref().and_then(|s| s.disrupted_pods.clone()).unwrap_or_default();
     let fresh = |name: &String, since: &Time| {
         let waiting = pods.iter().any(|pod| pod.name() == name && !pod.is_terminating());
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn allowed_disruptions() {
-        let members: Vec<Arc<Pod>> = (0..5)
+        let members: Vec<Arc<CachedPod>> = (0..5)
             .map(|i| {
                 let mut pod = pod("ns", &format!("p{i}"), "Running");
                 set_ready(&mut pod, (i < 4).then(|| at(1)));

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use amphipod_client::dynamic::{self, Dynamic};
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, EventRecorder, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, EventRecorder, Informer, Resource};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -21,7 +21,7 @@ use crate::{Error, meta, selector};
 struct BudgetController {
     scope: Scope,
     budgets: Informer<PodDisruptionBudget>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     deployments: Informer<Deployment>,
     replica_sets: Informer<ReplicaSet>,
     replication_controllers: Informer<ReplicationController>,
@@ -57,7 +57,7 @@ pub async fn run(scope: Scope) {
         let pod = change.object();
         let before = if let Change::Updated { old, .. } = change { Some(old) } else { None };
         for budget in budgets.list_namespace(pod.namespace()) {
-            let selects = |pod: &Arc<Pod>| selects(&budget, pod);
+            let selects = |pod: &Arc<CachedPod>| selects(&budget, pod);
             if selects(pod) || before.is_some_and(selects) {
                 by_pod.add(&budget.key());
             }
@@ -66,7 +66,7 @@ pub async fn run(scope: Scope) {
     scope.work(queue, 1, Arc::new(controller)).await;
 }
 
-fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+fn selects(budget: &PodDisruptionBudget, pod: &CachedPod) -> bool {
     let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
     selector::from_object(selector).is_some_and(|s| selector::matches(&s, pod.metadata.labels.as_ref()))
 }
@@ -75,7 +75,7 @@ impl Controller for BudgetController {
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(budget) = self.budgets.get(key).filter(|b| !b.is_terminating()) else { return Ok(None) };
         let all = self.pods.list_namespace(budget.namespace());
-        let pods: Vec<Arc<Pod>> = all.into_iter().filter(|pod| selects(&budget, pod)).collect();
+        let pods: Vec<Arc<CachedPod>> = all.into_iter().filter(|pod| selects(&budget, pod)).collect();
         if pods.is_empty() {
             self.events.normal(budget.as_ref(), "NoPods", "No matching pods found");
         }
@@ -98,7 +98,7 @@ impl Controller for BudgetController {
 
 impl BudgetController {
     /// The sizes of all controllers of these pods, each once.
-    async fn scale(&self, pods: &[Arc<Pod>]) -> Result<i32, String> {
+    async fn scale(&self, pods: &[Arc<CachedPod>]) -> Result<i32, String> {
         let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
         for pod in pods {
             let Some(owner) = meta::controller_of(&pod.metadata) else { continue };

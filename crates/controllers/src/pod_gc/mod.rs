@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::{Api, DeleteParams, Informer, Resource};
+use amphipod_client::{Api, CachedPod, DeleteParams, Informer, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use tracing::debug;
 
 use crate::harness::{Scope, now};
@@ -27,7 +27,7 @@ pub struct Plan {
 }
 
 pub struct View<'a> {
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     pub nodes: &'a HashSet<String>,
     /// Missing nodes: since when.
     pub missing: &'a mut HashMap<String, Timestamp>,
@@ -36,7 +36,7 @@ pub struct View<'a> {
 
 pub fn reconcile(view: View, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let mut finished: Vec<&Arc<Pod>> = view.pods.iter().filter(|pod| pods::is_terminal(pod)).collect();
+    let mut finished: Vec<&Arc<CachedPod>> = view.pods.iter().filter(|pod| pods::is_terminal(pod)).collect();
     let excess = finished.len().saturating_sub(view.threshold);
     // Evicted pods tell nothing that their event did not; then the oldest.
     finished.sort_by_key(|pod| {
@@ -64,7 +64,7 @@ pub fn reconcile(view: View, now: Timestamp) -> Plan {
 }
 
 pub async fn run(scope: Scope) {
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let nodes = scope.informers.get::<Node>();
     if !(scope.synced(&pods).await && scope.synced(&nodes).await) {
         return;
@@ -86,7 +86,7 @@ pub async fn run(scope: Scope) {
     }
 }
 
-async fn carry_out(scope: &Scope, pods: &Informer<Pod>, plan: Plan) -> Result<(), Error> {
+async fn carry_out(scope: &Scope, pods: &Informer<CachedPod>, plan: Plan) -> Result<(), Error> {
     for key in &plan.excess {
         remove(scope, pods, key, "PodGC: pod terminated beyond the threshold", false).await?;
     }
@@ -110,7 +110,7 @@ async fn carry_out(scope: &Scope, pods: &Informer<Pod>, plan: Plan) -> Result<()
 
 async fn remove(
     scope: &Scope,
-    pods: &Informer<Pod>,
+    pods: &Informer<CachedPod>,
     key: &str,
     why: &str,
     disrupted: bool,
@@ -125,7 +125,7 @@ async fn remove(
         grace_period_seconds: Some(0),
         ..DeleteParams::default()
     };
-    match Api::<Pod>::of(scope.client.clone(), pod.as_ref()).delete(pod.name(), &params).await {
+    match Api::<CachedPod>::of(scope.client.clone(), pod.as_ref()).delete(pod.name(), &params).await {
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         other => Ok(other?),
     }
@@ -140,13 +140,13 @@ mod tests {
     fn picks_what_nobody_looks_after() {
         let make = |name: &str, phase: &str, node: &str, created: i64| {
             let mut pod = pod("ns", name, phase);
-            pod.spec.get_or_insert_default().node_name = (!node.is_empty()).then(|| node.to_owned());
+            pod.node_name = (!node.is_empty()).then(|| node.into());
             pod.metadata.creation_timestamp = meta::time(at(created));
             pod
         };
         let mut leaving = make("leaving", "Pending", "", 5);
         leaving.metadata.deletion_timestamp = meta::time(at(6));
-        let pods: Vec<Arc<Pod>> = [
+        let pods: Vec<Arc<CachedPod>> = [
             make("new", "Succeeded", "n", 9),
             make("old", "Failed", "n", 1),
             leaving,

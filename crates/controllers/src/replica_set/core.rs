@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::selector::LabelSelector;
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Writable};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSetCondition as Condition;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use crate::selector::Labels;
 use crate::{meta, pods};
@@ -16,7 +16,7 @@ use crate::{meta, pods};
 pub const BURST: usize = 500;
 
 /// A kind that keeps a number of equal pods.
-pub trait ReplicaOwner: Resource {
+pub trait ReplicaOwner: Writable {
     fn selector(&self) -> Option<LabelSelector>;
     /// Whether the selector takes a pod with these labels.
     fn takes(&self, labels: Labels<'_>) -> bool;
@@ -68,11 +68,11 @@ pub fn manage(set: &Set, active: usize) -> Manage {
 }
 
 /// Counts are 32-bit on the wire; a cluster holds fewer pods.
-fn count(pods: &[Arc<Pod>], holds: impl Fn(&Pod) -> bool) -> i32 {
+fn count(pods: &[Arc<CachedPod>], holds: impl Fn(&CachedPod) -> bool) -> i32 {
     i32::try_from(pods.iter().filter(|pod| holds(pod)).count()).unwrap_or(i32::MAX)
 }
 
-fn is_fully_labeled(set: &Set, pod: &Pod) -> bool {
+fn is_fully_labeled(set: &Set, pod: &CachedPod) -> bool {
     let labels = set.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
     labels.into_iter().flatten().all(|(key, value)| meta::label(&pod.metadata, key) == Some(value))
 }
@@ -80,7 +80,7 @@ fn is_fully_labeled(set: &Set, pod: &Pod) -> bool {
 /// The status after a sync. The failure condition changes only when pods were managed in it.
 pub fn status(
     set: &Set,
-    owned: &[Arc<Pod>],
+    owned: &[Arc<CachedPod>],
     terminating: usize,
     failure: Option<Failure>,
     managed: bool,
@@ -111,7 +111,7 @@ pub fn status(
 }
 
 /// When the next ready pod becomes available by the mere passing of time.
-pub fn next_check(set: &Set, owned: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
+pub fn next_check(set: &Set, owned: &[Arc<CachedPod>], now: Timestamp) -> Option<Duration> {
     let times = owned.iter().filter_map(|pod| pods::available_at(pod, set.min_ready_seconds));
     times.filter(|at| *at > now).min().map(|at| meta::until(at, now))
 }

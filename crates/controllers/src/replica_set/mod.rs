@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, EventRecorder, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, EventRecorder, Informer, Resource};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::ReplicationController;
 
 use self::core::{Failure, Manage, Set};
 pub use self::core::{ReplicaOwner, Status};
@@ -31,14 +31,14 @@ pub async fn run_replication_controllers(scope: Scope) {
 struct ReplicaController<O> {
     scope: Scope,
     owners: Informer<O>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     control: PodControl,
     expectations: Arc<Expectations>,
 }
 
 async fn run<O: ReplicaOwner>(scope: Scope, component: &str) {
     let owners = scope.informers.get::<O>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     index_by_controller(&pods);
     if !(scope.synced(&owners).await && scope.synced(&pods).await) {
         return;
@@ -48,7 +48,7 @@ async fn run<O: ReplicaOwner>(scope: Scope, component: &str) {
     index_by_controller(&owners);
     enqueue_all(&owners, &queue);
     let observer = expectations.clone();
-    enqueue_owners(&pods, &owners, &queue, O::takes, move |change: &Change<Pod>, key: &str| {
+    enqueue_owners(&pods, &owners, &queue, O::takes, move |change: &Change<CachedPod>, key: &str| {
         observer.observe(change, key);
     });
     let events: EventRecorder = scope.events(component);
@@ -97,7 +97,7 @@ impl<O: ReplicaOwner> ReplicaController<O> {
         key: &str,
         owner: &O,
         set: &Set<'_>,
-        owned: &[Arc<Pod>],
+        owned: &[Arc<CachedPod>],
     ) -> Result<(), (&'static str, Error)> {
         match core::manage(set, owned.len()) {
             Manage::Nothing => Ok(()),
@@ -109,7 +109,7 @@ impl<O: ReplicaOwner> ReplicaController<O> {
                 let victims = pods::victims(owned, &related, count, now());
                 let uids = victims.iter().map(|pod| pod.uid().to_owned());
                 self.expectations.expect_deletes(key, uids);
-                let unseen = |pod: &Pod| self.expectations.deleted(key, pod.uid());
+                let unseen = |pod: &CachedPod| self.expectations.deleted(key, pod.uid());
                 let deleted = self.control.delete_all(owner, &victims, unseen).await;
                 deleted.map_err(|error| ("FailedDelete", error))
             }
@@ -132,7 +132,7 @@ impl<O: ReplicaOwner> ReplicaController<O> {
     }
 
     /// The pods of all owners that share this one's controller: where a Deployment's pods crowd.
-    fn related(&self, owner: &O, owned: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+    fn related(&self, owner: &O, owned: &[Arc<CachedPod>]) -> Vec<Arc<CachedPod>> {
         let Some(parent) = meta::controller_of(owner.metadata()) else { return owned.to_vec() };
         let siblings = self.owners.by_index(crate::harness::BY_CONTROLLER, &parent.uid);
         let pods_of = |sibling: &Arc<O>| self.pods.by_index(crate::harness::BY_CONTROLLER, sibling.uid());

@@ -15,9 +15,9 @@ use amphipod_api::pod_resources::{Amounts, add, amounts};
 use amphipod_api::quantity::{Format, Quantity};
 use amphipod_api::quota::{self, CLAIMS, Kind, PODS, SERVICES};
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, Informer, Resource, Writable};
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
+    PersistentVolumeClaim, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use parking_lot::Mutex;
@@ -40,7 +40,7 @@ const RESYNC: Duration = Duration::from_secs(300);
 struct QuotaController {
     scope: Scope,
     quotas: Informer<ResourceQuota>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
     counters: Counters,
@@ -77,7 +77,7 @@ struct Counted {
 
 pub async fn run(scope: Scope) {
     let quotas = scope.informers.get::<ResourceQuota>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let services = scope.informers.get::<Service>();
     let claims = scope.informers.get::<PersistentVolumeClaim>();
     let synced = scope.synced(&quotas).await
@@ -111,8 +111,8 @@ fn limits(quota: &ResourceQuota) -> Option<&BTreeMap<String, WireQuantity>> {
     quota.status.as_ref().and_then(|status| status.hard.as_ref())
 }
 
-fn is_other_usage(old: &Pod, new: &Pod) -> bool {
-    let resized = |pod: &Pod| -> Vec<_> {
+fn is_other_usage(old: &CachedPod, new: &CachedPod) -> bool {
+    let resized = |pod: &CachedPod| -> Vec<_> {
         let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
         statuses.map(|s| (s.resources.clone(), s.allocated_resources.clone())).collect()
     };
@@ -144,9 +144,13 @@ fn watch<T: Resource>(
 }
 
 /// As quotas are judged.
-fn json<T: Resource>(object: &T) -> Result<Value, Error> {
+fn json<T: Writable>(object: &T) -> Result<Value, Error> {
     serde_json::from_slice(&object.encode())
         .map_err(|error| Error::Invalid { what: object.key(), why: error.to_string() })
+}
+
+fn pod_json(pod: &CachedPod) -> Result<Value, Error> {
+    json(&pod.to_pod())
 }
 
 impl Controller for QuotaController {
@@ -198,9 +202,9 @@ impl QuotaController {
     async fn count(&self, quota: &Value, known: &mut Known) -> Result<Option<Counted>, Error> {
         let hard = quota::hard(quota, "spec");
         let mut total = Amounts::new();
-        cached(&mut total, &hard, PODS, quota, &self.pods, &mut known.pods)?;
-        cached(&mut total, &hard, SERVICES, quota, &self.services, &mut known.services)?;
-        cached(&mut total, &hard, CLAIMS, quota, &self.claims, &mut known.claims)?;
+        cached(&mut total, &hard, PODS, quota, &self.pods, pod_json, &mut known.pods)?;
+        cached(&mut total, &hard, SERVICES, quota, &self.services, json, &mut known.services)?;
+        cached(&mut total, &hard, CLAIMS, quota, &self.claims, json, &mut known.claims)?;
         let mut again = RESYNC;
         for name in hard.into_keys().filter(|name| !total.contains_key(name)).collect::<Vec<_>>() {
             let Some(kind) = quota::plain_kind(&name) else { continue };
@@ -227,6 +231,7 @@ fn cached<T: Resource>(
     kind: Kind<'_>,
     quota: &Value,
     informer: &Informer<T>,
+    json: fn(&T) -> Result<Value, Error>,
     tally: &mut Tally,
 ) -> Result<(), Error> {
     let names: Vec<&str> = hard.keys().map(String::as_str).filter(|name| kind.counts(name)).collect();

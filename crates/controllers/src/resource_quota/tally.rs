@@ -61,7 +61,7 @@ mod tests {
     use std::cell::RefCell;
 
     use amphipod_api::quantity::Format;
-    use k8s_openapi::api::core::v1::Pod;
+    use amphipod_client::CachedPod;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_looked_at() {
         let pod = |name: &str, version: &str| {
-            let mut pod: Pod = testing::named("ns", name);
+            let mut pod: CachedPod = testing::named("ns", name);
             pod.metadata.resource_version = Some(version.to_owned());
             pod
         };
@@ -78,10 +78,10 @@ mod tests {
         going.metadata.deletion_timestamp = Some(Time(testing::at(0)));
         let looked = RefCell::new(Vec::new());
         let mut tally = Tally::default();
-        let mut count = |pods: Vec<Pod>| {
+        let mut count = |pods: Vec<CachedPod>| {
             let mut total = Amounts::new();
-            let objects: Vec<Arc<Pod>> = pods.into_iter().map(Arc::new).collect();
-            let usage = |pod: &Pod| {
+            let objects: Vec<Arc<CachedPod>> = pods.into_iter().map(Arc::new).collect();
+            let usage = |pod: &CachedPod| {
                 looked.borrow_mut().push(pod.name().to_owned());
                 let one = Quantity::from_units(1, Format::DecimalSi);
                 Ok(Amounts::from([("cpu".to_owned(), one), ("pods".to_owned(), one)]))

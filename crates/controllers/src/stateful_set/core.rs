@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod_client::Resource;
+use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::pods::ordinal;
 use crate::revisions::REVISION_LABEL;
 use crate::{meta, pods};
 
 pub struct View<'a> {
-    pub pods: &'a [Arc<Pod>],
+    pub pods: &'a [Arc<CachedPod>],
     /// Names of the revisions: the one pods come from, the one they go to.
     pub current: &'a str,
     pub update: &'a str,
@@ -31,7 +30,7 @@ pub struct Create {
 #[derive(Debug, Default)]
 pub struct Plan {
     pub create: Vec<Create>,
-    pub delete: Vec<Arc<Pod>>,
+    pub delete: Vec<Arc<CachedPod>>,
     pub status: StatefulSetStatus,
     pub again: Option<Duration>,
 }
@@ -49,15 +48,15 @@ struct Work<'a> {
     halted: bool,
 }
 
-fn revision_of(pod: &Pod) -> &str {
+fn revision_of(pod: &CachedPod) -> &str {
     meta::label(&pod.metadata, REVISION_LABEL).unwrap_or("")
 }
 
-fn is_up(pod: &Pod) -> bool {
+fn is_up(pod: &CachedPod) -> bool {
     pods::phase(pod) == "Running" && pods::is_ready(pod)
 }
 
-fn is_healthy(pod: &Pod) -> bool {
+fn is_healthy(pod: &CachedPod) -> bool {
     is_up(pod) && !pod.is_terminating()
 }
 
@@ -77,8 +76,8 @@ pub fn reconcile(view: &View, set: &StatefulSet, now: Timestamp) -> Plan {
         halted: false,
     };
     let end = start.saturating_add(spec.replicas.unwrap_or(1));
-    let mut wanted: BTreeMap<i32, Option<Arc<Pod>>> = (start..end).map(|n| (n, None)).collect();
-    let mut condemned: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
+    let mut wanted: BTreeMap<i32, Option<Arc<CachedPod>>> = (start..end).map(|n| (n, None)).collect();
+    let mut condemned: BTreeMap<i32, Arc<CachedPod>> = BTreeMap::new();
     for pod in view.pods {
         match ordinal(set.name(), pod.name()) {
             Some(n) if wanted.contains_key(&n) => drop(wanted.insert(n, Some(pod.clone()))),
@@ -99,7 +98,7 @@ pub fn reconcile(view: &View, set: &StatefulSet, now: Timestamp) -> Plan {
 
 impl Work<'_> {
     fn count(&mut self, set: &StatefulSet) {
-        let count = |holds: &dyn Fn(&Pod) -> bool| {
+        let count = |holds: &dyn Fn(&CachedPod) -> bool| {
             i32::try_from(self.view.pods.iter().filter(|pod| holds(pod)).count()).unwrap_or(i32::MAX)
         };
         let before = set.status.clone().unwrap_or_default();
@@ -121,7 +120,7 @@ impl Work<'_> {
         self.plan.again = next.map(|at| meta::until(at, self.now));
     }
 
-    fn available(&self, pod: &Pod) -> bool {
+    fn available(&self, pod: &CachedPod) -> bool {
         pods::is_available(pod, self.min_ready_seconds, self.now)
     }
 
@@ -138,7 +137,7 @@ impl Work<'_> {
         number >= self.start.saturating_add(below)
     }
 
-    fn fill(&mut self, wanted: &BTreeMap<i32, Option<Arc<Pod>>>, current_replicas: i32) {
+    fn fill(&mut self, wanted: &BTreeMap<i32, Option<Arc<CachedPod>>>, current_replicas: i32) {
         for (number, pod) in wanted {
             if self.halted {
                 return;
@@ -165,8 +164,8 @@ impl Work<'_> {
     /// Pods beyond the size go, the highest number first.
     fn shrink(
         &mut self,
-        condemned: &BTreeMap<i32, Arc<Pod>>,
-        wanted: &BTreeMap<i32, Option<Arc<Pod>>>,
+        condemned: &BTreeMap<i32, Arc<CachedPod>>,
+        wanted: &BTreeMap<i32, Option<Arc<CachedPod>>>,
         missing: bool,
     ) {
         let pods = wanted.values().flatten().chain(condemned.values());
@@ -191,7 +190,7 @@ impl Work<'_> {
     }
 
     /// Moves one pod to the update revision, from the highest number down to the partition.
-    fn update(&mut self, wanted: &BTreeMap<i32, Option<Arc<Pod>>>) {
+    fn update(&mut self, wanted: &BTreeMap<i32, Option<Arc<CachedPod>>>) {
         if self.halted || !self.rolling {
             return;
         }
@@ -243,7 +242,7 @@ mod tests {
     }
 
     /// `+` ready, `-` running but not ready, `x` failed, `t` terminating; the digit its number.
-    fn pod(text: &str, revision: &str) -> Arc<Pod> {
+    fn pod(text: &str, revision: &str) -> Arc<CachedPod> {
         let (state, number) = text.split_at(1);
         let name = format!("web-{number}");
         let mut pod = crate::testing::pod("ns", &name, if state == "x" { "Failed" } else { "Running" });
@@ -256,7 +255,7 @@ mod tests {
     }
 
     fn steps(set: &StatefulSet, old: &[&str], new: &[&str]) -> (Vec<(i32, bool)>, Vec<String>) {
-        let pods: Vec<Arc<Pod>> =
+        let pods: Vec<Arc<CachedPod>> =
             old.iter().map(|t| pod(t, "r1")).chain(new.iter().map(|t| pod(t, "r2"))).collect();
         let plan = reconcile(&View { pods: &pods, current: "r1", update: "r2" }, set, at(50));
         let created = plan.create.iter().map(|c| (c.ordinal, c.update)).collect();

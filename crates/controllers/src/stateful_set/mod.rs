@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, DeleteParams, EventRecorder, Informer, Resource};
+use amphipod_client::{Api, CachedPod, DeleteParams, EventRecorder, Informer, Resource};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
@@ -23,7 +23,7 @@ use crate::{Error, meta, selector};
 struct StatefulSetController {
     scope: Scope,
     sets: Informer<StatefulSet>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     revisions: Informer<ControllerRevision>,
     claims: Informer<PersistentVolumeClaim>,
     events: EventRecorder,
@@ -31,7 +31,7 @@ struct StatefulSetController {
 
 pub async fn run(scope: Scope) {
     let sets = scope.informers.get::<StatefulSet>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     let revisions = scope.informers.get::<ControllerRevision>();
     let claims = scope.informers.get::<PersistentVolumeClaim>();
     index_by_controller(&pods);
@@ -78,7 +78,7 @@ impl Controller for StatefulSetController {
         self.write_status(&set, plan.status).await?;
         let in_use = |revision: &ControllerRevision| {
             let name = revision.name();
-            let label = |pod: &Arc<Pod>| meta::label(&pod.metadata, REVISION_LABEL) == Some(name);
+            let label = |pod: &Arc<CachedPod>| meta::label(&pod.metadata, REVISION_LABEL) == Some(name);
             name == current.name() || name == update.name() || owned.iter().any(label)
         };
         let excess = revisions::excess(&known, spec.revision_history_limit, in_use);
@@ -175,7 +175,7 @@ impl StatefulSetController {
         Ok(())
     }
 
-    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+    async fn delete(&self, set: &StatefulSet, pod: &CachedPod) -> Result<(), Error> {
         let verb = format!("delete Pod {} in StatefulSet {}", pod.name(), set.name());
         let params = DeleteParams { uid: Some(pod.uid().to_owned()), ..DeleteParams::default() };
         let api = Api::<Pod>::namespaced(self.scope.client.clone(), set.namespace());

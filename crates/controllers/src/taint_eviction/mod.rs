@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, DeleteParams, EventRecorder, Informer, Resource};
+use amphipod_client::{Api, CachedPod, Change, DeleteParams, EventRecorder, Informer, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use parking_lot::Mutex;
 
 use crate::harness::{Controller, Scope, now};
@@ -63,7 +63,7 @@ pub fn judge(taints: &[&Taint], tolerations: &[Toleration], since: Timestamp, no
 struct TaintEviction {
     scope: Scope,
     nodes: Informer<Node>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     events: EventRecorder,
     /// Pods (by key) under taints they tolerate for a time: since when.
     waiting: Mutex<HashMap<String, (String, Timestamp)>>,
@@ -71,7 +71,7 @@ struct TaintEviction {
 
 pub async fn run(scope: Scope) {
     let nodes = scope.informers.get::<Node>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     pods.add_index(BY_NODE, |pod| vec![pods::node_name(pod).to_owned()]);
     if !(scope.synced(&nodes).await && scope.synced(&pods).await) {
         return;
@@ -138,13 +138,13 @@ impl Controller for TaintEviction {
 }
 
 impl TaintEviction {
-    async fn evict(&self, pod: &Pod) -> Result<(), Error> {
+    async fn evict(&self, pod: &CachedPod) -> Result<(), Error> {
         let message = format!("Marking for deletion Pod {}", pod.key());
         self.events.normal(pod, "TaintManagerEviction", message);
         let why = "Taint manager: deleting due to NoExecute taint";
         disruption::mark(&self.scope.client, pod, "DeletionByTaintManager", why, None).await?;
         let params = DeleteParams { uid: Some(pod.uid().to_owned()), ..DeleteParams::default() };
-        match Api::<Pod>::of(self.scope.client.clone(), pod).delete(pod.name(), &params).await {
+        match Api::<CachedPod>::of(self.scope.client.clone(), pod).delete(pod.name(), &params).await {
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
             other => Ok(other?),
         }

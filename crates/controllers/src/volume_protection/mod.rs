@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Informer, ListParams, Resource};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use amphipod_client::{Api, CachedPod, Change, Informer, ListParams, Resource, Writable};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 
 use crate::harness::{Controller, Scope, enqueue_all};
 use crate::{Error, meta, pods};
@@ -29,7 +29,7 @@ fn finalizers<T: Resource>(object: &T, own: &str, is_used: bool) -> Option<Vec<S
 }
 
 /// A conflict where someone else has changed the object meanwhile: it comes back.
-async fn write<T: Resource>(scope: &Scope, object: &T, finalizers: Vec<String>) -> Result<(), Error> {
+async fn write<T: Writable>(scope: &Scope, object: &T, finalizers: Vec<String>) -> Result<(), Error> {
     let mut changed = object.clone();
     changed.metadata_mut().finalizers = Some(finalizers);
     match Api::<T>::of(scope.client.clone(), object).update(&changed).await {
@@ -39,7 +39,7 @@ async fn write<T: Resource>(scope: &Scope, object: &T, finalizers: Vec<String>) 
 }
 
 /// The claim a volume of this pod stands for: one that is named, or the one made for the pod.
-fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+fn claim_name(pod: &CachedPod, volume: &Volume) -> Option<String> {
     match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => Some(source.claim_name.clone()),
         (None, Some(_)) => Some(format!("{}-{}", pod.name(), volume.name)),
@@ -47,16 +47,14 @@ fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
     }
 }
 
-fn claim_keys(pod: &Pod) -> Vec<String> {
+fn claim_keys(pod: &CachedPod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.filter_map(|volume| Some(format!("{}/{}", pod.namespace(), claim_name(pod, volume)?))).collect()
 }
 
 /// Only a scheduled pod uses claims: a kubelet starts none with a claim that is being deleted.
-fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty())) else {
-        return false;
-    };
+fn uses(pod: &CachedPod, claim: &PersistentVolumeClaim) -> bool {
+    let Some(spec) = pod.spec.as_ref().filter(|_| !pods::node_name(pod).is_empty()) else { return false };
     let is_owned = || meta::controller_of(&claim.metadata).is_some_and(|owner| owner.uid == pod.uid());
     // Its kubelet is done with it, and both may wait for each other's finalizers.
     let is_shut_down = pod.is_terminating() && pod.metadata.deletion_grace_period_seconds == Some(0);
@@ -69,12 +67,12 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
 struct ClaimController {
     scope: Scope,
     claims: Informer<PersistentVolumeClaim>,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
 }
 
 pub async fn run_claims(scope: Scope) {
     let claims = scope.informers.get::<PersistentVolumeClaim>();
-    let pods = scope.informers.get::<Pod>();
+    let pods = scope.informers.get::<CachedPod>();
     if !scope.synced(&claims).await || !scope.synced(&pods).await {
         return;
     }
@@ -84,7 +82,7 @@ pub async fn run_claims(scope: Scope) {
     let freed = queue.clone();
     pods.on_change(move |change| {
         let pod = change.object();
-        let is_scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let is_scheduled = pod.node_name.is_some();
         let may_free = matches!(change, Change::Deleted(_)) || pods::is_terminal(pod) || pod.is_terminating();
         if may_free || !is_scheduled {
             claim_keys(pod).iter().for_each(|key| freed.add(key));
@@ -109,7 +107,7 @@ impl Controller for ClaimController {
 
 impl ClaimController {
     async fn is_used_live(&self, claim: &PersistentVolumeClaim) -> Result<bool, Error> {
-        let api = Api::<Pod>::namespaced(self.scope.client.clone(), claim.namespace());
+        let api = Api::<CachedPod>::namespaced(self.scope.client.clone(), claim.namespace());
         let (_, pods) = api.list(&ListParams::default()).await?;
         Ok(pods.iter().any(|pod| uses(pod, claim)))
     }
@@ -171,7 +169,7 @@ mod tests {
     fn who_uses_a_claim() {
         let named = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
         let own = json!({"name": "v", "ephemeral": {}});
-        let pod = |name: &str, node: Option<&str>, volume: &Value, grace: Option<i64>| -> Pod {
+        let pod = |name: &str, node: Option<&str>, volume: &Value, grace: Option<i64>| -> CachedPod {
             let deleted = grace.map(|_| "2026-01-01T00:00:00Z");
             object(
                 json!({"metadata": {"name": name, "namespace": "n", "uid": "u", "deletionTimestamp": deleted,

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
-use amphipod_client::{Api, Client, DeleteParams, Patch, Resource, SharedInformers};
+use amphipod_client::{Api, CachedPod, Client, DeleteParams, Patch, Resource, SharedInformers, Writable};
 use amphipod_controllers::{Config, Context};
 use amphipod_store::EmbeddedStore;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ impl Drop for Cluster {
 const NO_IMAGE: &str = "foo:non-existent";
 
 /// What shall become of a pod: its label `fate`; `ready` without one.
-fn fate(pod: &Pod) -> &str {
+fn fate(pod: &CachedPod) -> &str {
     let image = pod.spec.iter().flat_map(|spec| &spec.containers).find_map(|c| c.image.as_deref());
     if image == Some(NO_IMAGE) {
         return "stuck";
@@ -44,8 +44,8 @@ fn fate(pod: &Pod) -> &str {
 }
 
 /// How the stand-in kubelet treats a pod.
-async fn play(client: Client, pod: Arc<Pod>, number: usize) {
-    let api = Api::<Pod>::of(client, pod.as_ref());
+async fn play(client: Client, pod: Arc<CachedPod>, number: usize) {
+    let api = Api::<CachedPod>::of(client, pod.as_ref());
     if pod.is_terminating() {
         // What runs ends before it goes.
         if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")) {
@@ -76,8 +76,8 @@ async fn play(client: Client, pod: Arc<Pod>, number: usize) {
 }
 
 fn play_kubelet(client: &Client, informers: &SharedInformers) {
-    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Arc<Pod>>();
-    informers.get::<Pod>().on_change(move |change| {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Arc<CachedPod>>();
+    informers.get::<CachedPod>().on_change(move |change| {
         if !matches!(change, amphipod_client::Change::Deleted(_)) {
             let _ = sender.send(change.object().clone());
         }
@@ -148,7 +148,7 @@ impl Cluster {
         }
     }
 
-    pub async fn create<K: Resource>(&self, namespace: &str, json: Value) -> K {
+    pub async fn create<K: Writable>(&self, namespace: &str, json: Value) -> K {
         let object = K::decode(json.to_string().as_bytes()).unwrap();
         self.api::<K>(namespace).create(&object).await.unwrap()
     }

@@ -1,7 +1,7 @@
 //! sig-apps: workloads whose pods a stand-in kubelet runs.
 
 use amphipod_api::codec::JSON;
-use amphipod_client::{DeleteParams, Error, ListParams, Patch, Resource};
+use amphipod_client::{DeleteParams, Error, ListParams, Patch, Resource, Writable};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
@@ -27,7 +27,7 @@ const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 
 /// A request on a workload called `x`, or on a part of it, in JSON.
-async fn ask<K: Resource>(
+async fn ask<K: Writable>(
     cluster: &Cluster,
     namespace: &str,
     method: &str,
@@ -42,7 +42,7 @@ async fn ask<K: Resource>(
 }
 
 /// Reads and writes `/scale` of a workload called `x`.
-async fn scales<K: Resource>(cluster: &Cluster, replicas: impl Fn(&K) -> Option<i32>) {
+async fn scales<K: Writable>(cluster: &Cluster, replicas: impl Fn(&K) -> Option<i32>) {
     let api = cluster.api::<K>(NAMESPACE);
     let dynamic = async |method: &str, content_type: &str, body: Option<Value>| {
         ask::<K>(cluster, NAMESPACE, method, "scale", (content_type, body)).await.unwrap()
@@ -92,7 +92,7 @@ async fn replication_controllers_scale() {
 }
 
 /// Three of a kind go at once.
-async fn collection<K: Resource>(cluster: &Cluster, object: impl Fn(&str) -> Value) {
+async fn collection<K: Writable>(cluster: &Cluster, object: impl Fn(&str) -> Value) {
     for name in ["one", "two", "three"] {
         let mut object = object(name);
         object["metadata"]["labels"] = json!({"name": "set"});
@@ -116,7 +116,7 @@ async fn collections_of_replica_sets() {
 
 /// The status of a workload called `x` is read, replaced and patched, and a condition written into it
 /// by hand stays while its controller goes on with it.
-pub async fn condition_stays<K: Resource>(cluster: &Cluster, namespace: &str) {
+pub async fn condition_stays<K: Writable>(cluster: &Cluster, namespace: &str) {
     let condition =
         |kind: &str| json!({"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"});
     let replaced = eventually("a status replaced", || async {
@@ -138,7 +138,7 @@ pub async fn condition_stays<K: Resource>(cluster: &Cluster, namespace: &str) {
 }
 
 /// What `written` says of this condition is still said when the controller has seen another spec.
-async fn outlives_a_sync<K: Resource>(cluster: &Cluster, namespace: &str, written: &Value, kind: &str) {
+async fn outlives_a_sync<K: Writable>(cluster: &Cluster, namespace: &str, written: &Value, kind: &str) {
     let find = |object: &Value| {
         let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
         conditions.into_iter().find(|condition| condition["type"] == kind).map(|c| c["message"].clone())
@@ -178,7 +178,7 @@ fn owned_by(pod: &Pod, uid: &str) -> bool {
 }
 
 /// A pod that was there before its controller, called `x`, is taken in.
-async fn adopts<K: Resource>(cluster: &Cluster, controller: Value) -> K {
+async fn adopts<K: Writable>(cluster: &Cluster, controller: Value) -> K {
     cluster.create::<Pod>(NAMESPACE, pod("orphan", &json!({"app": "x"}))).await;
     let controller = cluster.create::<K>(NAMESPACE, controller).await;
     let uid = controller.uid();
@@ -186,7 +186,7 @@ async fn adopts<K: Resource>(cluster: &Cluster, controller: Value) -> K {
     controller
 }
 
-async fn releases<K: Resource>(cluster: &Cluster, controller: &K, name: &str) {
+async fn releases<K: Writable>(cluster: &Cluster, controller: &K, name: &str) {
     let relabel = Patch::Merge(json!({"metadata": {"labels": {"app": "not-x"}}}));
     cluster.api::<Pod>(NAMESPACE).patch(name, &relabel).await.unwrap();
     cluster.until::<Pod>("released", NAMESPACE, name, |p| !owned_by(p, controller.uid())).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use amphipod_client::{DeleteParams, ListParams, Patch, Resource};
+use amphipod_client::{DeleteParams, ListParams, Patch, Resource, Writable};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ReplicationController, ResourceQuota, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -87,11 +87,11 @@ fn refusal<K: std::fmt::Debug>(outcome: Result<K, amphipod_client::Error>) -> St
     status.message
 }
 
-async fn try_create<K: Resource>(cluster: &Cluster, object: &Value) -> Result<K, amphipod_client::Error> {
+async fn try_create<K: Writable>(cluster: &Cluster, object: &Value) -> Result<K, amphipod_client::Error> {
     cluster.api::<K>(NAMESPACE).create(&K::decode(object.to_string().as_bytes()).unwrap()).await
 }
 
-async fn delete<K: Resource>(cluster: &Cluster, name: &str) {
+async fn delete<K: Writable>(cluster: &Cluster, name: &str) {
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     cluster.api::<K>(NAMESPACE).delete(name, &now).await.unwrap();
 }
@@ -122,7 +122,7 @@ async fn a_quota_follows_services() {
 }
 
 /// An object of a kind that is merely counted comes and goes.
-async fn counted<K: Resource>(name: &str, object: Value) {
+async fn counted<K: Writable>(name: &str, object: Value) {
     let cluster = start().await;
     let there = cluster.api::<K>(NAMESPACE).list(&ListParams::default()).await.unwrap().1.len();
     create_quota(&cluster, wide()).await;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use amphipod_api::quantity::Quantity;
 use amphipod_client::workqueue::WorkQueue;
-use amphipod_client::{Api, Change, Client, DeleteParams, Error, Informer, Patch, Resource, SharedInformers};
+use amphipod_client::{
+    Api, CachedPod, Change, Client, DeleteParams, Error, Informer, Patch, Resource, SharedInformers,
+};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -139,7 +141,7 @@ struct Shared {
     client: Client,
     machine: Machine,
     addresses: Addresses,
-    pods: Informer<Pod>,
+    pods: Informer<CachedPod>,
     queue: WorkQueue,
     began: Instant,
     beating: Semaphore,
@@ -157,7 +159,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         machine: machine(&config),
         addresses: Addresses::new(config.pod_cidr),
-        pods: informers.get::<Pod>(),
+        pods: informers.get::<CachedPod>(),
         queue: WorkQueue::new(),
         began: Instant::now(),
         beating: Semaphore::new(BEATS),
@@ -279,7 +281,7 @@ fn follow_pods(shared: &Arc<Shared>) {
     let own = shared.clone();
     shared.pods.on_change(move |change| {
         let pod = change.object();
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
+        let node = pod.node_name.as_deref().unwrap_or("");
         if index_of(&own.config, node).is_none() {
             return;
         }
@@ -312,8 +314,9 @@ async fn work(shared: Arc<Shared>) {
 /// Brings one pod a step further; the time to come back, if any.
 async fn step(shared: &Shared, key: &str) -> Result<Option<Duration>, Error> {
     let Some(pod) = shared.pods.get(key) else { return Ok(None) };
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let Some(index) = index_of(&shared.config, &node) else { return Ok(None) };
+    let node = pod.node_name.as_deref().unwrap_or("");
+    let Some(index) = index_of(&shared.config, node) else { return Ok(None) };
+    let pod = pod.to_pod();
     let now = Timestamp::now();
     let seen = *shared.seen.lock().entry(pod.uid().to_owned()).or_insert(now);
     let timing =

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use amphipod_client::Resource;
+use amphipod_client::Writable;
 
 use crate::Error;
 use crate::context::Context;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amphipod_client::{Api, Client, Patch, Resource};
+use amphipod_client::{Api, Client, Patch, Resource, Writable};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_apiserver::{ApiServer, UserInfo};
-use amphipod_client::{Api, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers};
+use amphipod_client::{Api, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable};
 use amphipod_kubelet::{CgroupConfig, Config};
 use amphipod_runtime::{BuiltinFile, BuiltinImage, FileContent};
 use amphipod_store::{EmbeddedStore, Store};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use amphipod_apiserver::{ApiServer, UserInfo};
-use amphipod_client::{Api, Client, DeleteParams, Resource};
+use amphipod_client::{Api, Client, DeleteParams, Resource, Writable};
 use amphipod_store::{EmbeddedStore, Store};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node as NodeObject, Pod, ServiceAccount};
 

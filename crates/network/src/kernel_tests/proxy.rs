@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use amphipod_client::{Client, Resource, SharedInformers};
+use amphipod_client::{Client, SharedInformers, Writable};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Request, Response};
@@ -33,7 +33,7 @@ struct FakeApi {
     watches: Arc<Mutex<HashMap<String, UnboundedSender<Bytes>>>>,
 }
 
-fn json_of<T: Resource>(objects: &[T]) -> Vec<Value> {
+fn json_of<T: Writable>(objects: &[T]) -> Vec<Value> {
     let decode = |(number, object): (usize, &T)| {
         let mut value: Value = serde_json::from_slice(&object.encode()).unwrap();
         value["metadata"]["namespace"] = "default".into();

@@ -1,0 +1,228 @@
+//! Pods as shared caches hold them. They come in masses, and whole they take 27 KB each as a typed
+//! struct, most of it what only their kubelet reads or what a thousand pods of one template say alike.
+//! Here the first is left out and the second is kept once. That what is left cannot be written back
+//! is the type's doing: it has no encoding.
+
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+
+use crate::interner::Interner;
+use crate::{Error, Resource};
+
+/// Specs of cached pods, one for each template.
+static SPECS: LazyLock<Interner<PodSpec>> = LazyLock::new(Interner::default);
+
+/// What scheduling, ownership, quotas, endpoints and disruption look at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CachedPod {
+    pub metadata: ObjectMeta,
+    /// The one part of a spec that differs among the pods of a template: the spec has it no more.
+    pub node_name: Option<Box<str>>,
+    pub spec: Option<Arc<PodSpec>>,
+    pub status: Option<PodStatus>,
+}
+
+impl CachedPod {
+    /// The pod as far as it is kept, for what can only look at whole ones.
+    pub fn to_pod(&self) -> Pod {
+        let spec = self.spec.as_ref().map(|spec| PodSpec {
+            node_name: self.node_name.as_deref().map(str::to_owned),
+            ..PodSpec::clone(spec)
+        });
+        Pod { metadata: self.metadata.clone(), spec, status: self.status.clone() }
+    }
+}
+
+impl From<Pod> for CachedPod {
+    fn from(mut pod: Pod) -> Self {
+        let node_name = pod.spec.as_mut().and_then(|spec| spec.node_name.take());
+        if let Some(spec) = &mut pod.spec {
+            cut_spec(spec, node_name.is_some());
+        }
+        if let Some(status) = &mut pod.status {
+            cut_status(status, pod.spec.as_ref());
+        }
+        CachedPod {
+            metadata: pod.metadata,
+            node_name: node_name.map(String::into_boxed_str),
+            spec: pod.spec.map(|spec| SPECS.share(&spec, &serde_json::to_vec(&spec).unwrap_or_default())),
+            status: pod.status,
+        }
+    }
+}
+
+impl k8s_openapi::Resource for CachedPod {
+    const API_VERSION: &'static str = Pod::API_VERSION;
+    const GROUP: &'static str = Pod::GROUP;
+    const KIND: &'static str = Pod::KIND;
+    const VERSION: &'static str = Pod::VERSION;
+    const URL_PATH_SEGMENT: &'static str = Pod::URL_PATH_SEGMENT;
+    type Scope = <Pod as k8s_openapi::Resource>::Scope;
+}
+
+impl k8s_openapi::Metadata for CachedPod {
+    type Ty = ObjectMeta;
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl Resource for CachedPod {
+    const NAMESPACED: bool = Pod::NAMESPACED;
+
+    fn decode(json: &[u8]) -> Result<Self, Error> {
+        Pod::decode(json).map(CachedPod::from)
+    }
+    fn decode_list(json: &[u8]) -> Result<(ListMeta, Vec<Self>), Error> {
+        let (metadata, pods) = Pod::decode_list(json)?;
+        Ok((metadata, pods.into_iter().map(CachedPod::from).collect()))
+    }
+}
+
+fn cut_spec(spec: &mut PodSpec, has_node: bool) {
+    spec.containers.iter_mut().for_each(cut_container);
+    spec.init_containers.iter_mut().flatten().for_each(cut_container);
+    spec.ephemeral_containers = None;
+    spec.security_context = None;
+    spec.dns_config = None;
+    spec.host_aliases = None;
+    spec.image_pull_secrets = None;
+    if let Some(volumes) = &mut spec.volumes {
+        volumes.retain(is_storage);
+    }
+    if has_node {
+        // What the pod asked of nodes was settled with its own; a daemon's pods differ in nothing else.
+        spec.node_selector = None;
+        spec.topology_spread_constraints = None;
+        if let Some(affinity) = &mut spec.affinity {
+            affinity.node_affinity = None;
+        }
+    }
+}
+
+fn cut_container(container: &mut Container) {
+    container.args = None;
+    container.command = None;
+    container.env = None;
+    container.env_from = None;
+    container.lifecycle = None;
+    container.liveness_probe = None;
+    container.readiness_probe = None;
+    container.startup_probe = None;
+    container.security_context = None;
+    container.volume_devices = None;
+    container.volume_mounts = None;
+}
+
+/// Volumes that bind a pod to storage, and so to nodes; the others are made where the pod runs.
+fn is_storage(volume: &Volume) -> bool {
+    volume.config_map.is_none()
+        && volume.downward_api.is_none()
+        && volume.empty_dir.is_none()
+        && volume.host_path.is_none()
+        && volume.image.is_none()
+        && volume.projected.is_none()
+        && volume.secret.is_none()
+}
+
+fn cut_status(status: &mut PodStatus, spec: Option<&PodSpec>) {
+    let all = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    for status in all.into_iter().flatten().flatten() {
+        status.volume_mounts = None;
+        status.user = None;
+        let mut containers = spec
+            .into_iter()
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        if let Some(container) = containers.find(|container| container.name == status.name) {
+            cut_resources(status, container);
+        }
+    }
+}
+
+/// Resources that are as asked for; who reads them takes the larger of both.
+fn cut_resources(status: &mut ContainerStatus, container: &Container) {
+    if status.resources == container.resources {
+        status.resources = None;
+    }
+    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    if status.allocated_resources.as_ref() == requests {
+        status.allocated_resources = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn cached(pod: &Value) -> CachedPod {
+        CachedPod::decode(pod.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_pod_keeps_what_decisions_need() {
+        let resources = json!({"requests": {"cpu": "1"}});
+        let pod = cached(&json!({
+            "metadata": {"name": "a", "labels": {"app": "a"}},
+            "spec": {
+                "nodeName": "n",
+                "nodeSelector": {"zone": "a"},
+                "affinity": {"nodeAffinity": {}, "podAffinity": {}},
+                "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "1"}],
+                    "resources": resources, "ports": [{"containerPort": 80, "name": "http"}],
+                    "volumeMounts": [{"name": "data", "mountPath": "/d"}],
+                    "readinessProbe": {"tcpSocket": {"port": 80}}}],
+                "volumes": [
+                    {"name": "data", "persistentVolumeClaim": {"claimName": "c"}},
+                    {"name": "kube-api-access", "projected": {"sources": []}}],
+            },
+            "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
+                "restartCount": 0, "volumeMounts": [{"name": "data", "mountPath": "/d"}],
+                "resources": resources, "allocatedResources": {"cpu": "2"}}]},
+        }));
+        assert_eq!(
+            serde_json::to_value(pod.to_pod()).unwrap(),
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "a", "labels": {"app": "a"}},
+                "spec": {
+                    "nodeName": "n",
+                    "affinity": {"podAffinity": {}},
+                    "containers": [{"name": "c", "image": "i", "resources": resources,
+                        "ports": [{"containerPort": 80, "name": "http"}]}],
+                    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
+                },
+                "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
+                    "restartCount": 0, "allocatedResources": {"cpu": "2"}}]},
+            })
+        );
+    }
+
+    #[test]
+    fn a_pod_without_a_node_keeps_what_it_asks_of_nodes() {
+        let spec = json!({"containers": [], "nodeSelector": {"zone": "a"}, "affinity": {"nodeAffinity": {}},
+            "topologySpreadConstraints": []});
+        let pod = cached(&json!({"metadata": {}, "spec": spec}));
+        assert_eq!(serde_json::to_value(&*pod.spec.unwrap()).unwrap(), spec);
+    }
+
+    #[test]
+    fn pods_of_one_template_share_it() {
+        let pod = |name: &str, node: &str, image: &str| {
+            let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": image}]});
+            cached(&json!({"metadata": {"name": name}, "spec": spec})).spec.unwrap()
+        };
+        let (one, two, other) = (pod("a", "x", "i"), pod("b", "y", "i"), pod("c", "x", "j"));
+        assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other));
+    }
+}
