@@ -5,6 +5,8 @@ mod core;
 mod failure_policy;
 mod indexes;
 mod orphans;
+#[cfg(test)]
+mod stale_tests;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -49,40 +51,14 @@ struct JobController {
 }
 
 pub async fn run(scope: Scope) {
-    let jobs = scope.informers.get::<Job>();
-    let pods = scope.informers.get::<CachedPod>();
-    index_by_controller(&pods);
-    if !(scope.synced(&jobs).await && scope.synced(&pods).await) {
+    let controller = Arc::new(JobController::new(scope.clone()));
+    if !controller.synced().await {
         return;
     }
     let queue = WorkQueue::new();
-    let expectations = Arc::new(Expectations::default());
-    let released = Arc::new(Mutex::new(HashSet::new()));
-    enqueue_all(&jobs, &queue);
-    let (observer, settled) = (expectations.clone(), released.clone());
-    let takes = |job: &Job, labels: Labels<'_>| {
-        selector::object_matches(job.spec.as_ref().and_then(|s| s.selector.as_ref()), labels)
-    };
-    enqueue_owners(&pods, &jobs, &queue, takes, move |change: &Change<CachedPod>, key: &str| {
-        observer.observe(change, key);
-        let pod = change.object();
-        if matches!(change, Change::Deleted(_)) || !view::is_tracked(pod) {
-            settled.lock().remove(pod.uid());
-        }
-    });
-    let orphans = orphans::run(scope.clone(), jobs.clone(), pods.clone());
-    let control = PodControl { client: scope.client.clone(), events: scope.events("job-controller") };
-    let controller = JobController {
-        scope: scope.clone(),
-        jobs,
-        pods,
-        control,
-        expectations,
-        released,
-        backoff: Mutex::default(),
-        written: Written::default(),
-    };
-    let work = scope.work(queue, scope.config.workers, Arc::new(controller));
+    controller.watch(&queue);
+    let orphans = orphans::run(scope.clone(), controller.jobs.clone(), controller.pods.clone());
+    let work = scope.work(queue, scope.config.workers, controller);
     tokio::join!(work, orphans);
 }
 
@@ -109,25 +85,73 @@ impl Controller for JobController {
             return self.release_leftovers(&job).await.map(|()| None);
         }
         let may_manage = self.expectations.satisfied(key);
+        // Before the pods are looked at: a pod that the cache shows without its finalizer in between
+        // would be taken for one that still has it, and counted again.
+        let released = self.released.lock().clone();
         let found = candidates(&self.pods, job.uid(), job.namespace());
         let claim = claim(job.uid(), job.is_terminating(), &selector, &found);
         let owned = claim::carry_out(&self.scope.client, job.as_ref(), claim, Some(view::FINALIZER)).await?;
-        let released = self.released.lock().clone();
         let backoff = self.backoff.lock().get(key).copied().unwrap_or_default();
         let view = View { pods: &owned, may_manage, released: &released, backoff };
         let plan = core::plan(&view, &job, now());
         let again = plan.again;
-        self.execute(key, &job, plan, &owned).await?;
+        self.execute(key, &job, plan, &owned, released).await?;
         Ok(again)
     }
 }
 
 impl JobController {
-    async fn execute(&self, key: &str, job: &Job, plan: Plan, owned: &[Arc<CachedPod>]) -> Result<(), Error> {
+    fn new(scope: Scope) -> Self {
+        let pods = scope.informers.get::<CachedPod>();
+        index_by_controller(&pods);
+        JobController {
+            jobs: scope.informers.get::<Job>(),
+            pods,
+            control: PodControl { client: scope.client.clone(), events: scope.events("job-controller") },
+            expectations: Arc::default(),
+            released: Arc::default(),
+            backoff: Mutex::default(),
+            written: Written::default(),
+            scope,
+        }
+    }
+
+    /// False when cancelled meanwhile.
+    async fn synced(&self) -> bool {
+        self.scope.synced(&self.jobs).await && self.scope.synced(&self.pods).await
+    }
+
+    /// Puts jobs on the queue when they or their pods change.
+    fn watch(&self, queue: &WorkQueue) {
+        enqueue_all(&self.jobs, queue);
+        let (observer, settled) = (self.expectations.clone(), self.released.clone());
+        let takes = |job: &Job, labels: Labels<'_>| {
+            selector::object_matches(job.spec.as_ref().and_then(|s| s.selector.as_ref()), labels)
+        };
+        enqueue_owners(&self.pods, &self.jobs, queue, takes, move |change: &Change<CachedPod>, key: &str| {
+            observer.observe(change, key);
+            let pod = change.object();
+            if matches!(change, Change::Deleted(_)) || !view::is_tracked(pod) {
+                settled.lock().remove(pod.uid());
+            }
+        });
+    }
+
+    /// `released` are pods whose finalizer is off, whatever `owned` says.
+    async fn execute(
+        &self,
+        key: &str,
+        job: &Job,
+        plan: Plan,
+        owned: &[Arc<CachedPod>],
+        mut released: HashSet<String>,
+    ) -> Result<(), Error> {
         let Plan { delete, discard, create, release, mut status, finish, events, backoff, .. } = plan;
         let mut outcome = Ok(());
         if discard {
-            self.release(&delete).await.1?;
+            let (removed, done) = self.release(&delete).await;
+            released.extend(removed);
+            done?;
         }
         if !delete.is_empty() {
             self.expectations.expect_deletes(key, delete.iter().map(|pod| pod.uid().to_owned()));
@@ -146,11 +170,11 @@ impl JobController {
         if !release.is_empty() && job.status.as_ref() != Some(&status) {
             current = self.write_status(&current, status.clone()).await?;
         }
-        let (removed, released) = self.release(&release).await;
+        let (removed, done) = self.release(&release).await;
+        released.extend(removed);
         let still: HashSet<String> = owned
             .iter()
-            .filter(|pod| view::is_tracked(pod) && !removed.contains(pod.uid()))
-            .filter(|pod| !self.released.lock().contains(pod.uid()))
+            .filter(|pod| view::is_tracked(pod) && !released.contains(pod.uid()))
             .map(|pod| pod.uid().to_owned())
             .collect();
         let (status, told) = core::settle(job, status, finish.as_ref(), &still, now());
@@ -161,7 +185,7 @@ impl JobController {
         if let Some(told) = told {
             self.tell(job, told);
         }
-        outcome.and(released)
+        outcome.and(done)
     }
 
     fn tell(&self, job: &Job, (kind, reason, message): core::Told) {
@@ -223,10 +247,10 @@ impl JobController {
 
     /// A finished job holds no pod: one that came late is let go uncounted.
     async fn release_leftovers(&self, job: &Job) -> Result<(), Error> {
-        let pods = self.pods.by_index(BY_CONTROLLER, job.uid());
-        let tracked: Vec<_> = pods.into_iter().filter(|pod| view::is_tracked(pod)).collect();
         let released = self.released.lock().clone();
-        let left: Vec<_> = tracked.into_iter().filter(|pod| !released.contains(pod.uid())).collect();
+        let pods = self.pods.by_index(BY_CONTROLLER, job.uid()).into_iter();
+        let left: Vec<_> =
+            pods.filter(|pod| view::is_tracked(pod) && !released.contains(pod.uid())).collect();
         self.release(&left).await.1
     }
 }

@@ -6,16 +6,22 @@ use std::time::Duration;
 use amphipod_client::workqueue::WorkQueue;
 use amphipod_client::{Api, CachedPod, Change, Client, Informer, Patch, Resource};
 use k8s_openapi::api::batch::v1::Job;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::view::{self, FINALIZER};
 use crate::harness::{BY_CONTROLLER, Controller, Scope};
 use crate::{Error, meta};
 
-struct Orphans {
+pub struct Orphans {
     client: Client,
     jobs: Informer<Job>,
     pods: Informer<CachedPod>,
+}
+
+impl Orphans {
+    pub fn new(scope: &Scope, jobs: Informer<Job>, pods: Informer<CachedPod>) -> Self {
+        Orphans { client: scope.client.clone(), jobs, pods }
+    }
 }
 
 pub async fn run(scope: Scope, jobs: Informer<Job>, pods: Informer<CachedPod>) {
@@ -34,7 +40,7 @@ pub async fn run(scope: Scope, jobs: Informer<Job>, pods: Informer<CachedPod>) {
             owned.iter().filter(|pod| view::is_tracked(pod)).for_each(|pod| by_job.add(&pod.key()));
         }
     });
-    let orphans = Orphans { client: scope.client.clone(), jobs, pods };
+    let orphans = Orphans::new(&scope, jobs, pods);
     scope.work(queue, 2, Arc::new(orphans)).await;
 }
 
@@ -60,21 +66,29 @@ impl Controller for Orphans {
                 return Ok(None);
             }
         }
-        release(&self.client, &pod).await?;
+        // As it was when it was judged: a job may have adopted it since.
+        let unchanged =
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version()});
+        take_off(&self.client, &pod, Some(unchanged)).await?;
         Ok(None)
     }
 }
 
 /// Takes the tracking finalizer off, and no one else's.
 pub async fn release(client: &Client, pod: &CachedPod) -> Result<(), Error> {
+    take_off(client, pod, None).await
+}
+
+async fn take_off(client: &Client, pod: &CachedPod, condition: Option<Value>) -> Result<(), Error> {
     let finalizers = pod.metadata.finalizers.iter().flatten();
     let Some(at) = finalizers.into_iter().position(|f| f == FINALIZER) else { return Ok(()) };
     let path = format!("/metadata/finalizers/{at}");
-    let patch = Patch::Json(json!([
-        {"op": "test", "path": "/metadata/uid", "value": pod.uid()},
-        {"op": "test", "path": path, "value": FINALIZER},
-        {"op": "remove", "path": path},
-    ]));
+    let removal = [
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.uid()}),
+        json!({"op": "test", "path": path, "value": FINALIZER}),
+        json!({"op": "remove", "path": path}),
+    ];
+    let patch = Patch::Json(condition.into_iter().chain(removal).collect());
     match Api::<CachedPod>::of(client.clone(), pod).patch(pod.name(), &patch).await {
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),

@@ -1,4 +1,8 @@
-//! Small objects for table tests.
+//! Small objects for table tests, and a server whose news come when a test wants them.
+
+mod world;
+
+pub use self::world::{World, eventually};
 
 use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
