@@ -25,18 +25,14 @@ struct EndpointsController {
 }
 
 pub async fn run(scope: Scope) {
-    let services = scope.informers.get::<Service>();
-    let pods = scope.informers.get::<CachedPod>();
-    let endpoints = scope.informers.get::<Endpoints>();
-    let synced = scope.synced(&services).await && scope.synced(&pods).await && scope.synced(&endpoints).await;
-    if !synced {
+    let controller = EndpointsController::new(scope.clone());
+    if !controller.synced().await {
         return;
     }
     let queue = WorkQueue::new();
-    enqueue_all(&services, &queue);
-    watch_endpoints(&endpoints, &services, &queue);
-    enqueue_services_of_pods(&pods, &services, &queue);
-    let controller = EndpointsController { scope: scope.clone(), services, pods, endpoints };
+    enqueue_all(&controller.services, &queue);
+    watch_endpoints(&controller.endpoints, &controller.services, &queue);
+    enqueue_services_of_pods(&controller.pods, &controller.services, &queue);
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
 }
 
@@ -98,9 +94,67 @@ impl Controller for EndpointsController {
 }
 
 impl EndpointsController {
+    fn new(scope: Scope) -> Self {
+        EndpointsController {
+            services: scope.informers.get(),
+            pods: scope.informers.get(),
+            endpoints: scope.informers.get(),
+            scope,
+        }
+    }
+
+    /// False when cancelled meanwhile.
+    async fn synced(&self) -> bool {
+        let scope = &self.scope;
+        scope.synced(&self.services).await
+            && scope.synced(&self.pods).await
+            && scope.synced(&self.endpoints).await
+    }
+
     /// A cache that has not seen the service yet must not cost it its endpoints.
     async fn is_gone(&self, namespace: &str, name: &str) -> Result<bool, Error> {
         let api = Api::<Service>::namespaced(self.scope.client.clone(), namespace);
         Ok(api.get_opt(name).await?.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{World, eventually};
+
+    #[tokio::test]
+    async fn endpoints_the_cache_has_not_heard_of_go_with_their_service() {
+        let world = World::with_namespace("ns").await;
+        let controller = EndpointsController::new(world.scope());
+        assert!(controller.synced().await);
+        world.hold("endpoints?watch");
+        let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
+        world.create::<Service>("ns", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+        eventually("the service is known", async || controller.services.get("ns/web")).await;
+        controller.sync("ns/web").await.unwrap();
+        let endpoints = world.api::<Endpoints>("ns");
+        endpoints.get("web").await.unwrap();
+        world.api::<Service>("ns").delete("web", &DeleteParams::default()).await.unwrap();
+        let gone = async || controller.services.get("ns/web").is_none().then_some(());
+        eventually("the service is known to be gone", gone).await;
+        controller.sync("ns/web").await.unwrap();
+        assert!(endpoints.get_opt("web").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_service_the_cache_has_not_heard_of_keeps_its_endpoints() {
+        let world = World::with_namespace("ns").await;
+        let controller = EndpointsController::new(world.scope());
+        assert!(controller.synced().await);
+        world.hold("services?watch");
+        let spec = json!({"ports": [{"port": 80}]});
+        world.create::<Service>("ns", json!({"metadata": {"name": "db"}, "spec": spec})).await;
+        world.create::<Endpoints>("ns", json!({"metadata": {"name": "db"}})).await;
+        eventually("the endpoints are known", async || controller.endpoints.get("ns/db")).await;
+        controller.sync("ns/db").await.unwrap();
+        world.api::<Endpoints>("ns").get("db").await.unwrap();
     }
 }
