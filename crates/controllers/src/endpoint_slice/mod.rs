@@ -3,6 +3,8 @@
 mod core;
 pub mod ports;
 #[cfg(test)]
+mod stale_tests;
+#[cfg(test)]
 mod tests;
 mod trigger;
 
@@ -32,11 +34,9 @@ struct SliceController {
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     events: EventRecorder,
-    state: States,
+    /// By service key.
+    state: Mutex<HashMap<String, State>>,
 }
-
-/// By service key.
-type States = Arc<Mutex<HashMap<String, State>>>;
 
 /// What is remembered for one service between syncs.
 #[derive(Default)]
@@ -47,40 +47,20 @@ struct State {
 }
 
 pub async fn run(scope: Scope) {
-    let services = scope.informers.get::<Service>();
-    let pods = scope.informers.get::<CachedPod>();
-    let nodes = scope.informers.get::<Node>();
-    let slices = scope.informers.get::<EndpointSlice>();
-    slices.add_index(BY_SERVICE, |slice| service_key(slice).into_iter().collect());
-    let synced = scope.synced(&services).await
-        && scope.synced(&pods).await
-        && scope.synced(&nodes).await
-        && scope.synced(&slices).await;
-    if !synced {
+    let controller = SliceController::new(scope.clone());
+    if !controller.synced().await {
         return;
     }
     let queue = WorkQueue::new();
-    enqueue_all(&services, &queue);
-    enqueue_services_of_pods(&pods, &services, &queue);
-    let state = States::default();
-    let (by_slice, written) = (queue.clone(), state.clone());
-    slices.on_change(move |change| {
+    enqueue_all(&controller.services, &queue);
+    enqueue_services_of_pods(&controller.pods, &controller.services, &queue);
+    let by_slice = queue.clone();
+    controller.slices.on_change(move |change| {
         // Someone else's hand on our slice; our own writes come back as no difference.
-        let Some(key) = service_key(change.object()) else { return };
-        if let (Change::Deleted(slice), Some(state)) = (change, written.lock().get_mut(&key)) {
-            state.written.remove(slice.name());
+        if let Some(key) = service_key(change.object()) {
+            by_slice.add(&key);
         }
-        by_slice.add(&key);
     });
-    let controller = SliceController {
-        scope: scope.clone(),
-        services,
-        pods,
-        nodes,
-        slices,
-        events: scope.events("endpoint-slice-controller"),
-        state,
-    };
     scope.work(queue, scope.config.workers, Arc::new(controller)).await;
 }
 
@@ -139,7 +119,7 @@ impl Controller for SliceController {
             return Ok(None);
         }
         let slices = self.slices.by_index(BY_SERVICE, key);
-        self.check_cache(key, &slices)?;
+        self.check_cache(&service, &slices).await?;
         let pods: Vec<Arc<CachedPod>> = self
             .pods
             .list_namespace(service.namespace())
@@ -172,21 +152,64 @@ fn version(slice: &EndpointSlice) -> u64 {
 }
 
 impl SliceController {
+    fn new(scope: Scope) -> Self {
+        let slices = scope.informers.get::<EndpointSlice>();
+        slices.add_index(BY_SERVICE, |slice| service_key(slice).into_iter().collect());
+        SliceController {
+            services: scope.informers.get(),
+            pods: scope.informers.get(),
+            nodes: scope.informers.get(),
+            slices,
+            events: scope.events("endpoint-slice-controller"),
+            state: Mutex::default(),
+            scope,
+        }
+    }
+
+    /// False when cancelled meanwhile.
+    async fn synced(&self) -> bool {
+        let scope = &self.scope;
+        scope.synced(&self.services).await
+            && scope.synced(&self.pods).await
+            && scope.synced(&self.nodes).await
+            && scope.synced(&self.slices).await
+    }
+
     /// Refuses to act while the cache is behind our own writes: endpoints would be placed twice.
-    fn check_cache(&self, key: &str, slices: &[Arc<EndpointSlice>]) -> Result<(), Error> {
+    async fn check_cache(&self, service: &Service, slices: &[Arc<EndpointSlice>]) -> Result<(), Error> {
+        let key = service.key();
+        let unseen = self.unseen(&key, slices);
+        self.forget_lost(service, unseen).await?;
+        let is_behind = self.state.lock().get(&key).is_some_and(|state| !state.written.is_empty());
+        if is_behind { Err(Error::Stale(format!("a slice of {key}"))) } else { Ok(()) }
+    }
+
+    /// Forgets the writes that the cache shows, and names the slices of those left that it lacks.
+    fn unseen(&self, key: &str, slices: &[Arc<EndpointSlice>]) -> Vec<String> {
         let mut states = self.state.lock();
-        let Some(state) = states.get_mut(key) else { return Ok(()) };
-        state.written.retain(|name, wrote| {
-            let cached = slices.iter().find(|slice| slice.name() == name);
-            match (wrote, cached) {
-                (Some(wrote), Some(slice)) => version(slice) < *wrote,
-                // Made and not shown yet; had another hand deleted it, its watch event would have
-                // removed this entry.
-                (Some(_), None) => true,
-                (None, cached) => cached.is_some(),
-            }
+        let Some(state) = states.get_mut(key) else { return Vec::new() };
+        let cached = |name: &String| slices.iter().find(|slice| slice.name() == name);
+        state.written.retain(|name, wrote| match (wrote, cached(name)) {
+            (Some(wrote), Some(slice)) => version(slice) < *wrote,
+            (Some(_), None) => true,
+            (None, cached) => cached.is_some(),
         });
-        if state.written.is_empty() { Ok(()) } else { Err(Error::Stale(format!("a slice of {key}"))) }
+        state.written.keys().filter(|name| cached(name).is_none()).cloned().collect()
+    }
+
+    /// A slice we wrote that the cache does not show will come, unless another hand took it from us:
+    /// then there is nothing to wait for.
+    async fn forget_lost(&self, service: &Service, unseen: Vec<String>) -> Result<(), Error> {
+        let key = service.key();
+        let api = Api::<EndpointSlice>::namespaced(self.scope.client.clone(), service.namespace());
+        for name in unseen {
+            let is_ours =
+                api.get_opt(&name).await?.is_some_and(|slice| service_key(&slice).as_ref() == Some(&key));
+            if !is_ours && let Some(state) = self.state.lock().get_mut(&key) {
+                state.written.remove(&name);
+            }
+        }
+        Ok(())
     }
 
     fn wrote(&self, key: &str, name: &str, version: Option<u64>) {
