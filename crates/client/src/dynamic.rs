@@ -249,6 +249,19 @@ impl Dynamic {
         Ok((list.metadata.resource_version, next, list.items.into_iter().map(|o| o.metadata).collect()))
     }
 
+    /// Hands over everything, page by page; the list's version.
+    pub async fn list_all(&self, mut each: impl FnMut(Metadata)) -> Result<String, Error> {
+        let mut params = ListParams { limit: Some(PAGE_SIZE), ..ListParams::default() };
+        loop {
+            let (version, next, page) = self.list(&params).await?;
+            page.into_iter().for_each(&mut each);
+            match next {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(version),
+            }
+        }
+    }
+
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<(), Error> {
         let path = format!("{}/{name}", self.base);
         self.call("DELETE", path, (ONE, "application/json"), delete_options(params)).await.map(drop)
@@ -310,16 +323,8 @@ impl Dynamic {
         observe: &(impl Fn(Observed) + Send + Sync),
         retry: &mut std::time::Duration,
     ) -> Result<(), Error> {
-        let mut params = ListParams { limit: Some(PAGE_SIZE), ..ListParams::default() };
         observe(Observed::Listing);
-        let mut version = loop {
-            let (version, next, page) = self.list(&params).await?;
-            page.into_iter().for_each(|metadata| observe(Observed::Put(metadata)));
-            match next {
-                Some(token) => params.continue_token = Some(token),
-                None => break version,
-            }
-        };
+        let mut version = self.list_all(|metadata| observe(Observed::Put(metadata))).await?;
         observe(Observed::Listed);
         *retry = FIRST_RETRY;
         loop {

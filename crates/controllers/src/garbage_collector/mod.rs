@@ -222,12 +222,38 @@ impl Collector {
         if object.deletion_timestamp.is_none() || !object.finalizers.iter().any(|f| f == ORPHAN) {
             return Ok(());
         }
+        self.look_for_dependents(uid, &object.namespace).await?;
         let dependents = self.monitors.graph.lock().dependents(uid);
         let releases = dependents.into_iter().map(|dependent| self.release(dependent, uid));
         let outcomes = futures::stream::iter(releases).buffer_unordered(RELEASES_AT_ONCE);
         let errors = outcomes.filter_map(|outcome| async { outcome.err() }).collect().await;
         Error::combine(errors)?;
         self.drop_finalizer(&api, &object, ORPHAN).await
+    }
+
+    /// Puts dependents into the graph that its watches have not told of yet: left with their reference,
+    /// they would be collected when the owner is gone. Those of an owner in a namespace are there too.
+    async fn look_for_dependents(&self, owner: Uid, namespace: &str) -> Result<(), Error> {
+        let kinds = self.monitors.followed();
+        for (index, kind) in kinds.into_iter().filter(|(_, k)| k.namespaced || namespace.is_empty()) {
+            let mut found = Vec::new();
+            let api = Dynamic::new(self.scope.client.clone(), &kind, namespace);
+            let listed = api.list_all(|object| {
+                if object.owner_references.iter().any(|o| Uid::new(&o.uid) == owner) {
+                    found.push(object);
+                }
+            });
+            match listed.await {
+                // No longer served.
+                Err(error) if error.is_not_found() => continue,
+                other => other?,
+            };
+            for object in found {
+                let todo = self.monitors.graph.lock().put(index, &object);
+                self.monitors.enqueue(todo);
+            }
+        }
+        Ok(())
     }
 
     async fn release(&self, dependent: Uid, owner: Uid) -> Result<(), Error> {
@@ -255,4 +281,45 @@ fn owner_json(owner: &OwnerReference) -> serde_json::Value {
         json["blockOwnerDeletion"] = blocks.into();
     }
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use amphipod_client::Resource;
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+    use super::*;
+    use crate::testing::{World, eventually};
+
+    async fn until_gone<K: Resource>(world: &World, name: &str) {
+        let api = world.api::<K>("ns");
+        let gone = async || api.get_opt(name).await.unwrap().is_none().then_some(());
+        eventually(&format!("{name} is gone"), gone).await;
+    }
+
+    async fn secret_of(world: &World, name: &str, owner: &str) {
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner});
+        world.create::<Secret>("ns", json!({"metadata": {"name": name, "ownerReferences": [owner]}})).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_orphan_the_graph_has_not_heard_of_stays() {
+        let world = World::with_namespace("ns").await;
+        tokio::spawn(run(world.scope()));
+        let nobody = "11111111-2222-3333-4444-555555555555";
+        secret_of(&world, "first", nobody).await;
+        until_gone::<Secret>(&world, "first").await;
+        world.hold("secrets?watch");
+        let owner = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
+        secret_of(&world, "orphan", owner.uid()).await;
+        let orphan = DeleteParams { propagation: Some("Orphan"), ..DeleteParams::default() };
+        world.api::<ConfigMap>("ns").delete("owner", &orphan).await.unwrap();
+        until_gone::<ConfigMap>(&world, "owner").await;
+        let let_go = world.api::<Secret>("ns").get("orphan").await.unwrap();
+        assert_eq!(let_go.metadata.owner_references, None);
+        world.pass("secrets?watch");
+        secret_of(&world, "last", nobody).await;
+        until_gone::<Secret>(&world, "last").await;
+        world.api::<Secret>("ns").get("orphan").await.unwrap();
+    }
 }

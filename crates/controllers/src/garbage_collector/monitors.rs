@@ -65,6 +65,10 @@ impl Monitors {
     pub fn kind_at(&self, index: u32) -> Option<ApiKind> {
         self.kinds.lock().by_index.get(&index).cloned()
     }
+    /// The kinds whose objects are in the graph.
+    pub fn followed(&self) -> Vec<(u32, ApiKind)> {
+        self.kinds.lock().by_index.iter().map(|(index, kind)| (*index, kind.clone())).collect()
+    }
     pub fn kind_of(&self, group: &str, kind: &str) -> Option<ApiKind> {
         self.kinds.lock().by_name.get(&(group.to_owned(), kind.to_owned())).cloned()
     }
