@@ -61,12 +61,13 @@ const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 /// Runs the node agent until cancelled. Containers go on running after it returns and are taken
 /// up again by the next run. Errors only if it cannot begin (a taken port, a bad certificate).
 pub async fn run(
-    config: Config,
+    mut config: Config,
     client: Client,
     informers: SharedInformers,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
     let Some(runtime) = connect(&config, &cancel).await else { return Ok(()) };
+    let listener = server::bind(&mut config).await?;
     let context = Arc::new(build(config, client, &informers, runtime));
     info!(node = context.config.node_name, runtime = context.runtime.name, "kubelet starting");
     context.node_event(events::starting());
@@ -77,8 +78,8 @@ pub async fn run(
             pods.sources_changed(uid);
         }
     });
-    if let Some(address) = context.config.listen {
-        server::start(context.clone(), pods.clone(), address, cancel.clone()).await?;
+    if let Some(listener) = listener {
+        server::start(context.clone(), pods.clone(), listener, cancel.clone())?;
     }
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(folder) = context.config.manifest_dir.clone() {

@@ -339,10 +339,10 @@ mod tests {
             stream(path.clone(), Options { follow: true, ..Options::default() }, alive).unwrap();
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(LOG.as_bytes()).unwrap();
-        let piece = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await.unwrap().unwrap();
+        let piece = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await.unwrap().unwrap();
         assert_eq!(&piece[..], b"one\ntwo, joined\nthree\n");
         running.store(false, Ordering::SeqCst);
-        let rest = tokio::time::timeout(Duration::from_secs(5), collect(receiver)).await.unwrap();
+        let rest = tokio::time::timeout(Duration::from_secs(60), collect(receiver)).await.unwrap();
         assert_eq!(rest, "");
     }
 }

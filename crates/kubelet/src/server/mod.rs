@@ -2,7 +2,6 @@
 //! vouches for.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
@@ -19,10 +18,10 @@ use tracing::{debug, warn};
 
 use amphipod_client::Writable;
 
-use crate::Error;
 use crate::context::Context;
 use crate::error::IoContext;
 use crate::pods::Pods;
+use crate::{Config, Error};
 
 pub mod auth;
 mod handlers;
@@ -64,20 +63,27 @@ pub struct Server {
     authorizer: Authorizer,
 }
 
-/// Binds at once (a taken port is an error), serves until cancelled.
-pub async fn start(
+/// Takes the port to serve at, if any; a taken one is an error. The configuration says which it is where
+/// any was asked for: the node's status tells it.
+pub async fn bind(config: &mut Config) -> Result<Option<TcpListener>, Error> {
+    let Some(address) = &mut config.listen else { return Ok(None) };
+    let listener = TcpListener::bind(*address).await.context(|| format!("listen on {address}"))?;
+    *address = listener.local_addr().context(|| "the listener's address".to_owned())?;
+    Ok(Some(listener))
+}
+
+/// Serves until cancelled.
+pub fn start(
     context: Arc<Context>,
     pods: Arc<Pods>,
-    address: SocketAddr,
+    listener: TcpListener,
     cancel: CancellationToken,
-) -> Result<SocketAddr, Error> {
+) -> Result<(), Error> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::config(&context.config)?));
-    let listener = TcpListener::bind(address).await.context(|| format!("listen on {address}"))?;
-    let bound = listener.local_addr().context(|| "the listener's address".to_owned())?;
     let authorizer = Authorizer::new(context.client.clone(), &context.config.node_name);
     let server = Arc::new(Server { context, pods, authorizer });
     tokio::spawn(accept(server, listener, acceptor, cancel));
-    Ok(bound)
+    Ok(())
 }
 
 async fn accept(

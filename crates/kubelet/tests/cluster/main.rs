@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use caller::Authority;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 const NODE: &str = "real-node";
 
 fn main() -> ExitCode {

@@ -50,7 +50,7 @@ impl Cluster {
         self.client("admin", &["system:masters", "system:authenticated"])
     }
     async fn until_pod(&self, what: &str, name: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let pod = Api::<Pod>::namespaced(self.admin(), "ns").get_opt(name).await.unwrap();
             let pod = pod.map_or(Value::Null, |p| serde_json::from_slice(&p.encode()).unwrap());
@@ -83,7 +83,7 @@ async fn the_real_server_agrees() {
         .await
         .unwrap();
     let nodes = Api::<NodeObject>::all(admin.clone());
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while nodes.get_opt("n1").await.unwrap().is_none() {
         assert!(tokio::time::Instant::now() < deadline, "the node does not register");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -107,7 +107,7 @@ async fn the_real_server_agrees() {
     pods.delete("p", &grace).await.unwrap();
     cluster.until_pod("gone", "p", Value::is_null).await;
     assert_eq!(cluster.runtime.state.lock().stopped.last().unwrap().1, 5);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let (_, events) =
             Api::<Event>::namespaced(admin.clone(), "ns").list(&Default::default()).await.unwrap();

@@ -71,18 +71,17 @@ async fn serving_node() -> (Node, Caller) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
     let node = Node::start_with(|config, dir| {
         let files = (dir.join("tls.crt"), dir.join("tls.key"));
         std::fs::write(&files.0, made.cert.pem()).unwrap();
         std::fs::write(&files.1, made.signing_key.serialize_pem()).unwrap();
         config.serving_cert = Some(files);
-        config.listen = Some(([127, 0, 0, 1], port).into());
+        config.listen = Some(([127, 0, 0, 1], 0).into());
     })
     .await;
-    (node, Caller { port, tls: Arc::new(tls) })
+    let told = node.api.get("nodes", "", "n1").unwrap();
+    let port = told["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap();
+    (node, Caller { port: port.try_into().unwrap(), tls: Arc::new(tls) })
 }
 
 #[tokio::test]
@@ -134,7 +133,7 @@ async fn exec_joins_the_caller_to_the_runtime() {
     stream.write_all(b"ping").await.unwrap();
     let expected = b"GET /exec/sh-x y HTTP/1.1\nping".len() + "%20".len() - 1;
     let mut said = vec![0; expected];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut said));
+    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut said));
     read.await.unwrap().unwrap();
     assert_eq!(String::from_utf8(said).unwrap(), "GET /exec/sh-x%20y HTTP/1.1\nping");
 }
