@@ -43,16 +43,23 @@ fn fate(pod: &CachedPod) -> &str {
     pod.metadata.labels.as_ref().and_then(|l| l.get("fate")).map_or("ready", String::as_str)
 }
 
-/// How the stand-in kubelet treats a pod.
+/// How the stand-in kubelet treats a pod as it was seen: where it has changed since, or another has its
+/// name, the write is refused, and the change is seen in its turn.
 async fn play(client: Client, pod: Arc<CachedPod>, number: usize) {
     let api = Api::<CachedPod>::of(client, pod.as_ref());
+    let say = async |status: Value| {
+        let seen = json!({"resourceVersion": pod.resource_version()});
+        let _ = api
+            .patch_status(pod.name(), &Patch::Strategic(json!({"metadata": seen, "status": status})))
+            .await;
+    };
     if pod.is_terminating() {
         // What runs ends before it goes.
         if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")) {
-            let ended = Patch::Strategic(json!({"status": {"phase": "Failed"}}));
-            let _ = api.patch_status(pod.name(), &ended).await;
+            return say(json!({"phase": "Failed"})).await;
         }
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let uid = Some(pod.uid().to_owned());
+        let now = DeleteParams { grace_period_seconds: Some(0), uid, ..DeleteParams::default() };
         let _ = api.delete(pod.name(), &now).await;
         return;
     }
@@ -72,7 +79,7 @@ async fn play(client: Client, pod: Arc<CachedPod>, number: usize) {
             json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": condition("True")})
         }
     };
-    let _ = api.patch_status(pod.name(), &Patch::Strategic(json!({"status": status}))).await;
+    say(status).await;
 }
 
 fn play_kubelet(client: &Client, informers: &SharedInformers) {

@@ -173,6 +173,10 @@ async fn status_of_replica_sets() {
     condition_stays::<ReplicaSet>(&cluster, NAMESPACE).await;
 }
 
+fn is_running(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"))
+}
+
 fn owned_by(pod: &Pod, uid: &str) -> bool {
     pod.metadata.owner_references.iter().flatten().any(|o| o.uid == uid && o.controller == Some(true))
 }
@@ -180,6 +184,8 @@ fn owned_by(pod: &Pod, uid: &str) -> bool {
 /// A pod that was there before its controller, called `x`, is taken in.
 async fn adopts<K: Writable>(cluster: &Cluster, controller: Value) -> K {
     cluster.create::<Pod>(NAMESPACE, pod("orphan", &json!({"app": "x"}))).await;
+    // Once it runs the caches know it, and no other is made in its place.
+    cluster.until::<Pod>("running", NAMESPACE, "orphan", is_running).await;
     let controller = cluster.create::<K>(NAMESPACE, controller).await;
     let uid = controller.uid();
     cluster.until::<Pod>("adopted", NAMESPACE, "orphan", |p| owned_by(p, uid)).await;
@@ -294,8 +300,7 @@ async fn guarded_pods(cluster: &Cluster, count: usize) {
     for number in 0..count {
         let name = format!("pod-{number}");
         cluster.create::<Pod>(NAMESPACE, pod(&name, &json!({"foo": "bar"}))).await;
-        let ready = |p: &Pod| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
-        cluster.until::<Pod>("running", NAMESPACE, &name, ready).await;
+        cluster.until::<Pod>("running", NAMESPACE, &name, is_running).await;
     }
 }
 
@@ -385,7 +390,11 @@ async fn jobs_are_deleted() {
     let foreground = DeleteParams { propagation: Some("Foreground"), ..DeleteParams::default() };
     cluster.api::<Job>(NAMESPACE).delete("x", &foreground).await.unwrap();
     cluster.until_gone::<Job>(NAMESPACE, "x").await;
-    assert!(cluster.api::<Pod>(NAMESPACE).list(&ListParams::default()).await.unwrap().1.is_empty());
+    let pods = cluster.api::<Pod>(NAMESPACE);
+    eventually("no pods", || async {
+        pods.list(&ListParams::default()).await.unwrap().1.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// [sig-apps] Job should apply changes to a job status [Conformance]

@@ -149,9 +149,12 @@ async fn proportional_scaling() {
     api.patch("x", &with_image("foo:non-existent")).await.unwrap();
     until_sized(&cluster, "httpd:2", 8).await;
     until_sized(&cluster, "foo:non-existent", 5).await;
-    let fewest =
-        |d: &Deployment| d.status.as_ref().is_some_and(|status| status.available_replicas == Some(8));
-    cluster.until::<Deployment>("as few available as may be", NAMESPACE, "x", fewest).await;
+    // The sizes that the next scaling starts from, as the controller itself sees them.
+    let halfway = |d: &Deployment| {
+        let sizes = |s: &DeploymentStatus| [s.replicas, s.updated_replicas, s.available_replicas];
+        d.status.as_ref().is_some_and(|status| sizes(status) == [Some(13), Some(5), Some(8)])
+    };
+    cluster.until::<Deployment>("as few available as may be", NAMESPACE, "x", halfway).await;
     api.patch("x", &Patch::Merge(json!({"spec": {"replicas": 30}}))).await.unwrap();
     until_sized(&cluster, "httpd:2", 20).await;
     until_sized(&cluster, "foo:non-existent", 13).await;

@@ -112,8 +112,10 @@ async fn slices_of_pods() {
     until_found(&cluster, "example-int-port", &[(addresses[0].clone(), 3000)]).await;
     until_found(&cluster, "example-named-port", &both).await;
     eventually("an empty slice", || async { slices_of(&cluster, "example-no-match").await.pop() }).await;
-    let before = slices_of(&cluster, "example-named-port").await;
-    assert_eq!(before.len(), 2, "one for each port");
+    let before = eventually("one for each port", || async {
+        Some(slices_of(&cluster, "example-named-port").await).filter(|slices| slices.len() == 2)
+    })
+    .await;
     for slice in &before {
         cluster.api::<EndpointSlice>(NAMESPACE).delete(slice.name(), &DeleteParams::default()).await.unwrap();
     }
