@@ -140,8 +140,8 @@ spec:
     resources:
       requests: {cpu: 50m, memory: 16Mi}
       limits: {memory: 64Mi}
-    readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
-    livenessProbe: {exec: {command: [/bin/get, "http://127.0.0.1:8080/healthy"]}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
+    livenessProbe: {exec: {command: [/bin/get, "http://127.0.0.1:8080/healthy"]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}
 "#;
 
 #[test]
@@ -222,7 +222,7 @@ fn runtimes_that_are_gone_do_not_keep_the_rest() {
         "runtimeEndpoint": endpoints[0], "formerRuntimeEndpoints": [endpoints[1]]});
     std::fs::create_dir(data.path().join("run")).unwrap();
     std::fs::write(data.path().join("run/instance.json"), record.to_string()).unwrap();
-    let said = eventually("this machine's node to be free", 300, || {
+    let said = eventually("this machine's node to be free", 120, || {
         let (down, said) = run(data.path(), &["down"]);
         assert!(!down, "{said}");
         if said.contains("another cluster has its node here") { Err(said) } else { Ok(said) }
@@ -247,7 +247,7 @@ fn run(data: &Path, args: &[&str]) -> (bool, String) {
 /// What `up` says when it fails on the runtime.
 fn refused(data: &Path, endpoint: &str) -> String {
     let listen = support::free_address();
-    let said = eventually("this machine's node to be free", 300, || {
+    let said = eventually("this machine's node to be free", 120, || {
         let (up, said) =
             run(data, &["up", "--detach", "--listen", &listen, "--container-runtime-endpoint", endpoint]);
         assert!(!up, "{said}");

@@ -43,7 +43,7 @@ fn a_kill_in_the_middle_of_a_rollout_loses_nothing() {
         uid,
         "same cluster identity"
     );
-    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=120s"]);
+    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=300s"]);
     // Whoever of those that ran is still there was adopted, not restarted.
     let after = running(&cluster);
     for (uid, started) in &before {

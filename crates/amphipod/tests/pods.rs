@@ -48,9 +48,9 @@ spec:
     resources:
       requests: {cpu: 50m, memory: 16Mi}
       limits: {memory: 64Mi}
-    startupProbe: {httpGet: {path: /healthy, port: 8080}, periodSeconds: 1, failureThreshold: 30}
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
-    livenessProbe: {exec: {command: [/bin/get, "http://127.0.0.1:8080/healthy"]}, periodSeconds: 1, failureThreshold: 2}
+    startupProbe: {httpGet: {path: /healthy, port: 8080}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 30}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
+    livenessProbe: {exec: {command: [/bin/get, "http://127.0.0.1:8080/healthy"]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}
     volumeMounts:
     - {name: scratch, mountPath: /scratch}
     - {name: settings, mountPath: /etc/settings}

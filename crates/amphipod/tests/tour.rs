@@ -27,7 +27,10 @@ fn the_tour() {
     killed_and_crashing(&cluster);
     node_maintenance(&cluster);
     cluster.run(&["delete", "deployment,service", "demo"]);
-    cluster.expect(&["get", "pods", "-o", "name", "-l", "app=demo", "--ignore-not-found"], "", 60);
+    eventually("the pods to be gone", 60, || {
+        let seen = cluster.attempt(&["get", "pods", "-o", "name", "-l", "app=demo"])?;
+        if seen.is_empty() { Ok(()) } else { Err(seen) }
+    });
     assert!(cluster.status().contains("1 of 1 Ready"), "{}", cluster.status());
     cluster.down(&["--purge"]);
     assert!(!cluster.data.path().exists());
@@ -94,7 +97,10 @@ fn own_commands(cluster: &Cluster) {
     assert!(cluster.own(&["get", "pod", "own", "-o", "yaml"]).contains("\nkind: Pod\n"));
     assert!(cluster.own(&["describe", "pod", "own"]).contains("QoS Class:"));
     assert!(cluster.own(&["kubectl", "exec", "own", "--", "hostname"]).contains("own"));
-    assert!(cluster.own(&["logs", "own"]).contains("demo version 1"));
+    eventually("its first words", 30, || {
+        let said = cluster.own(&["logs", "own"]);
+        if said.contains("demo version 1") { Ok(()) } else { Err(said) }
+    });
     assert!(cluster.own(&["delete", "pod", "own", "--grace-period=0"]).contains("pod \"own\" deleted"));
     attached_run(cluster);
 }
@@ -136,7 +142,7 @@ fn converse(cluster: &Cluster, flags: &[&str], input: &[u8]) -> (Option<i32>, St
 fn deployment_and_service(cluster: &Cluster) {
     cluster.run(&["create", "deployment", "demo", &format!("--image={DEMO_1}"), "--replicas=5"]);
     cluster.run(&["expose", "deployment", "demo", "--port=80", "--target-port=8080"]);
-    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=60s"]);
+    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=300s"]);
     let service = cluster.json(&["get", "service", "demo"]);
     let address = format!("{}:80", service["spec"]["clusterIP"].as_str().unwrap());
     let all: BTreeSet<String> = pod_names(cluster);
@@ -187,7 +193,7 @@ fn rolling_update(cluster: &Cluster) {
         })
         .collect();
     cluster.run(&["set", "image", "deployment/demo", &format!("demo={DEMO_2}")]);
-    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=120s"]);
+    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=300s"]);
     stop.store(true, Ordering::Relaxed);
     let failures: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
     assert!(
@@ -195,14 +201,23 @@ fn rolling_update(cluster: &Cluster) {
         "{} requests answered, these failed: {failures:?}",
         answered.load(Ordering::Relaxed)
     );
-    assert_eq!(http_get(&address, "/version").unwrap().1.trim(), "2");
+    until_version(&address, "2");
     let history = cluster.run(&["rollout", "history", "deployment/demo"]);
     assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
     cluster.run(&["rollout", "undo", "deployment/demo"]);
-    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=120s"]);
-    assert_eq!(http_get(&address, "/version").unwrap().1.trim(), "1");
-    let events = cluster.run(&["get", "events"]);
-    assert!(events.contains("ScalingReplicaSet") && events.contains("Scheduled"), "{events}");
+    cluster.run(&["rollout", "status", "deployment/demo", "--timeout=300s"]);
+    until_version(&address, "1");
+    for reason in ["ScalingReplicaSet", "Scheduled"] {
+        cluster.expect(&["get", "events"], reason, 30);
+    }
+}
+
+/// Pods of the version before are answered by until the service's table has followed.
+fn until_version(address: &str, version: &str) {
+    eventually("the service to answer with the new version", 30, || {
+        let (_, said) = http_get(address, "/version")?;
+        if said.trim() == version { Ok(()) } else { Err(said) }
+    });
 }
 
 const SETTINGS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n  labels:\n    team: a\ndata:\n  colour: blue\n";
@@ -237,13 +252,16 @@ fn objects(cluster: &Cluster) {
     let map = cluster.json(&["get", "configmap", "settings"]);
     assert_eq!(map["data"], serde_json::json!({"a": "1", "b": "2", "c": "3", "colour": "green"}));
     assert_eq!(map["metadata"]["labels"]["stage"], "test");
-    cluster.run(&["wait", "--for=condition=Available", "deployment/demo", "--timeout=30s"]);
+    cluster.run(&["wait", "--for=condition=Available", "deployment/demo", "--timeout=300s"]);
 }
 
 fn killed_and_crashing(cluster: &Cluster) {
     let pods = cluster.json(&["get", "pods", "-l", "app=demo"]);
-    let victim = pods["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
-    let id = pods["items"][0]["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    // One that stays: those of the last rollout may still be on their way out.
+    let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let pod = pods["items"].as_array().unwrap().iter().find(stays).unwrap();
+    let victim = pod["metadata"]["name"].as_str().unwrap().to_owned();
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
     kill_container(id.rsplit('/').next().unwrap());
     eventually("the killed container to come back", 60, || {
         let pod = cluster.json(&["get", "pod", &victim]);
@@ -252,10 +270,13 @@ fn killed_and_crashing(cluster: &Cluster) {
         if back { Ok(()) } else { Err(status.to_string()) }
     });
     cluster.run(&["run", "crasher", &format!("--image={DEMO_1}"), "--command", "--", "/bin/false"]);
-    cluster.expect(&["get", "pod", "crasher"], "CrashLoopBackOff", 60);
-    let message = cluster.json(&["get", "pod", "crasher"]);
-    let message = message["status"]["containerStatuses"][0]["state"]["waiting"]["message"].to_string();
-    assert!(message.contains("back-off 10s restarting failed container=crasher"), "{message}");
+    eventually("the first back-off", 60, || {
+        let pod = cluster.json(&["get", "pod", "crasher"]);
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let message = waiting["message"].as_str().unwrap_or("");
+        let first = message.contains("back-off 10s restarting failed container=crasher");
+        if waiting["reason"] == "CrashLoopBackOff" && first { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
     cluster.run(&["delete", "pod", "crasher"]);
 }
 
@@ -281,7 +302,7 @@ fn node_maintenance(cluster: &Cluster) {
     cluster.run(&["cordon", &node]);
     assert!(cluster.run(&["get", "nodes"]).contains("SchedulingDisabled"));
     cluster.run(&["scale", "deployment", "demo", "--replicas=2"]);
-    cluster.run(&["drain", &node, "--force", "--ignore-daemonsets", "--timeout=60s"]);
+    cluster.run(&["drain", &node, "--force", "--ignore-daemonsets", "--timeout=300s"]);
     cluster.expect(&["get", "events"], "node(s) were unschedulable", 30);
     cluster.run(&["uncordon", &node]);
     cluster.expect(&["get", "deployment", "demo"], "2/2", 60);

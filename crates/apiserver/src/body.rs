@@ -280,11 +280,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_nobody_asks_for_end_at_the_deadline() {
+    async fn answers_nobody_asks_for_end_with_their_taker_or_at_the_deadline() {
         let held = Arc::new(());
-        let soon = Instant::now() + Duration::from_millis(5);
-        let content = ahead(chunks(&["a", "b", "c", "d"]), soon, held.clone()).await;
+        let long = ["a", "b", "c", "d"].as_slice();
+        let late = Instant::now() + Duration::from_secs(3600);
+        let content = ahead(chunks(long), late, held.clone()).await;
         assert_eq!(Arc::strong_count(&held), 2, "held while there is more to take");
+        drop(content);
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let soon = Instant::now() + Duration::from_millis(5);
+        let content = ahead(chunks(long), soon, held.clone()).await;
         while Arc::strong_count(&held) > 1 {
             tokio::task::yield_now().await;
         }

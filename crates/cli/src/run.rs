@@ -240,7 +240,7 @@ mod tests {
 
     type Reads = Arc<Mutex<std::vec::IntoIter<Value>>>;
     /// Longer than an answer takes that needs no network.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A server that answers reads of the pod from `reads`, then says it is gone; its watches end
     /// at once without an event.

@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode};
 
 use amphipod_cri::v1::{
     self as cri, ContainerState, ContainerStatusRequest, ExecSyncRequest, ListContainersRequest,
@@ -370,7 +370,7 @@ async fn log_rotation() {
     node.runtime().remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox }).await.unwrap();
     let left = node.runtime().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     assert!(left.containers.is_empty());
-    tokio::time::timeout(Duration::from_secs(10), node.stop()).await.unwrap();
+    tokio::time::timeout(support::DEADLINE, node.stop()).await.unwrap();
 }
 
 async fn streams() {
@@ -402,7 +402,7 @@ async fn streams() {
     let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
     client.read_until("here").await;
     drop(client);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + support::DEADLINE;
     while String::from_utf8_lossy(&node.exec(&id, &["ps"]).await.unwrap().stdout).contains("sleep 4321") {
         assert!(std::time::Instant::now() < deadline, "the process outlives its client");
     }
@@ -422,7 +422,7 @@ async fn terminals() {
     let mut client = WebSocketClient::connect(&url, "v4.channel.k8s.io").await;
     client.read_until("/dev/pts/").await;
     client.send(4, br#"{"Width":123,"Height":45}"#).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + support::DEADLINE;
     // The size travels beside the input: ask until it has arrived.
     loop {
         client.send(0, b"go\r").await;
@@ -489,7 +489,7 @@ async fn forwards_ports() {
         })
         .await;
     node.start_container(&id).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + support::DEADLINE;
     loop {
         let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080] };
         let url = node.runtime().port_forward(request).await.unwrap().into_inner().url;

@@ -26,7 +26,7 @@ use crate::contract::{
 };
 
 /// Longest wait for something that must happen.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs every check, each on a store of its own.
 pub async fn run<F, Fut>(make: F)

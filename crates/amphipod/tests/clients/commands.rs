@@ -17,7 +17,7 @@ use crate::normalise::Rules;
 use crate::plane::Plane;
 use crate::transcript::{REFERENCE, kubectl};
 
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(180);
 const AMPHIPOD: &str = env!("CARGO_BIN_EXE_amphipod");
 
 /// One of the two programs, in its namespace.
@@ -45,7 +45,7 @@ impl Side {
         let words: Vec<String> = self.program.iter().map(|word| word.display().to_string()).collect();
         let command = format!("exec 2>&1; {} {line} --namespace={}", words.join(" "), self.namespace);
         let output = Command::new("timeout")
-            .args(["60", "sh", "-c", &command])
+            .args(["300", "sh", "-c", &command])
             .current_dir(sources("commands"))
             .env("HOME", self.home.path())
             .env("KUBECONFIG", self.home.path().join("kubeconfig"))

@@ -24,7 +24,7 @@ use crate::plane::Plane;
 const NAMESPACE: &str = "kube-rs";
 const FINALIZER: &str = "example.com/mirror";
 /// Whatever is waited for has come by then.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
 fn kube_rs() {

@@ -21,9 +21,11 @@ pub const REFERENCE: &str = "1.33";
 /// All of them for every version would cost minutes and show the same server again.
 const OLDER: [&str; 2] = ["apply", "get"];
 /// How long a `~$ ` command may take to print what is expected.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How long one may take while nothing is expected.
+const UPDATE_PATIENCE: Duration = Duration::from_secs(5);
 /// A command that prints nothing more by then hangs.
-const COMMAND_SECONDS: &str = "100";
+const COMMAND_SECONDS: &str = "300";
 
 #[test]
 fn kubectl_1_33() {
@@ -178,7 +180,7 @@ impl Session {
 
     fn run(&self, step: &Step, expected: &str, update: bool) -> String {
         // While updating nothing says what is waited for, except what the file held before.
-        let patience = if update { PATIENCE / 9 } else { PATIENCE };
+        let patience = if update { UPDATE_PATIENCE } else { PATIENCE };
         let deadline = Instant::now() + patience;
         loop {
             let printed = self.rules.apply(&self.sh(&step.command));

@@ -34,8 +34,12 @@ pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// How many times as long as an idle machine, for which the deadlines are meant, a busy one may take.
+const SLOWEST: u64 = 5;
+
 /// Polls until the condition gives a value.
 pub fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let seconds = seconds * SLOWEST;
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         match condition() {
@@ -73,7 +77,7 @@ impl Cluster {
         self.start_with(&self.flags)
     }
     pub fn start_with(&self, flags: &[String]) -> String {
-        eventually("the cluster to come up", 300, || {
+        eventually("the cluster to come up", 120, || {
             let output = Command::new(AMPHIPOD)
                 .args(["up", "--detach", "--listen", &self.listen, "--data-dir"])
                 .arg(self.data.path())
@@ -234,13 +238,16 @@ pub fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
+/// Beyond this nobody answers.
+const HTTP_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A plain HTTP GET: status code and body.
 pub fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
     use std::io::{Read, Write};
     let fail = |e: std::io::Error| e.to_string();
     let target = address.parse().map_err(|e| format!("{address}: {e}"))?;
-    let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(3)).map_err(fail)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(fail)?;
+    let mut stream = std::net::TcpStream::connect_timeout(&target, HTTP_PATIENCE).map_err(fail)?;
+    stream.set_read_timeout(Some(HTTP_PATIENCE)).map_err(fail)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").map_err(fail)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(fail)?;

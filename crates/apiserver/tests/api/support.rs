@@ -121,7 +121,7 @@ impl Watch {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).expect("an event"));
             }
-            let wait = std::time::Duration::from_secs(10);
+            let wait = std::time::Duration::from_secs(60);
             let chunk = tokio::time::timeout(wait, self.chunks.next()).await.expect("an event in time");
             self.buffer.extend_from_slice(&chunk?);
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::answer::tests::{Cluster, cluster, zone};
 use crate::probe;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(
     view: Cluster,

@@ -23,7 +23,7 @@ use crate::proxy::layout::Layout;
 use crate::proxy::{Node, Ruleset};
 use crate::{NodeNetwork, ProxyConfig, cni, setup_node, teardown_node};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const THIS_NODE: &str = "here";
 const BRIDGE: &str = "test0";
 const OUTSIDE_BRIDGE: &str = "out0";

@@ -24,7 +24,7 @@ use crate::nft::remove_table;
 use crate::run_proxy;
 
 type Frames = UnsyncBoxBody<Bytes, Infallible>;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lists what it was given and streams what it is told; enough of an API for informers.
 #[derive(Clone, Default)]

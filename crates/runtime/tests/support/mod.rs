@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 
 const BUSYBOX: &str = "/bin/busybox";
 const IMAGE: &str = "docker.io/library/test:1";
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What this machine lacks for these tests.
 pub fn missing() -> Option<&'static str> {
