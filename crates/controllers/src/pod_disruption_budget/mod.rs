@@ -30,24 +30,8 @@ struct BudgetController {
 }
 
 pub async fn run(scope: Scope) {
-    let informers = &scope.informers;
-    let controller = BudgetController {
-        budgets: informers.get(),
-        pods: informers.get(),
-        deployments: informers.get(),
-        replica_sets: informers.get(),
-        replication_controllers: informers.get(),
-        stateful_sets: informers.get(),
-        events: scope.events("controllermanager"),
-        scope: scope.clone(),
-    };
-    let synced = scope.synced(&controller.budgets).await
-        && scope.synced(&controller.pods).await
-        && scope.synced(&controller.deployments).await
-        && scope.synced(&controller.replica_sets).await
-        && scope.synced(&controller.replication_controllers).await
-        && scope.synced(&controller.stateful_sets).await;
-    if !synced {
+    let controller = BudgetController::new(scope.clone());
+    if !controller.synced().await {
         return;
     }
     let queue = WorkQueue::new();
@@ -91,12 +75,38 @@ impl Controller for BudgetController {
         if let Some(why) = failed {
             let message = format!("Failed to calculate the number of expected pods: {why}");
             self.events.warning(budget.as_ref(), "CalculateExpectedPodCountFailed", message);
+            return Err(Error::Invalid { what: format!("PodDisruptionBudget {key}"), why });
         }
         Ok(plan.again)
     }
 }
 
 impl BudgetController {
+    fn new(scope: Scope) -> Self {
+        let informers = &scope.informers;
+        BudgetController {
+            budgets: informers.get(),
+            pods: informers.get(),
+            deployments: informers.get(),
+            replica_sets: informers.get(),
+            replication_controllers: informers.get(),
+            stateful_sets: informers.get(),
+            events: scope.events("controllermanager"),
+            scope,
+        }
+    }
+
+    /// False when cancelled meanwhile.
+    async fn synced(&self) -> bool {
+        let scope = &self.scope;
+        scope.synced(&self.budgets).await
+            && scope.synced(&self.pods).await
+            && scope.synced(&self.deployments).await
+            && scope.synced(&self.replica_sets).await
+            && scope.synced(&self.replication_controllers).await
+            && scope.synced(&self.stateful_sets).await
+    }
+
     /// The sizes of all controllers of these pods, each once.
     async fn scale(&self, pods: &[Arc<CachedPod>]) -> Result<i32, String> {
         let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
@@ -105,40 +115,41 @@ impl BudgetController {
             if sizes.contains_key(&owner.uid) {
                 continue;
             }
-            let (uid, size) = self.size_of(owner, pod.namespace()).await?;
+            let (uid, size) = match self.cached_size(owner, pod.namespace()) {
+                Some(found) => found,
+                // A controller of another kind, or one the cache has not heard of.
+                None => (owner.uid.clone(), self.live_size(owner, pod).await?),
+            };
             sizes.insert(owner.uid.clone(), 0);
             sizes.insert(uid, size);
         }
         Ok(sizes.values().sum())
     }
 
-    /// The size of a pod's controller, or of the Deployment over it.
-    async fn size_of(&self, owner: &OwnerReference, namespace: &str) -> Result<(String, i32), String> {
+    /// The size of a pod's controller, or of the Deployment over it, with its uid.
+    fn cached_size(&self, owner: &OwnerReference, namespace: &str) -> Option<(String, i32)> {
         let key = format!("{namespace}/{}", owner.name);
         let same = |meta: &ObjectMeta| meta.uid.as_deref() == Some(owner.uid.as_str());
-        let group = meta::group_of(&owner.api_version);
-        let size = match (group, owner.kind.as_str()) {
+        let size = match (meta::group_of(&owner.api_version), owner.kind.as_str()) {
             ("apps", "ReplicaSet") => {
-                let Some(rs) = self.replica_sets.get(&key).filter(|rs| same(&rs.metadata)) else {
-                    return Ok((owner.uid.clone(), 0));
-                };
+                let rs = self.replica_sets.get(&key).filter(|rs| same(&rs.metadata))?;
                 if let Some(deployment) = self.deployment_over(&rs) {
                     let size = deployment.spec.as_ref().and_then(|s| s.replicas);
-                    return Ok((deployment.uid().to_owned(), size.unwrap_or(1)));
+                    return Some((deployment.uid().to_owned(), size.unwrap_or(1)));
                 }
                 rs.spec.as_ref().and_then(|s| s.replicas)
             }
             ("apps", "StatefulSet") => {
-                let set = self.stateful_sets.get(&key).filter(|s| same(&s.metadata));
-                set.map_or(Some(0), |set| set.spec.as_ref().and_then(|s| s.replicas))
+                let set = self.stateful_sets.get(&key).filter(|s| same(&s.metadata))?;
+                set.spec.as_ref().and_then(|s| s.replicas)
             }
             ("", "ReplicationController") => {
-                let set = self.replication_controllers.get(&key).filter(|s| same(&s.metadata));
-                set.map_or(Some(0), |set| set.spec.as_ref().and_then(|s| s.replicas))
+                let set = self.replication_controllers.get(&key).filter(|s| same(&s.metadata))?;
+                set.spec.as_ref().and_then(|s| s.replicas)
             }
-            _ => return self.foreign_size(owner, namespace).await,
+            _ => return None,
         };
-        Ok((owner.uid.clone(), size.unwrap_or(1)))
+        Some((owner.uid.clone(), size.unwrap_or(1)))
     }
 
     fn deployment_over(&self, rs: &ReplicaSet) -> Option<Arc<Deployment>> {
@@ -147,8 +158,8 @@ impl BudgetController {
         (deployment.uid() == owner.uid).then_some(deployment)
     }
 
-    /// Other kinds tell their size by their scale subresource.
-    async fn foreign_size(&self, owner: &OwnerReference, namespace: &str) -> Result<(String, i32), String> {
+    /// What the controller's scale subresource says.
+    async fn live_size(&self, owner: &OwnerReference, pod: &CachedPod) -> Result<i32, String> {
         let discovery = dynamic::discover(&self.scope.client).await.map_err(|e| e.to_string())?;
         let group = meta::group_of(&owner.api_version);
         let kind = discovery.kinds.iter().find(|k| k.group == group && k.kind == owner.kind);
@@ -158,13 +169,77 @@ impl BudgetController {
                 owner.kind, owner.api_version
             ));
         };
-        let api = Dynamic::new(self.scope.client.clone(), kind, namespace);
+        let lost = || format!("found no controllers for pod \"{}\"", pod.name());
+        let api = Dynamic::new(self.scope.client.clone(), kind, pod.namespace());
         match api.get_subresource(&owner.name, "scale").await {
-            Ok(scale) => {
-                let replicas = scale.pointer("/spec/replicas").and_then(serde_json::Value::as_i64);
-                Ok((owner.uid.clone(), replicas.and_then(|n| i32::try_from(n).ok()).unwrap_or(0)))
+            Ok(scale) if scale["metadata"]["uid"] == owner.uid => {
+                let replicas = scale["spec"]["replicas"].as_i64();
+                Ok(replicas.and_then(|n| i32::try_from(n).ok()).unwrap_or(0))
             }
-            Err(_) => Err(format!("{} does not implement the scale subresource", kind.qualified())),
+            Ok(_) => Err(lost()),
+            Err(error) if !error.is_not_found() => Err(error.to_string()),
+            // Either of the two is not there.
+            Err(_) => match api.get(&owner.name).await {
+                Err(error) if error.is_not_found() => Err(lost()),
+                _ => Err(format!("{} does not implement the scale subresource", kind.qualified())),
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{World, eventually};
+
+    /// A healthy pod of a ReplicaSet.
+    async fn member(world: &World, name: &str, owner: &str) {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": owner, "controller": true});
+        let metadata = json!({"name": name, "labels": {"app": "web"}, "ownerReferences": [owner]});
+        let spec = json!({"containers": [{"name": "c", "image": "agnhost:2"}]});
+        world.create::<Pod>("ns", json!({"metadata": metadata, "spec": spec})).await;
+        let ready =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        world.api::<Pod>("ns").patch_status(name, &amphipod_client::Patch::Merge(ready)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn controllers_the_cache_has_not_heard_of_count() {
+        let world = World::with_namespace("ns").await;
+        let controller = BudgetController::new(world.scope());
+        assert!(controller.synced().await);
+        world.hold("replicasets?watch");
+        let labels = json!({"app": "web"});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "agnhost:2"}]}});
+        let spec = json!({"replicas": 3, "selector": {"matchLabels": labels}, "template": template});
+        let set = world.create::<ReplicaSet>("ns", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+        let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": labels}});
+        world.create::<PodDisruptionBudget>("ns", json!({"metadata": {"name": "b"}, "spec": spec})).await;
+        for name in ["x", "y"] {
+            member(&world, name, set.uid()).await;
+        }
+        let known = async || {
+            let ready = controller.pods.list().into_iter().filter(|pod| crate::pods::is_ready(pod)).count();
+            (ready == 2 && controller.budgets.get("ns/b").is_some()).then_some(())
+        };
+        eventually("the pods are known", known).await;
+        controller.sync("ns/b").await.unwrap();
+        let budgets = world.api::<PodDisruptionBudget>("ns");
+        let status = budgets.get("b").await.unwrap().status.unwrap();
+        assert_eq!((status.expected_pods, status.desired_healthy, status.disruptions_allowed), (3, 2, 0));
+
+        // One of a controller that is no more leaves nothing to go by.
+        member(&world, "z", "11111111-2222-3333-4444-555555555555").await;
+        eventually("the third is known", async || controller.pods.get("ns/z")).await;
+        let current = async || controller.budgets.get("ns/b").filter(|b| b.status.is_some());
+        eventually("the status is known", current).await;
+        controller.sync("ns/b").await.expect_err("to be tried again");
+        let status = budgets.get("b").await.unwrap().status.unwrap();
+        let condition = status.conditions.unwrap().remove(0);
+        assert_eq!((status.disruptions_allowed, condition.reason.as_str()), (0, "SyncFailed"));
+        assert_eq!(condition.message, "found no controllers for pod \"z\"");
     }
 }
