@@ -97,6 +97,8 @@ async fn child_writes_until_killed() {
     let dir = std::env::var(DIR).unwrap();
     let store = Arc::new(EmbeddedStore::open(dir.as_ref(), options()).unwrap());
     let begin = counts(&store).await;
+    // The harness has begun a line, of which the first acknowledgement is to be no part.
+    println!();
     let writers = (0..WRITERS).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
