@@ -208,3 +208,15 @@ async fn a_silent_node_does_nothing_for_its_pods() {
         assert!(tokio::time::Instant::now() < deadline, "hollow-0 never fell silent");
     }
 }
+
+#[tokio::test]
+async fn a_deleted_node_stays_away() {
+    // Nodes that come back from one outage after the other tell their status each time.
+    let nodes = Hollow::start("nodes: [{count: 2, outages: {after: 5ms, duration: 5ms}}]").await;
+    nodes.api.delete("nodes", "", "hollow-0", None);
+    let told =
+        || nodes.api.history("nodes").iter().filter(|(_, o)| o["metadata"]["name"] == "hollow-1").count();
+    let before = told();
+    until("the other node is heard of", || (told() > before + 3).then_some(())).await;
+    assert!(nodes.api.get("nodes", "", "hollow-0").is_none());
+}
