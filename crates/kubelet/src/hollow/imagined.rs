@@ -28,6 +28,8 @@ pub struct Life {
     pub backoffs: BackOffs,
     /// When its end began.
     pub ending: Option<Timestamp>,
+    /// Its object was deleted for good; that this is so has yet to be heard.
+    pub is_let_go: bool,
 }
 
 /// The newest instance of a container, and the end of the one before.
@@ -62,6 +64,7 @@ impl Life {
             instances,
             backoffs: BackOffs::default(),
             ending: None,
+            is_let_go: false,
         }
     }
 

@@ -88,7 +88,7 @@ pub fn plan(view: &View, life: &mut Life) -> Plan {
     let mut plan = Plan::default();
     let pod = view.pod;
     if pod.status.as_ref().is_some_and(is_terminal) {
-        plan.delete = is_to_go(pod);
+        plan.delete = is_to_go(pod) && !life.is_let_go;
         return plan;
     }
     let mut step = Step { view, life, plan: &mut plan, waiting: BTreeMap::new() };
@@ -106,7 +106,7 @@ pub fn plan(view: &View, life: &mut Life) -> Plan {
         life.end_all(EXIT_TERMINATED, view.now);
         new = status(view, life, &waiting, None, true);
     }
-    plan.delete = over && is_to_go(pod);
+    plan.delete = over && is_to_go(pod) && !life.is_let_go;
     plan.status = Some(new).filter(|new| differs(pod, new));
     plan
 }

@@ -269,7 +269,10 @@ fn ends() {
         world.run(1000);
         world.delete(grace);
         assert_eq!(world.run(20_000), expected, "{stop} ms of {grace} s");
-        assert!(world.plan().delete, "until it is gone");
+        assert!(world.plan().delete, "until that has been done");
+        world.life.is_let_go = true;
+        assert!(!world.plan().delete);
+        world.life.is_let_go = false;
         world.pod.metadata.deletion_grace_period_seconds = Some(0);
         assert!(world.plan().is_settled(), "a finalizer holds it, that is not the node's affair");
     }

@@ -156,7 +156,7 @@ impl Pods {
             now,
         };
         let plan = plan(&view, &mut life);
-        if !plan.is_settled() {
+        if !plan.is_settled() || life.is_let_go {
             self.lives.lock().insert(key.to_owned(), life);
         }
         self.carry_out(&whole, index, plan).await
@@ -174,6 +174,9 @@ impl Pods {
         }
         if plan.delete {
             self.delete(pod).await?;
+            if let Some(life) = self.lives.lock().get_mut(&pod.key()) {
+                life.is_let_go = true;
+            }
         }
         Ok(plan.due)
     }
