@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::report::{Report, percentile};
@@ -72,7 +73,7 @@ async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Outcome
 }
 
 /// Pods need the namespace's account; it comes a moment after the namespace.
-async fn wait_for_service_account(wire: &Wire, namespace: &str) -> Outcome<()> {
+pub async fn wait_for_service_account(wire: &Wire, namespace: &str) -> Outcome<()> {
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -88,7 +89,8 @@ pub fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"payload": "x".repeat(850)}})
 }
 
-fn pod(name: &str) -> Value {
+/// A pod of common size that no scheduler takes.
+pub fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -167,7 +169,7 @@ async fn applies(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate>
                 "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}},
                     "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}},
             });
-            let call = Call { method: http::Method::PATCH, content_type: APPLY, ..Call::post(&path, &object) };
+            let call = Call { method: Method::PATCH, content_type: APPLY, ..Call::post(&path, &object) };
             wire.drain(call).await.map(|_| ())
         }
     })
@@ -211,18 +213,29 @@ where
 }
 
 async fn create_pods(wire: &Wire, count: usize) -> Outcome<()> {
-    let next = Arc::new(AtomicUsize::new(0));
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
+    send_all(wire, Method::POST, count, move |index| (path.clone(), pod(&format!("pod-{index}")))).await
+}
+
+/// Sends objects, each to its path, with 64 clients.
+pub async fn send_all(
+    wire: &Wire,
+    method: Method,
+    count: usize,
+    object: impl Fn(usize) -> (String, Value) + Send + Sync + 'static,
+) -> Outcome<()> {
+    let (next, object) = (Arc::new(AtomicUsize::new(0)), Arc::new(object));
     let mut tasks = Vec::new();
     for _ in 0..64 {
-        let (wire, next) = (wire.clone(), next.clone());
+        let (wire, next, object, method) = (wire.clone(), next.clone(), object.clone(), method.clone());
         tasks.push(tokio::spawn(async move {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= count {
                     return Outcome::Ok(());
                 }
-                let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
-                wire.drain(Call::post(&path, &pod(&format!("pod-{index}")))).await?;
+                let (path, object) = object(index);
+                wire.drain(Call { method: method.clone(), ..Call::post(&path, &object) }).await?;
             }
         }));
     }

@@ -3,6 +3,7 @@
 
 mod api;
 mod cluster;
+mod hollow;
 mod local;
 mod process;
 mod report;
@@ -34,6 +35,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Hollow nodes filled with pods: how fast, and what it costs in memory; needs no root
     Scale(scale::Options),
+    /// Hollow nodes themselves: what each costs, and how fast their pods start and end; needs no root
+    Hollow(hollow::Options),
     /// The first two, on a cluster started for the purpose
     All(cluster::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             Command::Api(options) => api::run(&options, &mut report).await,
             Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
             Command::Scale(options) => scale::run(&options, &mut report).await,
+            Command::Hollow(options) => hollow::run(&options, &mut report).await,
             Command::All(options) => cluster::run(&options, &mut report, true).await,
         }
     });

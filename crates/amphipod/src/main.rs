@@ -1,6 +1,7 @@
 //! The one binary: chooses a role from its arguments and composes it. No logic lives here.
 
 mod compose;
+mod hollow;
 mod image;
 mod lifecycle;
 mod node;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+use crate::hollow::HollowOptions;
 use crate::storage::StoreOptions;
 
 #[derive(Debug, Parser)]
@@ -23,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Bring a cluster up on this machine, or go on with the one in the data directory
-    Up(UpOptions),
+    Up(Box<UpOptions>),
     /// Stop the cluster and everything it started, pods too
     Down(DownOptions),
     /// Say what runs, where, and how it feels
@@ -84,9 +85,6 @@ pub struct UpOptions {
     /// Control plane only: no kubelet, no containers, no root needed.
     #[arg(long)]
     pub no_node: bool,
-    /// Simulate this many nodes, whose pods become Running without containers; implies --no-node.
-    #[arg(long, default_value_t = 0)]
-    pub hollow_nodes: u32,
     /// Use this CRI runtime instead of the embedded one, e.g. unix:///run/containerd/containerd.sock.
     #[arg(long)]
     pub container_runtime_endpoint: Option<String>,
@@ -96,12 +94,15 @@ pub struct UpOptions {
     /// Set by --detach on the process it leaves behind.
     #[arg(long, hide = true)]
     pub detached: bool,
+    // The last: its heading would be that of what follows.
+    #[command(flatten)]
+    pub hollow: HollowOptions,
 }
 
 impl UpOptions {
     /// A real node runs here.
     pub fn has_node(&self) -> bool {
-        !self.no_node && self.hollow_nodes == 0
+        !self.no_node && !self.hollow.are_wanted()
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{node, roles};
 
 /// Readiness that does not come within this is reported as a failure.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// More for each hollow node: many times what a registration takes.
+const READY_PER_HOLLOW_NODE: Duration = Duration::from_millis(20);
 /// A runtime reads the network's configuration as soon as it is there; one that has not for this
 /// long looks elsewhere.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +39,7 @@ pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
         return Err(running.into());
     }
     options.store.check()?;
+    options.hollow.config(options.network.pod_cidr)?;
     preflight::check(&Needs {
         data_dir: &options.data.data_dir,
         embedded_store: options.store.store == Place::Embedded,
@@ -85,11 +88,12 @@ async fn up(options: &UpOptions) -> Result<ExitCode, Failure> {
     }
     let cancel = CancellationToken::new();
     let mut cluster = Cluster { files, cancel: cancel.clone(), tasks: JoinSet::new(), _locks: locks };
-    let mut record = record(options, &cluster.files);
+    let hollow = options.hollow.config(options.network.pod_cidr)?;
+    let mut record = record(options, &cluster.files, hollow.as_ref());
     instance::write(&cluster.files, &record)?;
 
     let outcome = tokio::select! {
-        outcome = start(options, &mut cluster, &mut progress) => outcome,
+        outcome = start(options, hollow, &mut cluster, &mut progress) => outcome,
         () = roles::stop_requested() => Err(Failure::new("stopped while starting")),
     };
     let outcome = match outcome {
@@ -111,13 +115,13 @@ async fn up(options: &UpOptions) -> Result<ExitCode, Failure> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn record(options: &UpOptions, files: &Files) -> Instance {
+fn record(options: &UpOptions, files: &Files, hollow: Option<&hollow::Config>) -> Instance {
     Instance {
         pid: std::process::id() as i32,
         server: format!("https://{}", plane::reachable(options.listen)),
         kubeconfig: kubeconfig(options, files).display().to_string(),
         node_name: options.has_node().then(|| node_name(options)),
-        hollow_nodes: options.hollow_nodes,
+        hollow_nodes: hollow.map_or(0, hollow::Config::count),
         pod_cidr: options.network.pod_cidr.to_string(),
         service_cidr: options.network.service_cidr.to_string(),
         started_at: roles::now(),
@@ -149,7 +153,12 @@ fn addresses(options: &UpOptions) -> Result<Addresses, Failure> {
     })
 }
 
-async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progress) -> Result<(), Failure> {
+async fn start(
+    options: &UpOptions,
+    hollow: Option<hollow::Config>,
+    cluster: &mut Cluster,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
     let (files, network, cancel) = (cluster.files.clone(), options.network.clone(), cluster.cancel.clone());
     progress.say(&format!("bringing up the cluster in {}", files.root().display()));
     if options.has_node() {
@@ -185,17 +194,30 @@ async fn start(options: &UpOptions, cluster: &mut Cluster, progress: &mut Progre
     let informers = local.informers(cancel.clone());
     roles::spawn_local_plane(&local, &informers, &keys, &cancel, |name, role| cluster.spawn(name, role));
     progress.done("scheduler and controllers");
-    if options.hollow_nodes > 0 {
-        let config = hollow::Config::new(options.hollow_nodes, network.pod_cidr);
-        let (client, admin, informers) = (local.admin(), local.admin(), informers.clone());
-        let last = hollow::node_name(config.count - 1);
-        let since = jiff::Timestamp::now();
-        cluster
-            .spawn("hollow nodes", async move { Ok(hollow::run(config, client, informers, cancel).await?) });
-        wait("the hollow nodes to be Ready", || compose::node_is_ready(&admin, &last, since)).await?;
-        progress.done(&format!("{} hollow nodes Ready", options.hollow_nodes));
+    if let Some(config) = hollow {
+        start_hollow(config, cluster, &local, informers, progress).await?;
     } else if options.has_node() {
         start_node(options, cluster, &local, &informers, &at, progress).await?;
+    }
+    Ok(())
+}
+
+async fn start_hollow(
+    config: hollow::Config,
+    cluster: &mut Cluster,
+    local: &Local,
+    informers: amphipod_client::SharedInformers,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let (client, cancel, count) = (local.admin(), cluster.cancel.clone(), config.count());
+    let (sender, registered) = tokio::sync::oneshot::channel();
+    cluster.spawn("hollow nodes", async move {
+        Ok(hollow::run(config, client, informers, sender, cancel).await?)
+    });
+    let patience = READY_DEADLINE + READY_PER_HOLLOW_NODE * count;
+    match tokio::time::timeout(patience, registered).await {
+        Ok(Ok(())) => progress.done(&format!("{count} hollow nodes Ready")),
+        _ => return Err(in_vain("the hollow nodes to be Ready", patience)),
     }
     Ok(())
 }
@@ -289,14 +311,16 @@ async fn wait<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) -
     let deadline = Instant::now() + READY_DEADLINE;
     while !condition().await {
         if Instant::now() > deadline {
-            return Err(Failure::new(format!(
-                "waited {} s for {what} in vain; run again with RUST_LOG=info to see why",
-                READY_DEADLINE.as_secs()
-            )));
+            return Err(in_vain(what, READY_DEADLINE));
         }
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+fn in_vain(what: &str, waited: Duration) -> Failure {
+    let seconds = waited.as_secs();
+    Failure::new(format!("waited {seconds} s for {what} in vain; run again with RUST_LOG=info to see why"))
 }
 
 fn tell_next_steps(options: &UpOptions, record: &Instance, progress: &Progress) {

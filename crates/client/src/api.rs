@@ -170,6 +170,11 @@ impl<K: Resource> Api<K> {
     pub async fn patch_status(&self, name: &str, patch: &Patch) -> Result<K, Error> {
         self.patch_subresource(name, "status", patch).await
     }
+    /// The same for those who do not need the answer: it is not decoded.
+    pub async fn send_status(&self, name: &str, patch: &Patch) -> Result<(), Error> {
+        let path = self.path(name, "status");
+        self.call("PATCH", path, patch.content_type(), patch.body()).await.map(|_| ())
+    }
     pub async fn patch_subresource(&self, name: &str, subresource: &str, patch: &Patch) -> Result<K, Error> {
         let mut query = Query::default();
         if let Patch::Apply { manager, force, .. } = patch {

@@ -51,6 +51,12 @@ impl EventRecorder {
         EventRecorder { sender, source: Arc::new(source) }
     }
 
+    /// The same writer for what happens on another host.
+    pub fn with_host(&self, host: &str) -> Self {
+        let source = EventSource { host: Some(host.to_owned()), ..(*self.source).clone() };
+        EventRecorder { sender: self.sender.clone(), source: Arc::new(source) }
+    }
+
     pub fn normal<K: Resource>(&self, object: &K, reason: &str, message: impl Into<String>) {
         self.record(reference(object), "Normal", reason, message.into());
     }

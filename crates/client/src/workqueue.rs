@@ -21,6 +21,9 @@ struct State {
     delayed: BTreeMap<(Instant, String), ()>,
     delayed_at: HashMap<String, Instant>,
     failures: HashMap<String, u32>,
+    /// Until when a worker sleeps that will look at what came due. One is enough: if all did, the end of
+    /// each delay would wake them all.
+    kept_until: Option<Instant>,
     closed: bool,
 }
 
@@ -49,6 +52,43 @@ impl State {
             let ((_, key), ()) = entry.remove_entry();
             self.delayed_at.remove(&key);
             self.push(&key);
+        }
+    }
+    fn take(&mut self) -> Option<String> {
+        let key = self.ready.pop_front()?;
+        self.waiting.remove(&key);
+        self.running.insert(key.clone());
+        Some(key)
+    }
+    /// Another worker has something to do: a key, or to keep the time.
+    fn needs_another(&self) -> bool {
+        !self.ready.is_empty() || (self.kept_until.is_none() && !self.delayed.is_empty())
+    }
+    /// When the asking worker is to wake, if nobody wakes by then.
+    fn keep_time(&mut self) -> Option<Instant> {
+        let ((due, _), ()) = self.delayed.first_key_value()?;
+        if self.kept_until.is_some_and(|until| until <= *due) {
+            return None;
+        }
+        self.kept_until = Some(*due);
+        self.kept_until
+    }
+}
+
+/// The worker that wakes at `due`. Dropped before that, with its worker, it calls another.
+struct Timekeeper<'a> {
+    queue: &'a WorkQueue,
+    due: Instant,
+    is_awake: bool,
+}
+
+impl Drop for Timekeeper<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        state.kept_until.take_if(|until| *until == self.due);
+        drop(state);
+        if !self.is_awake {
+            self.queue.notify.notify_one();
         }
     }
 }
@@ -114,22 +154,21 @@ impl WorkQueue {
                     return None;
                 }
                 state.push_due(Instant::now());
-                if let Some(key) = state.ready.pop_front() {
-                    state.waiting.remove(&key);
-                    state.running.insert(key.clone());
-                    if !state.ready.is_empty() {
+                if let Some(key) = state.take() {
+                    if state.needs_another() {
                         self.notify.notify_one();
                     }
                     return Some(key);
                 }
-                state.delayed.first_key_value().map(|((due, _), ())| *due)
+                state.keep_time()
             };
-            match due {
-                Some(due) => {
-                    let _ = tokio::time::timeout_at(due, notified).await;
-                }
-                None => notified.await,
-            }
+            let Some(due) = due else {
+                notified.await;
+                continue;
+            };
+            let mut timekeeper = Timekeeper { queue: self, due, is_awake: false };
+            let _ = tokio::time::timeout_at(due, notified).await;
+            timekeeper.is_awake = true;
         }
     }
     /// The key's work is over; if it was added meanwhile it becomes ready again.
@@ -165,6 +204,35 @@ mod tests {
         assert_eq!(queue.next().await.as_deref(), Some("a"));
         queue.close();
         assert_eq!(queue.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn one_worker_keeps_the_time_for_all() {
+        let queue = WorkQueue::new();
+        let mut first = Box::pin(queue.next());
+        let mut second = Box::pin(queue.next());
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        queue.add_after("late", Duration::from_secs(900));
+        assert!(futures::poll!(&mut first).is_pending(), "it keeps the time now");
+        let kept = || queue.state.lock().kept_until;
+        let late = kept().unwrap();
+        // An earlier delay is seen whoever hears of it: here the other.
+        queue.add_after("soon", Duration::from_millis(20));
+        assert!(futures::poll!(&mut second).is_pending());
+        assert!(kept().unwrap() < late);
+        tokio::select! {
+            key = &mut first => assert_eq!(key.as_deref(), Some("soon")),
+            key = &mut second => assert_eq!(key.as_deref(), Some("soon")),
+        }
+        // Whoever sleeps when its worker is dropped, the rest of the delays are not forgotten.
+        drop((first, second));
+        assert_eq!(kept(), None);
+        queue.add_after("again", Duration::from_millis(20));
+        let mut first = Box::pin(queue.next());
+        let mut second = Box::pin(queue.next());
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        drop(first);
+        assert_eq!(second.await.as_deref(), Some("again"));
     }
 
     #[tokio::test]

@@ -104,8 +104,8 @@ pub fn probe_warned(probe: &str, text: &str) -> Notice {
 pub fn refused(verdict: &Verdict) -> Notice {
     Notice { kind: "Warning", reason: Cow::Owned(verdict.reason.clone()), message: verdict.message.clone() }
 }
-pub fn deadline_exceeded(message: &str) -> Notice {
-    normal("DeadlineExceeded", message)
+pub fn deadline_exceeded() -> Notice {
+    normal("DeadlineExceeded", crate::pod::status::deadline_exceeded().message)
 }
 pub fn no_directories(error: &Error) -> Notice {
     warning("Failed", format!("error making pod data directories: {error}"))

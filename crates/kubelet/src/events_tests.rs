@@ -41,7 +41,7 @@ fn all() -> Vec<Notice> {
         probe_errored("Liveness", "lost"),
         probe_warned("Startup", "moved"),
         refused(&verdict),
-        deadline_exceeded("late"),
+        deadline_exceeded(),
         no_directories(&missing),
         no_cgroup(&missing),
         network_not_ready("container runtime network not ready: NetworkReady=false"),
@@ -88,7 +88,7 @@ Warning Unhealthy Readiness probe failed: said
 Warning Unhealthy Liveness probe errored and resulted in failure state: lost
 Warning ProbeWarning Startup probe warning: moved
 Warning OutOfcpu Node didn't have enough resource
-Normal DeadlineExceeded late
+Normal DeadlineExceeded Pod was active on the node longer than the specified deadline
 Warning Failed error making pod data directories: configmap "c" not found
 Warning FailedCreatePodContainer unable to ensure pod container exists: configmap "c" not found
 Warning NetworkNotReady network is not ready: container runtime network not ready: NetworkReady=false

@@ -3,6 +3,23 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::display;
+use super::status::Waiting;
+
+pub const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// Why a container that failed too recently does not run.
+pub fn crash_loop(container: &str, pod: &Pod, delay: SignedDuration) -> Waiting {
+    let shown = if delay.as_secs() < 60 {
+        format!("{}s", delay.as_secs())
+    } else {
+        format!("{}m{}s", delay.as_secs() / 60, delay.as_secs() % 60)
+    };
+    let message = format!("back-off {shown} restarting failed container={container} pod={}", display(pod));
+    Waiting { reason: CRASH_LOOP.to_owned(), message }
+}
 
 pub const FIRST: SignedDuration = SignedDuration::from_secs(10);
 pub const LAST: SignedDuration = SignedDuration::from_secs(300);

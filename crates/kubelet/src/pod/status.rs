@@ -371,6 +371,13 @@ pub fn is_terminal(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
+pub fn deadline_exceeded() -> Verdict {
+    Verdict {
+        reason: "DeadlineExceeded".to_owned(),
+        message: "Pod was active on the node longer than the specified deadline".to_owned(),
+    }
+}
+
 /// True when the deadline of the pod has passed; otherwise when it will.
 pub fn deadline(pod: &Pod, start: Option<&Time>) -> Option<Timestamp> {
     let seconds = spec(pod).active_deadline_seconds?;

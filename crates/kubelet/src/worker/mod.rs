@@ -16,10 +16,12 @@ use tracing::debug;
 use crate::allocation;
 use crate::context::Context;
 use crate::events;
-use crate::pod::backoff::BackOffs;
+use crate::pod::backoff::{BackOffs, crash_loop};
 use crate::pod::resources::pod_cgroup;
 use crate::pod::state::{Outcome, ProbeResults, Run, RuntimeState};
-use crate::pod::status::{StatusView, Verdict, Waiting, deadline, is_terminal, pod_status, rejected};
+use crate::pod::status::{
+    StatusView, Verdict, Waiting, deadline, deadline_exceeded, is_terminal, pod_status, rejected,
+};
 use crate::pod::sync::{Action, View, backoff_key, is_done, sync_pod};
 use crate::pod::{ProbeKind, find_container, is_static};
 use crate::volumes::{self, Mounted};
@@ -373,9 +375,8 @@ impl Worker {
         let start = self.status.as_ref().and_then(|s| s.start_time.as_ref());
         if let Some(at) = deadline(&self.pod, start) {
             if now >= at {
-                let message = "Pod was active on the node longer than the specified deadline".to_owned();
-                self.context.event(&self.pod, events::deadline_exceeded(&message));
-                self.failed = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
+                self.context.event(&self.pod, events::deadline_exceeded());
+                self.failed = Some(deadline_exceeded());
                 self.begin_end();
                 return true;
             }
@@ -450,18 +451,12 @@ impl Worker {
 
     fn back_off(&mut self, name: &str, delay: SignedDuration) {
         let Some(spec) = find_container(&self.pod, name) else { return };
-        let who = crate::pod::display(&self.pod);
-        let shown = if delay.as_secs() < 60 {
-            format!("{}s", delay.as_secs())
-        } else {
-            format!("{}m{}s", delay.as_secs() / 60, delay.as_secs() % 60)
-        };
-        let message = format!("back-off {shown} restarting failed container={name} pod={who}");
         let count = self.state.latest(name).map_or(0, |r| r.restart_count + 1);
         if self.told.insert(name.to_owned(), count) != Some(count) {
-            self.context.container_event(&self.pod, &spec, events::restart_backs_off(name, &who));
+            let notice = events::restart_backs_off(name, &crate::pod::display(&self.pod));
+            self.context.container_event(&self.pod, &spec, notice);
         }
-        self.waiting.insert(name.to_owned(), Waiting { reason: "CrashLoopBackOff".to_owned(), message });
+        self.waiting.insert(name.to_owned(), crash_loop(name, &self.pod, delay));
     }
 
     fn start(&mut self, actions: Vec<Action>, now: Timestamp) {

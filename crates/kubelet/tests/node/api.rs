@@ -26,6 +26,14 @@ struct State {
     version: u64,
     /// By resource and `namespace/name`.
     objects: BTreeMap<(String, String), Value>,
+    /// Everything that happened: resource, kind of the change, object.
+    history: Vec<(String, String, Value)>,
+}
+
+impl State {
+    fn record(&mut self, resource: &str, kind: &str, object: &Value) {
+        self.history.push((resource.to_owned(), kind.to_owned(), object.clone()));
+    }
 }
 
 #[derive(Clone)]
@@ -139,6 +147,12 @@ impl MiniApi {
         let state = self.state.lock();
         state.objects.iter().filter(|((r, _), _)| r == resource).map(|(_, o)| o.clone()).collect()
     }
+    /// Changes of a resource's objects, in order.
+    pub fn history(&self, resource: &str) -> Vec<(String, Value)> {
+        let state = self.state.lock();
+        let all = state.history.iter().filter(|(r, ..)| r == resource);
+        all.map(|(_, kind, object)| (kind.clone(), object.clone())).collect()
+    }
     pub fn put(&self, resource: &str, mut object: Value) -> Value {
         let mut state = self.state.lock();
         state.version += 1;
@@ -151,6 +165,7 @@ impl MiniApi {
             format!("{}/{}", text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
         let old = state.objects.insert((resource.to_owned(), name), object.clone());
         let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        state.record(resource, kind, &object);
         let _ = self.events.send((resource.to_owned(), json!({"type": kind, "object": object})));
         object
     }
@@ -168,6 +183,7 @@ impl MiniApi {
         state.version += 1;
         object["metadata"]["resourceVersion"] = state.version.to_string().into();
         state.objects.remove(&(resource.to_owned(), format!("{namespace}/{name}")));
+        state.record(resource, "DELETED", &object);
         let _ = self.events.send((resource.to_owned(), json!({"type": "DELETED", "object": object})));
     }
 

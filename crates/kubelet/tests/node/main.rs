@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests: what must not fail may panic
 
 mod api;
+mod hollow;
 mod real;
 mod resize;
 mod runtime;
@@ -396,35 +397,6 @@ async fn a_pod_called_unready_by_others_is_ready_again() {
     let pod = node.until_pod("ready", "p", is_ready).await;
     node.api.put("pods", called_unready(pod));
     node.until_pod("ready again", "p", is_ready).await;
-}
-
-#[tokio::test]
-async fn hollow_nodes_heartbeat_and_run_pods() {
-    let api = MiniApi::new();
-    let cancel = CancellationToken::new();
-    let informers = SharedInformers::new(api.client(), cancel.clone());
-    let config = amphipod_kubelet::hollow::Config::new(3, "10.244.0.0/24".parse().unwrap());
-    let run = tokio::spawn(amphipod_kubelet::hollow::run(config, api.client(), informers, cancel.clone()));
-    until("nodes and leases", || (api.all("nodes").len() == 3 && api.all("leases").len() == 3).then_some(()))
-        .await;
-    let node = api.get("nodes", "", "hollow-2").unwrap();
-    let ready =
-        node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
-    assert_eq!(ready["status"], "True");
-    for (name, node) in [("p", "hollow-0"), ("q", "elsewhere")] {
-        let spec = json!({"nodeName": node, "containers": [{"name": "a", "image": "x"}]});
-        let meta = json!({"name": name, "namespace": "ns"});
-        api.put("pods", json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}));
-    }
-    let pod = until("ready", || api.get("pods", "ns", "p").filter(is_ready)).await;
-    assert_eq!(pod["status"]["podIP"], "10.244.0.2");
-    api.put("pods", called_unready(pod));
-    until("ready again", || api.get("pods", "ns", "p").filter(is_ready)).await;
-    api.delete("pods", "ns", "p", Some(30));
-    until("gone", || api.get("pods", "ns", "p").is_none().then_some(())).await;
-    assert!(api.get("pods", "ns", "q").unwrap()["status"].is_null());
-    cancel.cancel();
-    run.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,215 @@
+//! Pods of hollow nodes: which are there, what is imagined of them, and the writes their plans ask for.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_client::events::reference;
+use amphipod_client::workqueue::WorkQueue;
+use amphipod_client::{
+    Api, CachedPod, Change, Client, DeleteParams, Error, EventRecorder, Informer, Patch, Resource,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
+use serde_json::json;
+use tracing::debug;
+
+use super::addresses::Addresses;
+use super::chance::Chance;
+use super::config::node_ip;
+use super::imagined::Life;
+use super::life::{Plan, Told, View, plan};
+use super::nodes::Nodes;
+use crate::pod::status::is_terminal;
+use crate::worker::post::status_patch;
+
+const BY_NODE: &str = "node";
+
+pub struct Pods {
+    nodes: Arc<Nodes>,
+    client: Client,
+    cache: Informer<CachedPod>,
+    queue: WorkQueue,
+    /// Of pods that something is to come for, by key.
+    lives: Mutex<HashMap<String, Life>>,
+    addresses: Mutex<Addresses>,
+    /// Where events are wanted.
+    recorder: Option<EventRecorder>,
+}
+
+/// Has every change of a pod looked at.
+pub fn follow(pods: &Arc<Pods>) {
+    let own = pods.clone();
+    pods.cache.on_change(move |change| {
+        let pod = change.object();
+        if own.node_of(pod).is_none() {
+            return;
+        }
+        if let Some(ip) = pod_ip(pod) {
+            match change {
+                Change::Added(_) => own.addresses.lock().keep(ip, pod.uid()),
+                Change::Updated { .. } => {}
+                Change::Deleted(_) => own.addresses.lock().release(ip, pod.uid()),
+            }
+        }
+        own.queue.add(&pod.key());
+    });
+}
+
+fn node_name(pod: &CachedPod) -> &str {
+    pod.node_name.as_deref().unwrap_or("")
+}
+
+fn has_own_address(pod: &CachedPod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true))
+}
+
+/// The address a pod holds of its own.
+fn pod_ip(pod: &CachedPod) -> Option<Ipv4Addr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok().filter(|_| has_own_address(pod))
+}
+
+impl Pods {
+    pub fn new(
+        nodes: Arc<Nodes>,
+        client: Client,
+        cache: Informer<CachedPod>,
+        recorder: Option<EventRecorder>,
+    ) -> Self {
+        if nodes.config.groups.iter().any(|group| group.outages.is_some()) {
+            cache.add_index(BY_NODE, |pod| vec![node_name(pod).to_owned()]);
+        }
+        let addresses = Mutex::new(Addresses::new(nodes.config.pod_cidr));
+        let lives = Mutex::default();
+        Pods { nodes, client, cache, queue: WorkQueue::new(), lives, addresses, recorder }
+    }
+
+    pub fn stop(&self) {
+        self.queue.close();
+    }
+
+    /// The node is heard of again: so are its pods.
+    pub fn look_again(&self, node: &str) {
+        for pod in self.cache.by_index(BY_NODE, node) {
+            self.queue.add(&pod.key());
+        }
+    }
+
+    fn node_of(&self, pod: &CachedPod) -> Option<usize> {
+        self.nodes.fleet.index_of(node_name(pod))
+    }
+
+    pub async fn work(self: Arc<Self>) {
+        while let Some(key) = self.queue.next().await {
+            match self.step(&key).await {
+                Ok(due) => {
+                    self.queue.forget(&key);
+                    if let Some(due) = due {
+                        let wait = Duration::try_from(due.duration_since(Timestamp::now()));
+                        self.queue.add_after(&key, wait.unwrap_or_default());
+                    }
+                }
+                Err(error) => {
+                    debug!(%error, key, "a hollow pod");
+                    self.queue.add_rate_limited(&key);
+                }
+            }
+            self.queue.done(&key);
+        }
+    }
+
+    /// Brings one pod a step further; when to come back, if ever.
+    async fn step(&self, key: &str) -> Result<Option<Timestamp>, Error> {
+        let pod = self.cache.get(key);
+        // The queue has each key worked on by one worker at a time.
+        let life = self.lives.lock().remove(key);
+        let life = life.filter(|life| {
+            let stays = pod.as_ref().is_some_and(|pod| pod.uid() == life.uid);
+            if let (false, Some(ip)) = (stays, life.ip) {
+                self.addresses.lock().release(ip, &life.uid);
+            }
+            stays
+        });
+        let Some((pod, index)) = pod.and_then(|pod| Some((pod.clone(), self.node_of(&pod)?))) else {
+            return Ok(None);
+        };
+        let is_over = pod.status.as_ref().is_some_and(is_terminal);
+        if is_over && pod.metadata.deletion_timestamp.is_none() {
+            return Ok(None);
+        }
+        let now = Timestamp::now();
+        let address = || self.address(&pod, is_over);
+        let whole = pod.to_pod();
+        let mut life = life.unwrap_or_else(|| Life::of(&whole, address(), now));
+        if self.nodes.is_silent(index) {
+            self.lives.lock().insert(key.to_owned(), life);
+            return Ok(None);
+        }
+        let view = View {
+            pod: &whole,
+            behaviour: &self.nodes.group(index).behaviour,
+            chance: Chance::new(self.nodes.config.seed, key),
+            host_ip: &node_ip(index).to_string(),
+            tell: self.recorder.is_some(),
+            now,
+        };
+        let plan = plan(&view, &mut life);
+        if !plan.is_settled() || life.is_let_go {
+            self.lives.lock().insert(key.to_owned(), life);
+        }
+        self.carry_out(&whole, index, plan).await
+    }
+
+    fn address(&self, pod: &CachedPod, is_over: bool) -> Option<Ipv4Addr> {
+        let needed = has_own_address(pod) && !is_over;
+        pod_ip(pod).or_else(|| needed.then(|| self.addresses.lock().take(pod.uid())))
+    }
+
+    async fn carry_out(&self, pod: &Pod, index: usize, plan: Plan) -> Result<Option<Timestamp>, Error> {
+        self.tell(pod, index, plan.told);
+        if let Some(status) = &plan.status {
+            self.write(pod, status).await?;
+        }
+        if plan.delete {
+            self.delete(pod).await?;
+            if let Some(life) = self.lives.lock().get_mut(&pod.key()) {
+                life.is_let_go = true;
+            }
+        }
+        Ok(plan.due)
+    }
+
+    fn tell(&self, pod: &Pod, index: usize, told: Vec<Told>) {
+        let Some(recorder) = self.recorder.as_ref().filter(|_| !told.is_empty()) else { return };
+        let recorder = recorder.with_host(&self.nodes.name(index));
+        for Told { field_path, notice } in told {
+            let about = k8s_openapi::api::core::v1::ObjectReference { field_path, ..reference(pod) };
+            recorder.record(about, notice.kind, &notice.reason, notice.message);
+        }
+    }
+
+    async fn write(&self, pod: &Pod, status: &PodStatus) -> Result<(), Error> {
+        let api = Api::<Pod>::of(self.client.clone(), pod);
+        // Nothing that a hollow pod once said goes away, so no field has to be cleared.
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": status_patch(status, None)});
+        match api.send_status(pod.name(), &Patch::Strategic(patch)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete(&self, pod: &Pod) -> Result<(), Error> {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            uid: Some(pod.uid().to_owned()),
+            ..DeleteParams::default()
+        };
+        let api = Api::<Pod>::of(self.client.clone(), pod);
+        match api.delete(pod.name(), &params).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
