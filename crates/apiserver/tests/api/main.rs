@@ -15,6 +15,7 @@ mod patches;
 mod proxy;
 mod replicas;
 mod restart;
+mod scale;
 mod services;
 mod streams;
 mod subresources;
