@@ -8,6 +8,7 @@ pub mod scale;
 pub mod stream;
 
 use amphipod_api::codec::{self, Expected};
+use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object;
 use amphipod_api::status::Status;
 use bytes::Bytes;
@@ -67,14 +68,24 @@ pub fn created(cx: &Context, content: Bytes, expected: Expected<'_>) -> Result<V
     Ok(value)
 }
 
+/// A token for a service account, as far as what is asked agrees with the account there is.
 async fn token(server: &ApiServer, cx: &Context, content: Bytes) -> Result<Response<Body>, Status> {
-    let request = created(cx, content, Expected::builtin("authentication.k8s.io", "v1", "TokenRequest"))?;
-    let account = server.lookup("", "serviceaccounts", cx.namespace(), cx.name()).await?;
-    let account = account.ok_or_else(|| cx.not_found())?;
+    const GROUP: &str = "authentication.k8s.io";
+    let request = created(cx, content, Expected::builtin(GROUP, "v1", "TokenRequest"))?;
     let dry_run = cx.dry_run()?;
     let request = admit(server, cx, Operation::Create, request, None, dry_run).await?;
+    let named = object::name(&request);
+    if !named.is_empty() && named != cx.name() {
+        let path = Path::new("metadata").child("name");
+        let fault = FieldError::invalid(&path, named, "must match the service account name if specified");
+        return Err(Status::invalid(GROUP, "TokenRequest", cx.name(), &[fault]));
+    }
+    let account = server.lookup("", "serviceaccounts", cx.namespace(), cx.name()).await?;
+    let account = account.ok_or_else(|| cx.not_found())?;
+    let tokens = &server.policy.tokens;
+    let request = tokens.prepare(&account, request)?;
     let request = validate_admission(server, cx, Operation::Create, request, None, dry_run).await?;
-    let issued = server.policy.tokens.issue(&account, request).await?;
+    let issued = tokens.issue(&account, request).await?;
     view::value_response(cx, StatusCode::CREATED, &issued)
 }
 

@@ -21,5 +21,6 @@ mod streams;
 mod subresources;
 mod support;
 mod tls;
+mod tokens;
 mod validation;
 mod watches;
