@@ -17,6 +17,7 @@ mod replicas;
 mod restart;
 mod scale;
 mod services;
+mod signing;
 mod streams;
 mod subresources;
 mod support;
