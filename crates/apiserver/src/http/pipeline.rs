@@ -226,7 +226,14 @@ async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result
         peer: peer.as_ref().map(|p| p.0.as_ref()),
         in_process: in_process.as_ref(),
     };
-    let user = server.policy.authenticator.authenticate(&credentials).await?;
+    let started = Instant::now();
+    let outcome = server.policy.authenticator.authenticate(&credentials).await;
+    let access = &server.metrics.access;
+    access.authenticated(outcome.as_ref().ok().map(|user| user.name.as_str()), started.elapsed());
+    if let (Some(peer), None) = (&peer, in_process.as_ref()) {
+        access.shown(peer.0.not_after - authn::now_seconds());
+    }
+    let user = outcome?;
     let user = impersonation::apply(server.policy.authorizer.as_ref(), user, request.headers()).await?;
     authn::conceal(request.headers_mut());
     Ok(user)
@@ -249,7 +256,10 @@ fn name_from_selector(incoming: &mut Incoming) {
 }
 
 async fn authorize(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    match server.policy.authorizer.authorize(attributes).await {
+    let started = Instant::now();
+    let decision = server.policy.authorizer.authorize(attributes).await;
+    server.metrics.access.authorized(&decision, started.elapsed());
+    match decision {
         Decision::Allow { .. } => Ok(()),
         Decision::NoOpinion { reason } | Decision::Deny { reason } => {
             Err(authz::forbidden(attributes, &reason))
