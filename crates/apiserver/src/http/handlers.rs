@@ -191,7 +191,7 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
         "" | "/" => Ok(indented_answer(&json!({"paths": paths(server)}))),
-        _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed),
+        _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed, &query).await,
         _ if trimmed.starts_with("/openapi/") => {
             super::openapi::answer(server, trimmed, &query, request.headers())
         }

@@ -12,13 +12,13 @@ use http::header::{
 };
 use http::{Request, Response};
 use http_body::Body as _;
-use tracing::{Instrument, debug, debug_span, error};
+use tracing::{Instrument, debug_span, error};
 use uuid::Uuid;
 
 use super::limits::{Kind, TimeLimit};
 use super::negotiate::Accepted;
 use super::path::{self, Query, Target};
-use super::{handlers, limits, negotiate};
+use super::{debug, handlers, limits, negotiate};
 use crate::authn::{self, impersonation};
 use crate::authz;
 use crate::body::{self, Body, GZIP_THRESHOLD_BYTES};
@@ -75,13 +75,14 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
         view::status_response(accepted, &Status::internal(text))
     });
     finish(&mut answer, &audit_id);
-    debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
+    tracing::debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
     // Watches trickle, and what another server answers is its own: ranges, tags, codings.
     meter.answered(if takes_gzip && !is_long_running { compressed(answer) } else { answer })
 }
 
 fn is_long_running(attributes: &Attributes) -> bool {
     attributes.verb == "watch"
+        || (!attributes.resource_request && debug::is_long_running(&attributes.path))
         || (attributes.resource_request && LONG_RUNNING.contains(&attributes.subresource.as_str()))
 }
 

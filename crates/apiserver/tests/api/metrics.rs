@@ -114,6 +114,7 @@ async fn both_text_formats_are_spoken() {
     let nobody = server.as_user("nobody", &["system:authenticated"]);
     nobody.get("/metrics").await.refused(403, "Forbidden");
     nobody.get("/debug/pprof/").await.refused(403, "Forbidden");
+    nobody.get("/debug/pprof/profile?seconds=1").await.refused(403, "Forbidden");
     for (path, word) in [("", "heap: "), ("/heap", "configmaps "), ("/tasks", "alive tasks ")] {
         let answer = server.get(&format!("/debug/pprof{path}")).await;
         assert!(answer.code == 200 && String::from_utf8_lossy(&answer.bytes).contains(word), "{path}");
@@ -164,4 +165,35 @@ async fn who_asks_and_whether_they_may_is_counted() {
         assert!(sample(&text, name, &resource) >= Some(1.0), "{name} {resource:?}");
     }
     assert_eq!(sample(&text, "kubernetes_build_info", &["major=\"1\"", "minor=\"35\""]), Some(1.0));
+}
+
+#[tokio::test]
+async fn the_maintainer_takes_profiles() {
+    let server = server().await;
+    let path = "/debug/pprof/profile";
+    server.get(&format!("{path}?seconds=301")).await.refused(400, "BadRequest");
+    let first = format!("{path}?seconds=1");
+    // The one that is asked for while the other is taken is refused.
+    let (one, other) = tokio::join!(server.get(&first), server.get(&first));
+    let (taken, refused) = if one.code == 200 { (one, other) } else { (other, one) };
+    assert_eq!(refused.headers["retry-after"], "10");
+    assert_eq!(refused.refused(429, "TooManyRequests"), "a profile is being taken already");
+    assert_eq!(taken.code, 200);
+    assert_eq!(taken.headers["content-type"], "application/octet-stream");
+    assert_eq!(taken.headers["content-disposition"], "attachment; filename=\"profile\"");
+    assert!(taken.bytes.starts_with(&[0x1f, 0x8b]), "gzip");
+    // It ends with who asked for it.
+    let request = http::Request::builder().uri("/debug/pprof/profile").body(Vec::new()).expect("a request");
+    let mut waiting = Box::pin(server.raw(request));
+    while futures::poll!(&mut waiting).is_pending() {
+        let again = server.get(&format!("{path}?seconds=1")).await;
+        if again.code == 429 {
+            break;
+        }
+    }
+    drop(waiting);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while server.get(&first).await.code != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the profile of a client that is gone goes on");
+    }
 }
