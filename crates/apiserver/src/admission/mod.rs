@@ -54,6 +54,7 @@ impl Admission for Chain {
         pod::priority(reader, request).await?;
         pod::default_tolerations(request);
         pod::runtime_class(reader, request).await?;
+        pod::topology_labels(reader, request).await?;
         certificates::identity(request);
         storage::protect(request);
         storage::default_class(reader, request).await?;

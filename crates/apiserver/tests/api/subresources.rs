@@ -207,3 +207,27 @@ async fn bindings_are_for_one_pod_once() {
     let text = server.put(&format!("{PODS}/p"), &other).await.refused(409, "Conflict");
     assert_eq!(text, format!("{storage}UID in precondition: u, UID in object meta: {uid}"));
 }
+
+#[tokio::test]
+async fn pods_are_told_where_their_node_is() {
+    let server = server().await;
+    let (region, zone) = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone");
+    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n", "labels": {region: "r", zone: "z", "a": "b"}}});
+    server.post("/api/v1/nodes", &node).await.expect(201);
+    let mut wrong = pod("p");
+    wrong["metadata"]["labels"][zone] = "elsewhere".into();
+    server.post(PODS, &wrong).await.expect(201);
+    let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "p", "labels": {"c": "d"}},
+        "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{PODS}/p/binding"), &binding).await.expect(201);
+    let bound = server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(bound["metadata"]["labels"], json!({"app": "p", region: "r", zone: "z", "c": "d"}));
+    let mut placed = pod("q");
+    placed["spec"]["nodeName"] = "n".into();
+    let placed = server.post(PODS, &placed).await.expect(201);
+    assert_eq!(placed["metadata"]["labels"], json!({"app": "q", region: "r", zone: "z"}));
+    let mut lost = pod("l");
+    lost["spec"]["nodeName"] = "none".into();
+    let lost = server.post(PODS, &lost).await.expect(201);
+    assert_eq!(lost["metadata"]["labels"], json!({"app": "l"}));
+}
