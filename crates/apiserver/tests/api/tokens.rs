@@ -133,3 +133,47 @@ async fn tokens_are_bound_to_what_is_there() {
         "cannot bind token for serviceaccount \"other\" to pod running with different serviceaccount name."
     );
 }
+
+#[tokio::test]
+async fn nodes_ask_for_what_their_pods_name() {
+    let server = server().await;
+    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}});
+    server.post("/api/v1/nodes", &node).await.expect(201);
+    let driver = json!({"kind": "CSIDriver", "apiVersion": "storage.k8s.io/v1", "metadata": {"name": "d.io"},
+        "spec": {"tokenRequests": [{"audience": "driver"}], "volumeLifecycleModes": ["Ephemeral"]}});
+    server.post("/apis/storage.k8s.io/v1/csidrivers", &driver).await.expect(201);
+    let mut object = pod("p");
+    object["spec"]["nodeName"] = "n".into();
+    object["spec"]["volumes"] = json!([
+        {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]}},
+        {"name": "d", "csi": {"driver": "d.io"}}]);
+    let made = server.post(PODS, &object).await.expect(201);
+    let uid = made["metadata"]["uid"].as_str().expect("a uid");
+    let kubelet = server.as_user("system:node:n", &["system:nodes", "system:authenticated"]);
+    let asked = |audiences: &[&str]| {
+        let mut spec = bound("Pod", "p", uid);
+        spec["audiences"] = json!(audiences);
+        spec
+    };
+    // Nothing is asked for: the account's own token is mounted into every pod.
+    for audiences in [vec![], vec!["vault"], vec!["driver"]] {
+        ask(&kubelet, json!({}), asked(&audiences)).await.expect(201);
+    }
+    let refused =
+        async |audiences: &[&str]| ask(&kubelet, json!({}), asked(audiences)).await.refused(403, "Forbidden");
+    assert_eq!(
+        refused(&["registry"]).await,
+        "serviceaccounts \"default\" is forbidden: audience \"registry\" not found in pod spec volume, system:node:n is not authorized to request tokens for this audience"
+    );
+    let several = refused(&["vault", "driver"]).await;
+    assert_eq!(several, "serviceaccounts \"default\" is forbidden: node may only request 0 or 1 audiences");
+    let role = json!({"kind": "ClusterRole", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "a"},
+        "rules": [{"apiGroups": [""], "resources": ["registry"], "verbs": ["request-serviceaccounts-token-audience"]}]});
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    server.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    let binding = json!({"kind": "ClusterRoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "a"},
+        "subjects": [{"kind": "Group", "name": "system:nodes"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "a"}});
+    server.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+    ask(&kubelet, json!({}), asked(&["registry"])).await.expect(201);
+}
