@@ -13,9 +13,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("amphipod-cri", &[]),
     ("amphipod-streaming", &["amphipod-api"]),
     ("amphipod-demo", &[]),
+    ("amphipod-profile", &[]),
     (
         "amphipod-apiserver",
-        &["amphipod-api", "amphipod-openapi", "amphipod-store", "amphipod-strategy", "amphipod-streaming"],
+        &[
+            "amphipod-api",
+            "amphipod-openapi",
+            "amphipod-profile",
+            "amphipod-store",
+            "amphipod-strategy",
+            "amphipod-streaming",
+        ],
     ),
     ("amphipod-scheduler", &["amphipod-api", "amphipod-client"]),
     ("amphipod-controllers", &["amphipod-api", "amphipod-client"]),

@@ -99,3 +99,18 @@ fn default_service_cidr() -> ipnet::Ipv4Net {
     // 16 is a valid prefix length for IPv4.
     ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16)
 }
+
+impl Version {
+    /// Major and minor.
+    pub fn numbers(&self) -> (&str, &str) {
+        let mut numbers = self.git_version.trim_start_matches('v').split(['.', '-', '+']);
+        (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"))
+    }
+}
+
+/// What `/version` and `/metrics` say of the build where Kubernetes speaks of Go.
+pub mod version {
+    pub const TREE_STATE: &str = "clean";
+    pub const GO_VERSION: &str = "none (Rust)";
+    pub const COMPILER: &str = "rustc";
+}

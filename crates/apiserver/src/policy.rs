@@ -130,6 +130,7 @@ mod tests {
         reader.put("", "pods", &pod);
         let request = json!({"spec": {"expirationSeconds": 3607,
             "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "pu"}}});
+        let request = policy.tokens.prepare(&account, request).unwrap();
         let issued = policy.tokens.issue(&account, request).await.unwrap();
         let token = issued["status"]["token"].as_str().unwrap();
         assert_eq!(token.split('.').count(), 3);

@@ -153,7 +153,9 @@ pub trait Reviews: Send + Sync {
 /// Signs service-account tokens (`serviceaccounts/<name>/token`) and publishes the keys.
 #[async_trait]
 pub trait TokenIssuer: Send + Sync {
-    /// `request` is a TokenRequest; the answer is the same with `status.token` and
+    /// A TokenRequest as it was sent, completed and found valid.
+    fn prepare(&self, service_account: &Value, request: Value) -> Result<Value, Status>;
+    /// `request` was prepared; the answer is the same with `status.token` and
     /// `status.expirationTimestamp`. Bound objects (`spec.boundObjectRef`) are looked up here.
     async fn issue(&self, service_account: &Value, request: Value) -> Result<Value, Status>;
     /// `/.well-known/openid-configuration`

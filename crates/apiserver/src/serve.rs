@@ -93,11 +93,13 @@ pub fn tls_config(serving: &KeyPair, client_ca_pem: Option<&str>) -> Result<Serv
     Ok(config)
 }
 
-/// Serves until cancelled, then lets requests in flight finish.
+/// Serves until cancelled, then lets requests in flight finish. Those whose handshake fails are
+/// `turned_away`.
 pub async fn serve<H, F>(
     listener: TcpListener,
     tls: ServerConfig,
     handler: H,
+    turned_away: impl Fn() + Clone + Send + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), Error>
 where
@@ -126,6 +128,7 @@ where
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (acceptor, handler, graceful, stop) =
             (acceptor.clone(), handler.clone(), graceful.clone(), stop.clone());
+        let turned_away = turned_away.clone();
         tokio::spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
@@ -133,8 +136,14 @@ where
             let stream = Stalling::new(stream, WRITE_STALL, patience.clone());
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => connection(stream, (address, patience), handler, &graceful, stop).await,
-                Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
-                Err(_) => debug!(%address, "TLS handshake timed out"),
+                Ok(Err(error)) => {
+                    debug!(%address, %error, "TLS handshake failed");
+                    turned_away();
+                }
+                Err(_) => {
+                    debug!(%address, "TLS handshake timed out");
+                    turned_away();
+                }
             }
         });
     }

@@ -135,7 +135,9 @@ impl ApiServer {
         let tls = crate::serve::tls_config(serving, self.config.client_ca_pem.as_deref())?;
         let server = self.clone();
         let handler = move |request| pipeline::handle(server.clone(), request);
-        crate::serve::serve(listener, tls, handler, shutdown).await?;
+        let counted = self.clone();
+        let turned_away = move || counted.metrics.access.handshake_failed();
+        crate::serve::serve(listener, tls, handler, turned_away, shutdown).await?;
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use crate::check::{self, Faults, invalid_each};
-use crate::json::{default_number, number, set, text, truthy, with, within};
+use crate::conditions::STATUSES;
+use crate::json::{default_number, items, number, set, text, truthy, with, within};
 use crate::kind::{Kind, PLAIN};
 use crate::metadata::NameRule;
 
@@ -25,6 +26,18 @@ pub static API_SERVICE: Kind = Kind {
         within(object, "status", |_| {});
     },
     validate,
+    validate_status: |new, _| {
+        let mut faults = Faults::new();
+        let path = Path::new("status").child("conditions");
+        for (i, condition) in items(&new["status"]["conditions"]).iter().enumerate() {
+            let (at, status) = (path.index(i).child("status"), text(&condition["status"]));
+            if !STATUSES.contains(&status) {
+                // In upstream's own order.
+                faults.push(Error::not_supported(&at, status, &["True", "False", "Unknown"]));
+            }
+        }
+        faults
+    },
     ..PLAIN
 };
 
@@ -92,8 +105,23 @@ fn backend(faults: &mut Faults, path: &Path, spec: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::named::created;
+    use crate::testing::named::{created, patched, stored};
     use serde_json::json;
+
+    #[test]
+    fn conditions_are_true_false_or_unknown() {
+        let spec =
+            json!({"group": "a.io", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15});
+        let object = json!({"metadata": {"name": "v1.a.io"}, "spec": spec});
+        let old = stored("apiregistration.k8s.io", "apiservices", object);
+        let status = json!({"status": {"conditions": [{"type": "Available", "status": "True"}, {"type": "x", "status": "y"}]}});
+        assert_eq!(
+            patched("apiregistration.k8s.io", "apiservices", "status", &old, status).1,
+            [
+                "status.conditions[1].status: Unsupported value: \"y\": supported values: \"True\", \"False\", \"Unknown\""
+            ]
+        );
+    }
 
     #[test]
     fn services_of_other_servers() {

@@ -11,6 +11,7 @@ mod api_service;
 mod autoscaler;
 mod autoscaler_v1;
 mod check;
+mod conditions;
 mod config;
 pub mod contract;
 mod crd;

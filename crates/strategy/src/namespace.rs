@@ -39,15 +39,9 @@ pub static NAMESPACE: Kind = Kind {
             copy(object, "spec", old);
         }
     },
-    validate: |object| {
-        let mut faults = Faults::new();
-        for finalizer in items(&object["spec"]["finalizers"]) {
-            let (at, name) = (Path::new("spec").child("finalizers"), text(finalizer));
-            invalid_each(&mut faults, &at, name, check::qualified_name(name));
-            known_finalizer(&mut faults, &at, name);
-        }
-        faults
-    },
+    validate: |object| finalizers(object, |path, _| path),
+    // Only `finalize` changes them, and it tells which one is wrong.
+    revalidate: Some(|new, _| finalizers(new, |path, i| path.index(i))),
     validate_status: |new, _| {
         let mut faults = Faults::new();
         let phase = text(&new["status"]["phase"]);
@@ -67,6 +61,16 @@ pub static NAMESPACE: Kind = Kind {
     },
     ..PLAIN
 };
+
+fn finalizers(object: &Value, at: fn(Path, usize) -> Path) -> Faults {
+    let mut faults = Faults::new();
+    for (i, finalizer) in items(&object["spec"]["finalizers"]).iter().enumerate() {
+        let (at, name) = (at(Path::new("spec").child("finalizers"), i), text(finalizer));
+        invalid_each(&mut faults, &at, name, check::qualified_name(name));
+        known_finalizer(&mut faults, &at, name);
+    }
+    faults
+}
 
 const MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
 
@@ -112,6 +116,14 @@ mod tests {
             json!({"spec": {"finalizers": []}, "status": {"phase": "X"}}),
         );
         assert_eq!((&object["spec"]["finalizers"], &object["status"]), (&json!([]), &old["status"]));
+        let odd = json!({"spec": {"finalizers": ["a/b", "x"]}});
+        let fault = |at: &str| {
+            format!(
+                "{at}: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
+            )
+        };
+        assert_eq!(patched("", "namespaces", "finalize", &old, odd.clone()).1, [fault("spec.finalizers[1]")]);
+        assert_eq!(created("", "namespaces", odd), [fault("spec.finalizers")]);
         assert_eq!(
             patched("", "namespaces", "status", &old, json!({"status": {"phase": "Terminating"}})).1,
             [

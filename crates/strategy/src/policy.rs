@@ -6,6 +6,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
+use crate::conditions;
 use crate::json::{
     default, default_text, fields, int, items, number, remove, set, text, truthy, with, within,
 };
@@ -19,10 +20,6 @@ const SYSTEM_PRIORITY_MIN: i64 = 2_000_000_000;
 const USER_PRIORITY_MAX: i64 = 1_000_000_000;
 const SYSTEM_CLASSES: [(&str, i64); 2] =
     [("system-cluster-critical", SYSTEM_PRIORITY_MIN), ("system-node-critical", SYSTEM_PRIORITY_MIN + 1000)];
-const CONDITION_STATUSES: [&str; 3] = ["False", "True", "Unknown"];
-const REASON_BYTES_MAX: usize = 1024;
-const MESSAGE_BYTES_MAX: usize = 32 * 1024;
-const REASON_TEXT: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 
 pub static PRIORITY_CLASS: Kind = Kind {
     generation: true,
@@ -160,59 +157,17 @@ fn budget_status(new: &Value, _: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("status");
     let status = &new["status"];
-    conditions(&mut faults, &path.child("conditions"), &status["conditions"]);
+    conditions::check(&mut faults, &path.child("conditions"), &status["conditions"]);
     for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         check::not_negative(&mut faults, &path.child(key), &status[key]);
     }
     faults
 }
 
-/// `metav1.Condition`s.
-fn conditions(faults: &mut Faults, path: &Path, conditions: &Value) {
-    let mut seen = HashSet::new();
-    for (i, condition) in items(conditions).iter().enumerate() {
-        let at = path.index(i);
-        let kind = text(&condition["type"]);
-        if !seen.insert(kind) {
-            faults.push(Error::duplicate(&at.child("type"), kind));
-        }
-        check::invalid_each(faults, &at.child("type"), kind, check::qualified_name(kind));
-        let status = text(&condition["status"]);
-        if !CONDITION_STATUSES.contains(&status) {
-            faults.push(Error::not_supported(&at.child("status"), status, &CONDITION_STATUSES));
-        }
-        let generation = number(&condition["observedGeneration"]);
-        if generation < 0 {
-            let detail = "must be greater than or equal to zero";
-            faults.push(Error::invalid(&at.child("observedGeneration"), generation, detail));
-        }
-        if !set(&condition["lastTransitionTime"]) {
-            faults.push(Error::required(&at.child("lastTransitionTime"), "must be set"));
-        }
-        let (reason, reason_path) = (text(&condition["reason"]), at.child("reason"));
-        if reason.is_empty() {
-            faults.push(Error::required(&reason_path, "must be set"));
-        } else if !reason_fits(reason) {
-            faults.push(Error::invalid(&reason_path, reason, REASON_TEXT));
-        }
-        if reason.len() > REASON_BYTES_MAX {
-            faults.push(Error::too_long(&reason_path, REASON_BYTES_MAX));
-        }
-        if text(&condition["message"]).len() > MESSAGE_BYTES_MAX {
-            faults.push(Error::too_long(&at.child("message"), MESSAGE_BYTES_MAX));
-        }
-    }
-}
-
-fn reason_fits(reason: &str) -> bool {
-    reason.starts_with(|c: char| c.is_ascii_alphabetic())
-        && reason.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        && reason.bytes().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(&b))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conditions::REASON_TEXT;
     use crate::testing::{Resource, creates, stored, updates};
 
     const PRIORITY_CLASSES: Resource = ("scheduling.k8s.io", "v1", "priorityclasses");

@@ -55,8 +55,12 @@ pub async fn validate(authorizer: &dyn Authorizer, request: &AdmissionRequest<'_
     Err(forbidden(request, &format!("user not permitted to {noun} requests with signerName {quoted}")))
 }
 
+/// Writing the certificate or a condition is the signer's.
 fn signs(request: &AdmissionRequest<'_>) -> bool {
-    request.old.is_some_and(|old| old["status"]["certificate"] != request.object["status"]["certificate"])
+    let now = &request.object["status"];
+    let changed =
+        |old: &serde_json::Value| ["certificate", "conditions"].iter().any(|key| old[*key] != now[*key]);
+    request.old.is_some_and(|old| changed(&old["status"]))
 }
 
 /// For this signer or for all of its domain.

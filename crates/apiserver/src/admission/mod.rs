@@ -3,6 +3,7 @@
 //!
 //! Not here: PodSecurity, webhooks and policies in CEL.
 
+mod audience;
 mod certificates;
 mod devices;
 mod limits;
@@ -49,11 +50,12 @@ impl Admission for Chain {
         namespace::lifecycle(reader, request).await?;
         limits::apply_defaults(reader, request).await?;
         service_account::admit(reader, request).await?;
-        node::restrict(reader, request).await?;
+        node::restrict(reader, self.authorizer.as_ref(), request).await?;
         node::taint_new(request);
         pod::priority(reader, request).await?;
         pod::default_tolerations(request);
         pod::runtime_class(reader, request).await?;
+        pod::topology_labels(reader, request).await?;
         certificates::identity(request);
         storage::protect(request);
         storage::default_class(reader, request).await?;

@@ -4,9 +4,9 @@ use amphipod_api::object;
 use amphipod_api::status::Status;
 use serde_json::{Value, json};
 
-use super::{blank, creates, forbidden, items, read};
+use super::{audience, blank, creates, forbidden, items, read};
 use crate::authz::node::node_of;
-use crate::seams::{AdmissionRequest, Operation, Reader};
+use crate::seams::{AdmissionRequest, Authorizer, Operation, Reader};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -31,7 +31,11 @@ pub fn taint_new(request: &mut AdmissionRequest<'_>) {
 }
 
 /// NodeRestriction
-pub async fn restrict(reader: &dyn Reader, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+pub async fn restrict(
+    reader: &dyn Reader,
+    authorizer: &dyn Authorizer,
+    request: &AdmissionRequest<'_>,
+) -> Result<(), Status> {
     let attributes = request.attributes;
     let Some(node) = node_of(&attributes.user) else { return Ok(()) };
     let place = (attributes.group.as_str(), attributes.resource.as_str(), attributes.subresource.as_str());
@@ -39,7 +43,7 @@ pub async fn restrict(reader: &dyn Reader, request: &AdmissionRequest<'_>) -> Re
         ("", "pods", "") => own_pod(reader, request, node).await,
         ("", "pods", "status" | "eviction") => status_or_eviction(reader, request, node).await,
         ("", "nodes", _) => own_node(request, node),
-        ("", "serviceaccounts", "token") => own_token(reader, request, node).await,
+        ("", "serviceaccounts", "token") => own_token(reader, authorizer, request, node).await,
         ("coordination.k8s.io", "leases", "") => own_lease(request, node),
         ("storage.k8s.io", "csinodes", "") => {
             let same = named(request) == node;
@@ -160,7 +164,12 @@ fn own_node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {
     Ok(())
 }
 
-async fn own_token(reader: &dyn Reader, request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {
+async fn own_token(
+    reader: &dyn Reader,
+    authorizer: &dyn Authorizer,
+    request: &AdmissionRequest<'_>,
+    node: &str,
+) -> Result<(), Status> {
     let reference = &request.object["spec"]["boundObjectRef"];
     if reference["kind"] != "Pod" || blank(&reference["name"]) {
         return Err(forbidden(request, "node requested token not bound to a pod"));
@@ -181,7 +190,10 @@ async fn own_token(reader: &dyn Reader, request: &AdmissionRequest<'_>, node: &s
     if !on_node(&pod, node) {
         return Err(forbidden(request, "node requested token bound to a pod scheduled on a different node"));
     }
-    Ok(())
+    match audience::refusal(reader, authorizer, request, &pod).await? {
+        Some(why) => Err(forbidden(request, &why)),
+        None => Ok(()),
+    }
 }
 
 fn own_lease(request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {

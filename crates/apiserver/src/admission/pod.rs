@@ -1,4 +1,5 @@
-//! What a pod's scheduling depends on: priority, default tolerations, runtime class.
+//! What a pod's scheduling depends on: priority, default tolerations, runtime class; and where it says
+//! that it has got to.
 
 use amphipod_api::object;
 use amphipod_api::status::Status;
@@ -9,6 +10,8 @@ use crate::seams::{AdmissionRequest, Operation, Reader};
 
 const SCHEDULING: &str = "scheduling.k8s.io";
 const UNREADY_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// What pods have of their node's labels.
+const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
 /// How long pods stay bound to a node that is not ready or cannot be reached.
 const TOLERATION_SECONDS: i64 = 300;
 const PREEMPT: &str = "PreemptLowerPriority";
@@ -34,6 +37,34 @@ pub fn default_tolerations(request: &mut AdmissionRequest<'_>) {
             None => spec["tolerations"] = json!([added]),
         }
     }
+}
+
+/// PodTopologyLabels: a pod is told where its node is, from when it has one.
+pub async fn topology_labels(reader: &dyn Reader, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+    let attributes = request.attributes;
+    if request.operation != Operation::Create || !attributes.group.is_empty() || attributes.resource != "pods"
+    {
+        return Ok(());
+    }
+    let object = &request.object;
+    let node = match attributes.subresource.as_str() {
+        "" => object::text(object, "/spec/nodeName"),
+        "binding" if object::text(object, "/target/kind") == "Node" => object::text(object, "/target/name"),
+        _ => "",
+    };
+    if node.is_empty() {
+        return Ok(());
+    }
+    // A node that is not there is for others to find fault with.
+    let Some(node) = read(reader, "", "nodes", "", node).await? else { return Ok(()) };
+    for key in TOPOLOGY_LABELS {
+        if let Some(place) = node["metadata"]["labels"].get(key) {
+            let labels =
+                object::metadata_mut(&mut request.object).entry("labels").or_insert_with(|| json!({}));
+            labels[key] = place.clone();
+        }
+    }
+    Ok(())
 }
 
 struct Class {

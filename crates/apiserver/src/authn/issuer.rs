@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use amphipod_api::field::{self, Path};
 use amphipod_api::object;
+use amphipod_api::schema::split_api_version;
 use amphipod_api::status::Status;
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::{Tokens, now_seconds};
 use crate::seams::{Reader, TokenIssuer};
 
 const GROUP: &str = "authentication.k8s.io";
+const KIND: &str = "TokenRequest";
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
@@ -28,17 +30,43 @@ pub struct Issuer {
 
 #[async_trait]
 impl TokenIssuer for Issuer {
+    fn prepare(&self, service_account: &Value, mut request: Value) -> Result<Value, Status> {
+        let (name, uid) = (object::name(service_account), object::uid(service_account));
+        let meant = object::uid(&request);
+        if !meant.is_empty() && meant != uid {
+            let why = format!(
+                "the UID in the token request ({meant}) does not match the UID of the service account ({uid})"
+            );
+            return Err(Status::conflict(GROUP, KIND, name, &why));
+        }
+        let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+        let seconds = seconds.unwrap_or(DEFAULT_SECONDS);
+        check_seconds(seconds)?;
+        let created = jiff::Timestamp::from_second(now_seconds()).map_err(Status::internal)?.to_string();
+        let metadata = object::metadata_mut(&mut request);
+        metadata.insert("name".into(), name.into());
+        metadata.insert("namespace".into(), object::namespace(service_account).into());
+        metadata.insert("uid".into(), uid.into());
+        metadata.insert("creationTimestamp".into(), created.into());
+        let spec = object::child_mut(&mut request, "spec");
+        if spec.get("audiences").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            spec.insert("audiences".into(), self.tokens.audiences.clone().into());
+        }
+        spec.insert("expirationSeconds".into(), seconds.into());
+        spec.entry("boundObjectRef").or_insert(Value::Null);
+        if let Some(map) = request.as_object_mut() {
+            map.remove("status");
+        }
+        Ok(request)
+    }
+
     async fn issue(&self, service_account: &Value, mut request: Value) -> Result<Value, Status> {
         let (namespace, name) = (object::namespace(service_account), object::name(service_account));
-        let seconds =
-            request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
-        check_seconds(seconds, name)?;
-        let audiences: Vec<String> = match request.pointer("/spec/audiences").and_then(Value::as_array) {
-            Some(list) if !list.is_empty() => {
-                list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-            }
-            _ => self.tokens.audiences.clone(),
-        };
+        let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+        let seconds = seconds.unwrap_or(DEFAULT_SECONDS);
+        let audiences = request.pointer("/spec/audiences").and_then(Value::as_array);
+        let audiences: Vec<String> =
+            audiences.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         let now = now_seconds();
         let mut bound = Bound {
             namespace: namespace.to_owned(),
@@ -58,7 +86,7 @@ impl TokenIssuer for Issuer {
             bound.warnafter = Some(now + seconds);
         }
         let claims = Claims {
-            aud: audiences.clone(),
+            aud: audiences,
             exp: now + lifetime,
             iat: now,
             iss: self.tokens.issuer.clone(),
@@ -69,14 +97,6 @@ impl TokenIssuer for Issuer {
         };
         let token = sign(&self.tokens.signing, &claims)?;
         let expires = jiff::Timestamp::from_second(now + seconds).map_err(Status::internal)?;
-        request["apiVersion"] = format!("{GROUP}/v1").into();
-        request["kind"] = "TokenRequest".into();
-        let created = jiff::Timestamp::from_second(now).map_err(Status::internal)?.to_string();
-        request["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": created});
-        let spec = object::child_mut(&mut request, "spec");
-        spec.insert("audiences".into(), audiences.into());
-        spec.insert("expirationSeconds".into(), seconds.into());
-        spec.entry("boundObjectRef").or_insert(Value::Null);
         request["status"] = json!({"token": token, "expirationTimestamp": expires.to_string()});
         Ok(request)
     }
@@ -101,7 +121,7 @@ impl TokenIssuer for Issuer {
     }
 }
 
-fn check_seconds(seconds: i64, name: &str) -> Result<(), Status> {
+fn check_seconds(seconds: i64) -> Result<(), Status> {
     let path = Path::new("spec").child("expirationSeconds");
     let fault = if seconds < MIN_SECONDS {
         "may not specify a duration less than 10 minutes"
@@ -110,7 +130,8 @@ fn check_seconds(seconds: i64, name: &str) -> Result<(), Status> {
     } else {
         return Ok(());
     };
-    Err(Status::invalid(GROUP, "TokenRequest", name, &[field::Error::invalid(&path, seconds, fault)]))
+    // Upstream names no object here.
+    Err(Status::invalid(GROUP, KIND, "", &[field::Error::invalid(&path, seconds, fault)]))
 }
 
 impl Issuer {
@@ -120,44 +141,52 @@ impl Issuer {
         serde_json::from_slice(&bytes).map_err(Status::internal)
     }
 
+    /// Where the pod runs; of a node that is gone its name is still told.
+    async fn node_of(&self, pod: &Value) -> Result<Option<Reference>, Status> {
+        let name = object::text(pod, "/spec/nodeName");
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let uid = match self.read("nodes", "", name).await {
+            Ok(node) => object::uid(&node).to_owned(),
+            Err(status) if status.has_reason("NotFound") => String::new(),
+            Err(status) => return Err(status),
+        };
+        Ok(Some(Reference { name: name.to_owned(), uid }))
+    }
+
     async fn bind(&self, bound: &mut Bound, reference: &Value) -> Result<(), Status> {
         let (kind, name) = (object::text(reference, "/kind"), object::text(reference, "/name"));
-        let plural = match kind {
-            "Pod" => "pods",
-            "Secret" => "secrets",
-            "Node" => "nodes",
-            other => {
-                let version = object::api_version(reference);
-                let message = format!(
-                    "cannot bind token for serviceaccount {:?} to object of type {version}, Kind={other}",
-                    bound.serviceaccount.name
-                );
-                return Err(Status::bad_request(message));
+        let (group, version) = split_api_version(object::api_version(reference));
+        let plural = match (group, kind) {
+            ("", "Pod") => "pods",
+            ("", "Secret") => "secrets",
+            ("", "Node") => "nodes",
+            _ => {
+                let what = format!("{group}/{version}, Kind={kind}");
+                return Err(Status::bad_request(format!("cannot bind token to object of type {what}")));
             }
         };
         let namespace = if kind == "Node" { "" } else { bound.namespace.as_str() };
         let found = self.read(plural, namespace, name).await?;
+        if kind == "Pod" && object::text(&found, "/spec/serviceAccountName") != bound.serviceaccount.name {
+            let account = field::go_quote(&bound.serviceaccount.name);
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {account} to pod running with different serviceaccount name."
+            )));
+        }
         let (uid, wanted) = (object::uid(&found).to_owned(), object::text(reference, "/uid"));
         if !wanted.is_empty() && wanted != uid {
             let why = format!(
                 "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
             );
-            return Err(Status::conflict("", plural, name, &why));
+            // Upstream names the kind here, not the resource.
+            return Err(Status::conflict("", kind, name, &why));
         }
         let target = Some(Reference { name: name.to_owned(), uid });
         match kind {
             "Pod" => {
-                if object::text(&found, "/spec/serviceAccountName") != bound.serviceaccount.name {
-                    let account = field::go_quote(&bound.serviceaccount.name);
-                    return Err(Status::bad_request(format!(
-                        "cannot bind token for serviceaccount {account} to pod running with different serviceaccount name."
-                    )));
-                }
-                let node = object::text(&found, "/spec/nodeName");
-                if !node.is_empty() {
-                    let uid = self.read("nodes", "", node).await.map(|n| object::uid(&n).to_owned());
-                    bound.node = Some(Reference { name: node.to_owned(), uid: uid.unwrap_or_default() });
-                }
+                bound.node = self.node_of(&found).await?;
                 bound.pod = target;
             }
             "Secret" => bound.secret = target,

@@ -14,6 +14,7 @@ use super::path::{Query, Target};
 use super::pipeline::{Incoming, Warnings};
 use crate::body::{self, Body};
 use crate::bootstrap;
+use crate::config::version;
 use crate::context::Context;
 use crate::discovery::AGGREGATED;
 use crate::health::{self, Check};
@@ -56,6 +57,7 @@ pub async fn resource(
     let cx = Arc::new(cx);
     if let Some(text) = deprecation(&cx.resource) {
         cx.warn(text);
+        server.metrics.access.deprecated(&cx.resource, cx.subresource());
     }
     check_options(&cx)?;
     let outcome = if cx.subresource().is_empty() {
@@ -184,12 +186,12 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     }
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
-        "/version" => Ok(indented_answer(&version(server))),
+        "/version" => Ok(indented_answer(&version_of(server))),
         "/metrics" => metrics(server, request.headers()).await,
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
         "" | "/" => Ok(indented_answer(&json!({"paths": paths(server)}))),
-        _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed),
+        _ if trimmed.starts_with("/debug/") => super::debug::answer(server, trimmed, &query).await,
         _ if trimmed.starts_with("/openapi/") => {
             super::openapi::answer(server, trimmed, &query, request.headers())
         }
@@ -242,16 +244,15 @@ fn paths(server: &ApiServer) -> Vec<String> {
     paths
 }
 
-fn version(server: &ApiServer) -> Value {
+fn version_of(server: &ApiServer) -> Value {
     let version = &server.config.version;
-    let mut numbers = version.git_version.trim_start_matches('v').split(['.', '-', '+']);
-    let (major, minor) = (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"));
+    let (major, minor) = version.numbers();
     json!({
         "major": major, "minor": minor,
         "emulationMajor": major, "emulationMinor": minor,
         "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
-        "gitVersion": version.git_version, "gitCommit": version.git_commit, "gitTreeState": "clean",
-        "buildDate": version.build_date, "goVersion": "none (Rust)", "compiler": "rustc",
+        "gitVersion": version.git_version, "gitCommit": version.git_commit, "gitTreeState": version::TREE_STATE,
+        "buildDate": version.build_date, "goVersion": version::GO_VERSION, "compiler": version::COMPILER,
         "platform": platform(),
     })
 }
@@ -266,9 +267,22 @@ pub fn platform() -> String {
     format!("linux/{architecture}")
 }
 
+/// Group, resource and number of objects of everything that is stored. What is shown by several
+/// resources is counted once, by the first.
+fn collections(server: &ApiServer) -> Vec<(String, String, usize)> {
+    let catalog = server.catalog.load();
+    let sizes = server.cache.sizes().into_iter();
+    let named = sizes.filter_map(|(prefix, objects, _)| {
+        let stores = |r: &&Arc<Resource>| r.storage.as_ref().is_some_and(|s| s.prefix == prefix);
+        let shown = catalog.resources().iter().find(stores)?;
+        Some((shown.group.to_string(), shown.plural.to_string(), objects))
+    });
+    named.collect()
+}
+
 async fn metrics(server: &ApiServer, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let scrape = Scrape {
-        collections: server.cache.sizes(),
+        collections: collections(server),
         store_bytes: server.cache.store().size_bytes().await.unwrap_or(0),
         load: server.limits.load(),
     };

@@ -12,13 +12,13 @@ use http::header::{
 };
 use http::{Request, Response};
 use http_body::Body as _;
-use tracing::{Instrument, debug, debug_span, error};
+use tracing::{Instrument, debug_span, error};
 use uuid::Uuid;
 
 use super::limits::{Kind, TimeLimit};
 use super::negotiate::Accepted;
 use super::path::{self, Query, Target};
-use super::{handlers, limits, negotiate};
+use super::{debug, handlers, limits, negotiate};
 use crate::authn::{self, impersonation};
 use crate::authz;
 use crate::body::{self, Body, GZIP_THRESHOLD_BYTES};
@@ -75,13 +75,14 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
         view::status_response(accepted, &Status::internal(text))
     });
     finish(&mut answer, &audit_id);
-    debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
+    tracing::debug!(%verb, %path, audit_id, code = answer.status().as_u16(), took = ?started.elapsed(), "answered");
     // Watches trickle, and what another server answers is its own: ranges, tags, codings.
     meter.answered(if takes_gzip && !is_long_running { compressed(answer) } else { answer })
 }
 
 fn is_long_running(attributes: &Attributes) -> bool {
     attributes.verb == "watch"
+        || (!attributes.resource_request && debug::is_long_running(&attributes.path))
         || (attributes.resource_request && LONG_RUNNING.contains(&attributes.subresource.as_str()))
 }
 
@@ -226,7 +227,14 @@ async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result
         peer: peer.as_ref().map(|p| p.0.as_ref()),
         in_process: in_process.as_ref(),
     };
-    let user = server.policy.authenticator.authenticate(&credentials).await?;
+    let started = Instant::now();
+    let outcome = server.policy.authenticator.authenticate(&credentials).await;
+    let access = &server.metrics.access;
+    access.authenticated(outcome.as_ref().ok().map(|user| user.name.as_str()), started.elapsed());
+    if let (Some(peer), None) = (&peer, in_process.as_ref()) {
+        access.shown(peer.0.not_after - authn::now_seconds());
+    }
+    let user = outcome?;
     let user = impersonation::apply(server.policy.authorizer.as_ref(), user, request.headers()).await?;
     authn::conceal(request.headers_mut());
     Ok(user)
@@ -249,7 +257,10 @@ fn name_from_selector(incoming: &mut Incoming) {
 }
 
 async fn authorize(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    match server.policy.authorizer.authorize(attributes).await {
+    let started = Instant::now();
+    let decision = server.policy.authorizer.authorize(attributes).await;
+    server.metrics.access.authorized(&decision, started.elapsed());
+    match decision {
         Decision::Allow { .. } => Ok(()),
         Decision::NoOpinion { reason } | Decision::Deny { reason } => {
             Err(authz::forbidden(attributes, &reason))

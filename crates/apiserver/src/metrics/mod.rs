@@ -1,5 +1,7 @@
 //! What `/metrics` says about the server, in Kubernetes' names and labels.
 
+mod access;
+mod labels;
 mod process;
 mod sizes;
 mod text;
@@ -8,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use amphipod_api::resource::Resource;
+use amphipod_api::status::qualified;
 use http::Response;
 use http_body::Body as _;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,9 +21,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::body::{self, Body};
-use crate::config::Version;
+use crate::config::{Version, version};
 use crate::http::limits::Kind;
 use crate::seams::Attributes;
+use access::Access;
+pub use access::Step;
+use labels::{
+    Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
+    Target, Terminated, VersionedLabels, resource_labels, store_labels,
+};
 use process::Process;
 use sizes::{Sizes, Tally};
 
@@ -37,81 +45,6 @@ const COMPONENT: &str = "apiserver";
 /// Paths that are no resources and are counted by name; others are counted as one.
 const PATHS: [&str; 9] =
     ["/healthz", "/livez", "/readyz", "/version", "/metrics", "/openapi/v2", "/openapi/v3", "/apis", "/api"];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Target {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DryTarget {
-    #[prometheus(flatten)]
-    target: Target,
-    dry_run: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
-    #[prometheus(flatten)]
-    target: DryTarget,
-    code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Terminated {
-    #[prometheus(flatten)]
-    target: Target,
-    code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResourceLabels {
-    group: String,
-    resource: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VersionedLabels {
-    group: String,
-    version: String,
-    resource: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StoredLabels {
-    resource: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StoreLabels {
-    operation: &'static str,
-    group: String,
-    resource: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabels {
-    request_kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClusterLabels {
-    storage_cluster_id: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    git_version: String,
-    git_commit: String,
-    build_date: String,
-    platform: String,
-}
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -135,11 +68,14 @@ struct Families {
     waiting: Family<KindLabels, Gauge>,
     long_running: Family<Target, Gauge>,
     watchers: Family<VersionedLabels, Gauge>,
+    lagging: Family<ResourceLabels, Counter>,
     watch_events: Family<VersionedLabels, Counter>,
     watch_event_sizes: Family<VersionedLabels, Sizes>,
     objects: Family<StoredLabels, Gauge>,
+    resource_objects: Family<ResourceLabels, Gauge>,
     store_bytes: Family<ClusterLabels, Gauge>,
     store_requests: Family<StoreLabels, Counter>,
+    store_errors: Family<StoreLabels, Counter>,
     store_durations: Histograms<StoreLabels>,
     lists: Family<ResourceLabels, Counter>,
     listed_objects: Family<ResourceLabels, Counter>,
@@ -158,11 +94,14 @@ impl Families {
             waiting: Family::default(),
             long_running: Family::default(),
             watchers: Family::default(),
+            lagging: Family::default(),
             watch_events: Family::default(),
             watch_event_sizes: Family::default(),
             objects: Family::default(),
+            resource_objects: Family::default(),
             store_bytes: Family::default(),
             store_requests: Family::default(),
+            store_errors: Family::default(),
             store_durations: histograms(durations),
             lists: Family::default(),
             listed_objects: Family::default(),
@@ -173,6 +112,11 @@ impl Families {
     fn register(&self, registry: &mut Registry) {
         self.register_requests(registry);
         registry.register("apiserver_registered_watchers", "Open watches", self.watchers.clone());
+        registry.register(
+            "apiserver_terminated_watchers",
+            "Watches ended because they could not keep up",
+            self.lagging.clone(),
+        );
         registry.register("apiserver_watch_events", "Events sent to watchers", self.watch_events.clone());
         registry.register(
             "apiserver_watch_events_sizes",
@@ -180,12 +124,18 @@ impl Families {
             self.watch_event_sizes.clone(),
         );
         registry.register("apiserver_storage_objects", "Stored objects", self.objects.clone());
+        registry.register("apiserver_resource_objects", "Stored objects", self.resource_objects.clone());
         registry.register(
             "apiserver_storage_size_bytes",
             "Size of the store on disk",
             self.store_bytes.clone(),
         );
         registry.register("etcd_requests", "Writes given to the store", self.store_requests.clone());
+        registry.register(
+            "etcd_request_errors",
+            "Writes the store did not answer",
+            self.store_errors.clone(),
+        );
         registry.register(
             "etcd_request_duration_seconds",
             "Time the store took for a write, durable then",
@@ -262,10 +212,16 @@ pub struct WatchMeter {
     sizes: Sizes,
     /// Since it was last published.
     seen: Tally,
+    lagging: Counter,
     _watcher: Counted,
 }
 
 impl WatchMeter {
+    /// The watch ends because it could not keep up.
+    pub fn lagged(&self) {
+        self.lagging.inc();
+    }
+
     pub fn sent(&mut self, bytes: usize) {
         self.seen.observe(bytes);
     }
@@ -334,12 +290,14 @@ pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
     process: Process,
+    /// Who asks, and whether they may.
+    pub access: Access,
 }
 
 /// What the server looks like at the moment it is asked.
 pub struct Scrape {
-    /// (resource, objects, watchers)
-    pub collections: Vec<(String, usize, usize)>,
+    /// (group, resource, objects)
+    pub collections: Vec<(String, String, usize)>,
     pub store_bytes: u64,
     /// (kind, being served, waiting)
     pub load: [(Kind, usize, usize); 2],
@@ -351,14 +309,21 @@ impl Metrics {
         let families = Families::new();
         families.register(&mut registry);
         let process = Process::new(&mut registry);
+        let access = Access::new(&mut registry);
+        let (major, minor) = version.numbers();
         let build = BuildLabels {
+            major: major.to_owned(),
+            minor: minor.to_owned(),
             git_version: version.git_version.clone(),
             git_commit: version.git_commit.clone(),
+            git_tree_state: version::TREE_STATE,
             build_date: version.build_date.clone(),
+            go_version: version::GO_VERSION,
+            compiler: version::COMPILER,
             platform,
         };
         families.build.get_or_create(&build).set(1);
-        Metrics { registry, families: Arc::new(families), process }
+        Metrics { registry, families: Arc::new(families), process, access }
     }
 
     pub fn request(&self, request: &Observed<'_>) -> RequestMeter {
@@ -385,34 +350,37 @@ impl Metrics {
             events: self.families.watch_events.get_or_create(&labels).clone(),
             sizes: self.families.watch_event_sizes.get_or_create(&labels).clone(),
             seen: Tally::default(),
+            lagging: self.families.lagging.get_or_create(&resource_labels(resource)).clone(),
             _watcher: Counted::new(self.families.watchers.get_or_create(&labels).clone()),
         }
     }
 
     pub fn listed(&self, resource: &Resource, objects: usize) {
-        let labels =
-            ResourceLabels { group: resource.group.to_string(), resource: resource.plural.to_string() };
+        let labels = resource_labels(resource);
         self.families.lists.get_or_create(&labels).inc();
         self.families.listed_objects.get_or_create(&labels).inc_by(objects as u64);
     }
 
     /// The store was asked to write something and answered after so long.
     pub fn stored(&self, operation: &'static str, resource: &Resource, took: Duration) {
-        let labels = StoreLabels {
-            operation,
-            group: resource.group.to_string(),
-            resource: resource.plural.to_string(),
-        };
+        let labels = store_labels(operation, resource);
         self.families.store_requests.get_or_create(&labels).inc();
         self.families.store_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The store could not be asked to write something, or did not say how that went.
+    pub fn store_failed(&self, operation: &'static str, resource: &Resource) {
+        self.families.store_errors.get_or_create(&store_labels(operation, resource)).inc();
     }
 
     /// The text of `/metrics` and its content type.
     pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        for (resource, objects, _) in &scrape.collections {
-            let labels = StoredLabels { resource: resource.clone() };
+        for (group, resource, objects) in &scrape.collections {
+            let labels = StoredLabels { resource: qualified(group, resource) };
             self.families.objects.get_or_create(&labels).set(number(*objects));
+            let labels = ResourceLabels { group: group.clone(), resource: resource.clone() };
+            self.families.resource_objects.get_or_create(&labels).set(number(*objects));
         }
         for (kind, served, waiting) in scrape.load {
             let labels = KindLabels { request_kind: kind.name() };

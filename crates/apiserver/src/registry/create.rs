@@ -73,13 +73,19 @@ fn begin(cx: &Context, value: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_place(cx: &Context, value: &Value) -> Result<(), Status> {
+/// The namespace of an object is its URL's.
+pub fn check_namespace(cx: &Context, value: &Value) -> Result<(), Status> {
     let namespace = object::namespace(value);
     if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
+    Ok(())
+}
+
+fn check_place(cx: &Context, value: &Value) -> Result<(), Status> {
+    check_namespace(cx, value)?;
     let name = object::name(value);
     if !cx.name().is_empty() && !name.is_empty() && name != cx.name() {
         return Err(Status::bad_request(format!(

@@ -27,6 +27,7 @@ pub use ownership::{server_writer, writer};
 
 use crate::cache::{ROOT, storage_status};
 use crate::context::Context;
+use crate::metrics::Step;
 use crate::seams::{AdmissionRequest, Operation};
 use crate::server::ApiServer;
 
@@ -168,7 +169,8 @@ async fn commit(
     compare.extend(beside.compare);
     let mut then = vec![op];
     then.extend(beside.then);
-    let outcome = transact(server, resource, Txn { compare, then }).await?;
+    let outcome = transact(server, resource, Txn { compare, then }).await;
+    let outcome = outcome.inspect_err(|_| server.metrics.store_failed(operation, resource))?;
     server.metrics.stored(operation, resource, started.elapsed());
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);
@@ -226,8 +228,10 @@ pub async fn admit(
     old: Option<&Value>,
     dry_run: bool,
 ) -> Result<Value, Status> {
+    let started = std::time::Instant::now();
     let mut request = admission_request(cx, operation, object, old, dry_run);
     let outcome = server.policy.admission.admit(&mut request).await;
+    server.metrics.access.admitted(Step::Admit, operation, outcome.is_err(), started.elapsed());
     finish_admission(cx, request, outcome)
 }
 
@@ -240,8 +244,10 @@ pub async fn validate_admission(
     old: Option<&Value>,
     dry_run: bool,
 ) -> Result<Value, Status> {
+    let started = std::time::Instant::now();
     let mut request = admission_request(cx, operation, object, old, dry_run);
     let outcome = server.policy.admission.validate(&mut request).await;
+    server.metrics.access.admitted(Step::Validate, operation, outcome.is_err(), started.elapsed());
     finish_admission(cx, request, outcome)
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
 
+use super::create::check_namespace;
 use super::update::{self, Change, check_name};
 use super::writer;
 use crate::body::Body;
@@ -156,16 +157,6 @@ fn check_place(cx: &Context, new: &mut Value) -> Result<(), Status> {
     check_name(cx, new)?;
     if cx.resource.namespaced {
         object::metadata_mut(new).insert("namespace".into(), cx.namespace().into());
-    }
-    Ok(())
-}
-
-fn check_namespace(cx: &Context, object: &Value) -> Result<(), Status> {
-    let namespace = object::namespace(object);
-    if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
     }
     Ok(())
 }

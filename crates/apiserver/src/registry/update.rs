@@ -83,7 +83,7 @@ pub fn respond(cx: &Context, outcome: &Outcome) -> Result<Response<Body>, Status
 }
 
 /// The body must be about the object of the URL; what it leaves out is filled in.
-fn check_identity(cx: &Context, value: &mut Value) -> Result<(), Status> {
+pub fn check_identity(cx: &Context, value: &mut Value) -> Result<(), Status> {
     check_name(cx, value)?;
     let namespace = object::namespace(value);
     if cx.resource.namespaced && !namespace.is_empty() && namespace != cx.namespace() {

@@ -506,6 +506,7 @@ impl Feed {
 
     /// The cache closed this watcher: it lagged, or the store's history was lost.
     fn fell_behind(&mut self) -> Result<(), Status> {
+        self.meter.lagged();
         self.over = true;
         let status = Status::expired("the watch fell too far behind; list again and watch from there");
         let value = serde_json::to_value(&status).unwrap_or_default();

@@ -23,14 +23,16 @@ pub async fn bind(
     name: &str,
     binding: Value,
 ) -> Result<Response<Body>, Status> {
-    let named = object::name(&binding);
-    if !named.is_empty() && named != name {
+    if object::name(&binding) != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let dry_run = cx.dry_run()?;
     let binding = admit(server, cx, Operation::Create, binding, None, dry_run).await?;
-    check_target(&binding, name)?;
+    check_target(&binding)?;
     let binding = validate_admission(server, cx, Operation::Create, binding, None, dry_run).await?;
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
     let pods = server.catalog.load().stored("", "pods").ok_or_else(Status::no_such_path)?;
     let key = object_key(&pods, cx.namespace(), name);
     let mut stored = existing(server, &pods, &key).await?;
@@ -56,17 +58,23 @@ fn success(cx: &Context) -> Result<Response<Body>, Status> {
     view::value_response(cx, StatusCode::CREATED, &value)
 }
 
-fn check_target(binding: &Value, name: &str) -> Result<(), Status> {
+/// Upstream has no answer of its own for a bad target: its faults are an error of the server's.
+fn check_target(binding: &Value) -> Result<(), Status> {
     let target = Path::new("target");
     let kind = object::text(binding, "/target/kind");
     let mut faults = Vec::new();
     if !matches!(kind, "" | "Node") {
-        faults.push(FieldError::not_supported(&target.child("kind"), kind, &["Node", "<empty>"]));
+        let fault = FieldError::not_supported(&target.child("kind"), kind, &["Node", "<empty>"]);
+        faults.push(fault.to_string());
     }
     if object::text(binding, "/target/name").is_empty() {
-        faults.push(FieldError::required(&target.child("name"), ""));
+        faults.push(FieldError::required(&target.child("name"), "").to_string());
     }
-    if faults.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, &faults)) }
+    match faults.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Status::failure(500, "", one)),
+        several => Err(Status::failure(500, "", format!("[{}]", several.join(", ")))),
+    }
 }
 
 /// The pod on its node; refuses pods that have one, are going or are held back.

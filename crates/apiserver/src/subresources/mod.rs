@@ -8,6 +8,8 @@ pub mod scale;
 pub mod stream;
 
 use amphipod_api::codec::{self, Expected};
+use amphipod_api::field::{Error as FieldError, Path};
+use amphipod_api::object;
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use crate::body::{self, Body};
 use crate::context::Context;
 use crate::http::negotiate::Form;
-use crate::registry::{admit, list, patch, update, validate_admission, view};
+use crate::registry::{admit, create, list, patch, update, validate_admission, view};
 use crate::seams::Operation;
 use crate::server::ApiServer;
 
@@ -29,12 +31,13 @@ pub async fn handle(
     match cx.subresource() {
         "scale" => scale::handle(server, cx, body::read(request.into_body()).await?).await,
         "binding" => {
-            let binding = decode(cx, body::read(request.into_body()).await?, "", "v1", "Binding")?;
+            let expected = Expected::builtin("", "v1", "Binding");
+            let binding = created(cx, body::read(request.into_body()).await?, expected)?;
             bind::bind(server, cx, cx.name(), binding).await
         }
         "eviction" => {
-            let eviction = decode(cx, body::read(request.into_body()).await?, "policy", "v1", "Eviction")?;
-            evict::evict(server, cx, eviction).await
+            let content = body::read(request.into_body()).await?;
+            evict::evict(server, cx, evict::decode(cx, content)?).await
         }
         "token" => token(server, cx, body::read(request.into_body()).await?).await,
         "log" | "exec" | "attach" | "portforward" => stream::handle(server, cx, request).await,
@@ -49,8 +52,7 @@ pub async fn handle(
 }
 
 /// A body of another kind than the resource's.
-pub fn decode(cx: &Context, content: Bytes, group: &str, version: &str, kind: &str) -> Result<Value, Status> {
-    let expected = Expected::builtin(group, version, kind);
+pub fn decode(cx: &Context, content: Bytes, expected: Expected<'_>) -> Result<Value, Status> {
     let decoded = codec::decode(&content, cx.content_type(), expected, cx.field_validation()?)?;
     for warning in decoded.warnings {
         cx.warn(warning);
@@ -58,14 +60,32 @@ pub fn decode(cx: &Context, content: Bytes, group: &str, version: &str, kind: &s
     Ok(decoded.value)
 }
 
+/// What is created below an object: it is of the object's namespace, whether it says so or not.
+pub fn created(cx: &Context, content: Bytes, expected: Expected<'_>) -> Result<Value, Status> {
+    let mut value = decode(cx, content, expected)?;
+    create::check_namespace(cx, &value)?;
+    object::metadata_mut(&mut value).insert("namespace".into(), cx.namespace().into());
+    Ok(value)
+}
+
+/// A token for a service account, as far as what is asked agrees with the account there is.
 async fn token(server: &ApiServer, cx: &Context, content: Bytes) -> Result<Response<Body>, Status> {
-    let request = decode(cx, content, "authentication.k8s.io", "v1", "TokenRequest")?;
-    let account = server.lookup("", "serviceaccounts", cx.namespace(), cx.name()).await?;
-    let account = account.ok_or_else(|| cx.not_found())?;
+    const GROUP: &str = "authentication.k8s.io";
+    let request = created(cx, content, Expected::builtin(GROUP, "v1", "TokenRequest"))?;
     let dry_run = cx.dry_run()?;
     let request = admit(server, cx, Operation::Create, request, None, dry_run).await?;
+    let named = object::name(&request);
+    if !named.is_empty() && named != cx.name() {
+        let path = Path::new("metadata").child("name");
+        let fault = FieldError::invalid(&path, named, "must match the service account name if specified");
+        return Err(Status::invalid(GROUP, "TokenRequest", cx.name(), &[fault]));
+    }
+    let account = server.lookup("", "serviceaccounts", cx.namespace(), cx.name()).await?;
+    let account = account.ok_or_else(|| cx.not_found())?;
+    let tokens = &server.policy.tokens;
+    let request = tokens.prepare(&account, request)?;
     let request = validate_admission(server, cx, Operation::Create, request, None, dry_run).await?;
-    let issued = server.policy.tokens.issue(&account, request).await?;
+    let issued = tokens.issue(&account, request).await?;
     view::value_response(cx, StatusCode::CREATED, &issued)
 }
 
@@ -74,8 +94,10 @@ pub async fn storageless(server: &ApiServer, cx: &Context, content: Bytes) -> Re
     match (cx.resource.plural.as_ref(), cx.attributes.verb.as_str()) {
         ("componentstatuses", verb) => component_statuses(cx, verb),
         ("bindings", _) => {
-            let binding = decode(cx, content, "", "v1", "Binding")?;
-            let name = amphipod_api::object::name(&binding).to_owned();
+            let mut binding = created(cx, content, Expected::builtin("", "v1", "Binding"))?;
+            // Of the two ways to bind, this one takes no uid.
+            object::metadata_mut(&mut binding).remove("uid");
+            let name = object::name(&binding).to_owned();
             bind::bind(server, cx, &name, binding).await
         }
         _ => {

@@ -1,6 +1,6 @@
 //! `scale`: the replica count of any workload as one kind.
 
-use amphipod_api::codec::{self, Expected};
+use amphipod_api::codec::Expected;
 use amphipod_api::duration::age;
 use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object::{self, metadata_mut};
@@ -17,7 +17,7 @@ use crate::registry::patch::{self, Applied, Document, Kind};
 use crate::registry::update::{self, Change};
 use crate::registry::{existing, key, view};
 use crate::server::ApiServer;
-use crate::subresources::table;
+use crate::subresources::{decode, table};
 
 fn expected() -> Expected<'static> {
     Expected::builtin("autoscaling", "v1", "Scale")
@@ -30,15 +30,9 @@ pub async fn handle(server: &ApiServer, cx: &Context, content: Bytes) -> Result<
             answer(cx, scale_of(&found.value(&cx.resource)?)?)
         }
         "update" => {
-            let decoded = codec::decode(&content, cx.content_type(), expected(), cx.field_validation()?)?;
-            let name = object::name(&decoded.value);
-            if !name.is_empty() && name != cx.name() {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({name}) does not match the name on the URL ({})",
-                    cx.name()
-                )));
-            }
-            run(server, cx, &Rescale { cx, how: How::Whole(decoded.value) }).await
+            let mut scale = decode(cx, content, expected())?;
+            update::check_identity(cx, &mut scale)?;
+            run(server, cx, &Rescale { cx, how: How::Whole(scale) }).await
         }
         _ => {
             let kind = patch::kind_of(cx.content_type());
@@ -112,7 +106,9 @@ pub fn scale_of(object: &Value) -> Result<Value, Status> {
         Some(Value::Object(map)) if object::kind(object) == "ReplicationController" => {
             LabelSelector::from_map(map)
         }
-        Some(selector) => LabelSelector::from_object(selector).map_err(Status::internal)?,
+        Some(selector) => {
+            LabelSelector::from_object(selector).map_err(|why| Status::bad_request(why.to_string()))?
+        }
         None => LabelSelector::nothing(),
     };
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
@@ -146,6 +142,15 @@ struct Rescale<'a> {
     how: How,
 }
 
+impl Rescale<'_> {
+    /// A patch is refused for its uid by the scale, a whole one by what stores the workload.
+    fn another(&self, uid: &str, stored: &str) -> Status {
+        let resource = &self.cx.resource;
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
+        Status::conflict(&resource.group, &format!("{}/scale", resource.plural), self.cx.name(), &why)
+    }
+}
+
 impl Change for Rescale<'_> {
     fn apply(&self, old: &Value) -> Result<Value, Status> {
         let before = scale_of(old)?;
@@ -159,11 +164,14 @@ impl Change for Rescale<'_> {
             let fault = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
             return Err(Status::invalid("autoscaling", "Scale", self.cx.name(), &[fault]));
         }
+        let uid = object::uid(&scale);
+        if matches!(self.how, How::Patch(_)) && !uid.is_empty() && uid != object::uid(old) {
+            return Err(self.another(uid, object::uid(old)));
+        }
         let mut new = old.clone();
         object::child_mut(&mut new, "spec").insert("replicas".into(), replicas.into());
         // The scale's own preconditions are the workload's.
         metadata_mut(&mut new).insert("resourceVersion".into(), object::resource_version(&scale).into());
-        let uid = object::uid(&scale);
         if !uid.is_empty() {
             metadata_mut(&mut new).insert("uid".into(), uid.into());
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{MAPS, PODS, Server, config_map, pod, server};
 
 /// The value of the sample with this name and all of these labels.
-fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let line = text.lines().find(|line| {
         let is_series = line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         is_series && labels.iter().all(|label| line.contains(label))
@@ -13,7 +13,7 @@ fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-async fn scrape(server: &Server) -> String {
+pub async fn scrape(server: &Server) -> String {
     let answer = server.get("/metrics").await;
     assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     String::from_utf8(answer.bytes.to_vec()).expect("text")
@@ -114,8 +114,86 @@ async fn both_text_formats_are_spoken() {
     let nobody = server.as_user("nobody", &["system:authenticated"]);
     nobody.get("/metrics").await.refused(403, "Forbidden");
     nobody.get("/debug/pprof/").await.refused(403, "Forbidden");
+    nobody.get("/debug/pprof/profile?seconds=1").await.refused(403, "Forbidden");
     for (path, word) in [("", "heap: "), ("/heap", "configmaps "), ("/tasks", "alive tasks ")] {
         let answer = server.get(&format!("/debug/pprof{path}")).await;
         assert!(answer.code == 200 && String::from_utf8_lossy(&answer.bytes).contains(word), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_and_whether_they_may_is_counted() {
+    let server = server().await;
+    let before = scrape(&server).await;
+    let jane = server.as_user("jane@example.com", &["system:authenticated"]);
+    jane.get(MAPS).await.refused(403, "Forbidden");
+    server.post(MAPS, &config_map("a")).await.expect(201);
+    server.post(MAPS, &json!({"metadata": {"name": "B"}})).await.refused(422, "Invalid");
+    server.get("/api/v1/componentstatuses").await.expect(200);
+    let text = scrape(&server).await;
+    let grown = |name: &str, labels: &[&str]| {
+        sample(&text, name, labels).unwrap_or(0.0) - sample(&before, name, labels).unwrap_or(0.0)
+    };
+    for (name, labels) in [
+        ("authentication_attempts", vec!["result=\"success\""]),
+        ("authentication_duration_seconds_count", vec!["result=\"success\""]),
+        ("authenticated_user_requests", vec!["username=\"email_id\""]),
+        ("authenticated_user_requests", vec!["username=\"admin\""]),
+        ("authorization_attempts_total", vec!["result=\"allowed\""]),
+        ("authorization_attempts_total", vec!["result=\"no-opinion\""]),
+        ("authorization_duration_seconds_count", vec!["result=\"no-opinion\""]),
+        (
+            "apiserver_admission_step_admission_duration_seconds_count",
+            vec!["operation=\"CREATE\"", "rejected=\"false\"", "type=\"validate\""],
+        ),
+        (
+            "apiserver_requested_deprecated_apis",
+            vec!["resource=\"componentstatuses\"", "removed_release=\"\""],
+        ),
+    ] {
+        assert!(grown(name, &labels) >= 1.0, "{name} {labels:?}\n{text}");
+    }
+    assert!(text.contains("# TYPE authentication_attempts counter\n"));
+    for (name, resource) in [
+        ("apiserver_storage_objects", vec!["resource=\"clusterroles.rbac.authorization.k8s.io\""]),
+        (
+            "apiserver_resource_objects",
+            vec!["group=\"rbac.authorization.k8s.io\"", "resource=\"clusterroles\""],
+        ),
+        ("apiserver_resource_objects", vec!["group=\"\"", "resource=\"configmaps\""]),
+    ] {
+        assert!(sample(&text, name, &resource) >= Some(1.0), "{name} {resource:?}");
+    }
+    assert_eq!(sample(&text, "kubernetes_build_info", &["major=\"1\"", "minor=\"35\""]), Some(1.0));
+}
+
+#[tokio::test]
+async fn the_maintainer_takes_profiles() {
+    let server = server().await;
+    let path = "/debug/pprof/profile";
+    server.get(&format!("{path}?seconds=301")).await.refused(400, "BadRequest");
+    let first = format!("{path}?seconds=1");
+    // The one that is asked for while the other is taken is refused.
+    let (one, other) = tokio::join!(server.get(&first), server.get(&first));
+    let (taken, refused) = if one.code == 200 { (one, other) } else { (other, one) };
+    assert_eq!(refused.headers["retry-after"], "10");
+    assert_eq!(refused.refused(429, "TooManyRequests"), "a profile is being taken already");
+    assert_eq!(taken.code, 200);
+    assert_eq!(taken.headers["content-type"], "application/octet-stream");
+    assert_eq!(taken.headers["content-disposition"], "attachment; filename=\"profile\"");
+    assert!(taken.bytes.starts_with(&[0x1f, 0x8b]), "gzip");
+    // It ends with who asked for it.
+    let request = http::Request::builder().uri("/debug/pprof/profile").body(Vec::new()).expect("a request");
+    let mut waiting = Box::pin(server.raw(request));
+    while futures::poll!(&mut waiting).is_pending() {
+        let again = server.get(&format!("{path}?seconds=1")).await;
+        if again.code == 429 {
+            break;
+        }
+    }
+    drop(waiting);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while server.get(&first).await.code != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the profile of a client that is gone goes on");
     }
 }

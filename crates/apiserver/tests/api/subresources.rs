@@ -71,6 +71,7 @@ async fn budgets_are_asked() {
         (&left["status"]["disruptionsAllowed"], left["status"]["disruptedPods"]["a"].is_string()),
         (&json!(0), true)
     );
+    assert_eq!(left["status"]["conditions"][0]["reason"], "InsufficientPods");
     server.get(&format!("{PODS}/a")).await.refused(404, "NotFound");
 }
 
@@ -96,6 +97,68 @@ async fn evictions_that_cannot_be() {
     let text = server.post(&format!("{PODS}/a/eviction"), &other).await.refused(400, "BadRequest");
     assert_eq!(text, "name in URL does not match name in Eviction object");
     evict(&server, "none", &json!({})).await.refused(404, "NotFound");
+    let mut elsewhere = other;
+    elsewhere["metadata"] = json!({"name": "a", "namespace": "x"});
+    let text = server.post(&format!("{PODS}/a/eviction"), &elsewhere).await.refused(400, "BadRequest");
+    assert_eq!(text, "the namespace of the provided object does not match the namespace sent on the request");
+}
+
+#[tokio::test]
+async fn pods_no_budget_counts_go_as_they_were_read() {
+    let server = server().await;
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 2, "desiredHealthy": 2,
+        "expectedPods": 3});
+    budget(&server, "b", &status).await;
+    for (name, phase) in [("pending", "Pending"), ("failed", "Failed"), ("unready", "Running")] {
+        running(&server, name).await;
+        let conditions = json!([{"type": "Ready", "status": "False"}]);
+        let status = json!({"status": {"phase": phase, "conditions": conditions}});
+        let now = server.merge(&format!("{PODS}/{name}/status"), &status).await.expect(200);
+        // Preconditions that do not hold are told, whether or not a budget is asked.
+        let old = json!({"preconditions": {"resourceVersion": "1"}});
+        let text = evict(&server, name, &old).await.refused(409, "Conflict");
+        let version = now["metadata"]["resourceVersion"].as_str().unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "Operation cannot be fulfilled on Pod \"{name}\": the ResourceVersion in the precondition (1) does not \
+                 match the ResourceVersion in record ({version}). The object might have been modified"
+            )
+        );
+        let exact = json!({"preconditions": {"resourceVersion": version}, "gracePeriodSeconds": 0});
+        evict(&server, name, &exact).await.expect(201);
+        server.get(&format!("{PODS}/{name}")).await.refused(404, "NotFound");
+    }
+    let left = server.get(&format!("{BUDGETS}/b")).await.expect(200);
+    assert_eq!(left["status"].get("disruptedPods"), None);
+}
+
+#[tokio::test]
+async fn older_clients_evict_too() {
+    let server = server().await;
+    running(&server, "a").await;
+    let mut eviction = json!({"kind": "Eviction", "apiVersion": "policy/v1beta1", "metadata": {"name": "a"}});
+    server.post(&format!("{PODS}/a/eviction"), &eviction).await.expect(201);
+    eviction["apiVersion"] = "policy/v2".into();
+    let text = server.post(&format!("{PODS}/a/eviction"), &eviction).await.refused(400, "BadRequest");
+    assert_eq!(
+        text,
+        "the API version in the data (policy/v2) does not match the expected API version (policy/v1)"
+    );
+}
+
+#[tokio::test]
+async fn bindings_of_a_namespace() {
+    let server = server().await;
+    server.post(PODS, &pod("p")).await.expect(201);
+    let path = "/api/v1/namespaces/default/bindings";
+    let bind = |metadata: Value| json!({"kind": "Binding", "apiVersion": "v1", "metadata": metadata, "target": {"name": "n"}});
+    let text = server.post(path, &bind(json!({}))).await.refused(400, "BadRequest");
+    assert_eq!(text, "Name parameter required.");
+    server.post(path, &bind(json!({"name": "none"}))).await.refused(404, "NotFound");
+    // A uid is not asked for here.
+    server.post(path, &bind(json!({"name": "p", "uid": "u"}))).await.expect(201);
+    assert_eq!(server.get(&format!("{PODS}/p")).await.expect(200)["spec"]["nodeName"], "n");
 }
 
 #[tokio::test]
@@ -121,7 +184,16 @@ async fn bindings_are_for_one_pod_once() {
     assert!(text.starts_with(&format!(
         "{storage}ResourceVersion in precondition: 1, ResourceVersion in object meta: "
     )));
-    bind(json!({"name": "p"}), json!({"kind": "Node"})).await.refused(422, "Invalid");
+    let status = bind(json!({"name": "p"}), json!({"kind": "Pod"})).await.expect(500);
+    assert_eq!(
+        status["message"],
+        "[target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\", target.name: Required value]"
+    );
+    let text = bind(json!({}), json!({"name": "n"})).await.refused(400, "BadRequest");
+    assert_eq!(text, "name in URL does not match name in Binding object");
+    let elsewhere = json!({"name": "p", "namespace": "x"});
+    let text = bind(elsewhere, json!({"name": "n"})).await.refused(400, "BadRequest");
+    assert_eq!(text, "the namespace of the provided object does not match the namespace sent on the request");
     bind(json!({"name": "p"}), json!({"kind": "Node", "name": "n"})).await.expect(201);
     let text =
         bind(json!({"name": "p"}), json!({"kind": "Node", "name": "m"})).await.refused(409, "Conflict");
@@ -134,4 +206,28 @@ async fn bindings_are_for_one_pod_once() {
     other["metadata"]["uid"] = "u".into();
     let text = server.put(&format!("{PODS}/p"), &other).await.refused(409, "Conflict");
     assert_eq!(text, format!("{storage}UID in precondition: u, UID in object meta: {uid}"));
+}
+
+#[tokio::test]
+async fn pods_are_told_where_their_node_is() {
+    let server = server().await;
+    let (region, zone) = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone");
+    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n", "labels": {region: "r", zone: "z", "a": "b"}}});
+    server.post("/api/v1/nodes", &node).await.expect(201);
+    let mut wrong = pod("p");
+    wrong["metadata"]["labels"][zone] = "elsewhere".into();
+    server.post(PODS, &wrong).await.expect(201);
+    let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "p", "labels": {"c": "d"}},
+        "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{PODS}/p/binding"), &binding).await.expect(201);
+    let bound = server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(bound["metadata"]["labels"], json!({"app": "p", region: "r", zone: "z", "c": "d"}));
+    let mut placed = pod("q");
+    placed["spec"]["nodeName"] = "n".into();
+    let placed = server.post(PODS, &placed).await.expect(201);
+    assert_eq!(placed["metadata"]["labels"], json!({"app": "q", region: "r", zone: "z"}));
+    let mut lost = pod("l");
+    lost["spec"]["nodeName"] = "none".into();
+    let lost = server.post(PODS, &lost).await.expect(201);
+    assert_eq!(lost["metadata"]["labels"], json!({"app": "l"}));
 }

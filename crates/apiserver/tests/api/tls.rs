@@ -18,6 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{sample, scrape};
 use crate::support::Server;
 
 pub struct Authority {
@@ -68,7 +69,7 @@ where
     let port = listener.local_addr().expect("an address").port();
     let serving = authority.issue("node", "system:nodes", ExtendedKeyUsagePurpose::ServerAuth);
     let tls = serve::tls_config(&serving, Some(&authority.pem)).expect("TLS");
-    tokio::spawn(serve::serve(listener, tls, handler, stop.clone()));
+    tokio::spawn(serve::serve(listener, tls, handler, || {}, stop.clone()));
     let config = Config {
         serving: Some(authority.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
         client_ca_pem: Some(authority.pem.clone()),
@@ -191,7 +192,21 @@ async fn certificates_say_who_asks() {
         assert_eq!(send(address, ca, Some(&admin), h2, post(maps), large.clone()).await, Ok(413));
         assert_eq!(send(address, ca, Some(&user), h2, post(maps), large).await, Ok(403));
     }
+    counted(&Server::of(api.clone()).await).await;
     stop.cancel();
     serving.await.expect("no panic").expect("served to the end");
     api.close();
+}
+
+/// The strangers are counted once the server has done with them, which clients may see earlier.
+async fn counted(server: &Server) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let mut text = String::new();
+    while sample(&text, "apiserver_tls_handshake_errors_total", &[]) != Some(2.0) {
+        assert!(tokio::time::Instant::now() < deadline, "{text}");
+        text = scrape(server).await;
+        tokio::task::yield_now().await;
+    }
+    let shown = "apiserver_client_certificate_expiration_seconds_count";
+    assert!(sample(&text, shown, &[]) >= Some(10.0), "{text}");
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{FAILURE_POLICIES, MATCH_POLICIES, rules};
 use crate::check::{self, Faults, dns1035_label, invalid_each};
+use crate::conditions;
 use crate::json::{default, default_text, each, items, set, text, with, within};
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
 
@@ -29,6 +30,7 @@ pub static ADMISSION_POLICY: Kind = Kind {
         }
     },
     validate: policy,
+    validate_status: policy_status,
     ..SPEC_AND_STATUS
 };
 pub static ADMISSION_BINDING: Kind = Kind {
@@ -51,6 +53,18 @@ fn match_defaults(resources: &mut Value) {
     for list in ["resourceRules", "excludeResourceRules"] {
         each(resources, list, |rule| default_text(rule, "scope", "*"));
     }
+}
+
+fn policy_status(new: &Value, _: &Value) -> Faults {
+    let mut faults = Faults::new();
+    let (path, status) = (Path::new("status"), &new["status"]);
+    let at = path.child("typeChecking").child("expressionWarnings");
+    for (i, warning) in items(&status["typeChecking"]["expressionWarnings"]).iter().enumerate() {
+        check::required(&mut faults, &at.index(i).child("warning"), &warning["warning"]);
+        check::required(&mut faults, &at.index(i).child("fieldRef"), &warning["fieldRef"]);
+    }
+    conditions::check(&mut faults, &path.child("conditions"), &status["conditions"]);
+    faults
 }
 
 fn policy(object: &Value) -> Faults {
@@ -289,7 +303,7 @@ fn actions(faults: &mut Faults, path: &Path, value: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::named::{created, merge};
+    use crate::testing::named::{created, merge, patched, stored};
     use serde_json::{Value, json};
 
     const GROUP: &str = "admissionregistration.k8s.io";
@@ -336,6 +350,26 @@ mod tests {
                 "{patch}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_status_may_say() {
+        let old = stored(GROUP, "validatingadmissionpolicies", policy(json!({})));
+        let status = json!({"status": {"typeChecking": {"expressionWarnings": [{}]},
+            "conditions": [{"type": "a b", "status": "x", "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+        let (_, faults) = patched(GROUP, "validatingadmissionpolicies", "status", &old, status);
+        assert_eq!(
+            faults[..2],
+            [
+                "status.typeChecking.expressionWarnings[0].warning: Required value",
+                "status.typeChecking.expressionWarnings[0].fieldRef: Required value",
+            ]
+        );
+        assert!(faults[2].starts_with("status.conditions[0].type: Invalid value: \"a b\""), "{faults:?}");
+        assert_eq!(
+            faults[3],
+            "status.conditions[0].status: Unsupported value: \"x\": supported values: \"False\", \"True\", \"Unknown\""
+        );
     }
 
     #[test]

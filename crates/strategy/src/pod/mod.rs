@@ -105,8 +105,9 @@ impl Strategy for Pod {
                 keep_metadata(object, old);
             }
             "resize" => {
-                resize::prepare(object, old);
-                keep_metadata(object, old);
+                if resize::prepare(object, old) {
+                    keep_metadata(object, old);
+                }
             }
             // The server itself writes node name and condition.
             "binding" => return,
@@ -167,6 +168,9 @@ impl Strategy for Pod {
 
     /// Pods are seldom changed by hand: what was said at creation is not said again.
     fn warnings(&self, context: &Context, object: &Value, old: Option<&Value>) -> Warnings {
+        if context.subresource == "status" {
+            return status::warnings(&object["status"]);
+        }
         if !context.subresource.is_empty() || old.is_some() {
             return Warnings::new();
         }

@@ -8,19 +8,54 @@ use super::resources::{is_sidecar, qos_class};
 use crate::check::{Faults, forbidden_whole};
 use crate::json::{copy, fields, is_empty, items, put, remove, same, set, text, within};
 
-/// Only resources and resize policies of the containers are taken from the request.
-pub fn prepare(object: &mut Value, old: &Value) {
+const LISTS: [&str; 2] = ["containers", "initContainers"];
+
+/// Only resources and resize policies of the containers are taken from the request. Where it has
+/// other containers than the pod, they stay as sent, for the check to tell of; false where that is all
+/// there is to tell.
+pub fn prepare(object: &mut Value, old: &Value) -> bool {
+    let counts = |list: &str| items(&object["spec"][list]).len() == items(&old["spec"][list]).len();
+    if !LISTS.into_iter().all(counts) {
+        return false;
+    }
     let mut spec = old["spec"].clone();
-    for list in ["containers", "initContainers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let wanted = items(&object["spec"][list]).iter().find(|c| c["name"] == container["name"]);
-            if let Some(wanted) = wanted {
-                copy(container, "resources", wanted);
-                copy(container, "resizePolicy", wanted);
-            }
+    for list in LISTS {
+        let sent = items(&object["spec"][list]);
+        if !same_names(sent, items(&old["spec"][list])) {
+            put(&mut spec, list, sent.to_vec());
+            continue;
+        }
+        let kept = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for (container, wanted) in kept.zip(sent) {
+            copy(container, "resources", wanted);
+            copy(container, "resizePolicy", wanted);
         }
     }
     put(object, "spec", spec);
+    true
+}
+
+fn same_names(new: &[Value], old: &[Value]) -> bool {
+    new.iter().zip(old).all(|(now, then)| now["name"] == then["name"])
+}
+
+/// Containers are told apart by their places: these must be the same before anything else is judged.
+fn misplaced(new: &Value, old: &Value) -> Faults {
+    let mut faults = Faults::new();
+    for list in LISTS {
+        let path = Path::new("spec").child(list);
+        let (now, then) = (items(&new["spec"][list]), items(&old["spec"][list]));
+        if now.len() != then.len() {
+            faults.push(Error::forbidden(&path, format!("{list} may not be added or removed on resize")));
+            continue;
+        }
+        for (i, _) in now.iter().zip(then).enumerate().filter(|(_, (now, then))| now["name"] != then["name"])
+        {
+            let detail = format!("{list} may not be renamed or reordered on resize");
+            faults.push(Error::forbidden(&path.index(i).child("name"), detail));
+        }
+    }
+    faults
 }
 
 /// `found` is what the resized pod is guilty of in itself; some pods cannot be resized at all.
@@ -46,6 +81,11 @@ pub fn check(found: &mut Faults, new: &Value, old: &Value) {
     if ["requests", "limits"].iter().any(|kind| !is_empty(&old["spec"]["resources"][*kind])) {
         let detail = "resize of pods with pod-level resources is forbidden when InPlacePodLevelResourcesVerticalScalingEnabled feature gate is disabled";
         found.push(forbidden_whole(detail));
+        return;
+    }
+    let misplaced = misplaced(new, old);
+    if !misplaced.is_empty() {
+        found.extend(misplaced);
         return;
     }
     for list in ["initContainers", "containers"] {

@@ -9,8 +9,9 @@ use amphipod_api::names::inclusive_range_text;
 use serde_json::{Value, json};
 
 use super::STATUS_LISTS;
-use crate::addresses::legacy_ip;
+use crate::addresses::{legacy_ip, warn_ip};
 use crate::check::{self, Faults, invalid_each};
+use crate::contract::Warnings;
 use crate::json::{copy, each, int, items, number, set, text};
 
 /// Conditions whose names are older than the rule for names.
@@ -71,6 +72,18 @@ pub fn change(faults: &mut Faults, new: &Value, old: &Value) {
     for list in STATUS_LISTS {
         users(faults, &path.child(list), &status[list], spec);
     }
+}
+
+/// Addresses that will not be accepted for ever.
+pub fn warnings(status: &Value) -> Warnings {
+    let mut texts = Warnings::new();
+    for list in ["podIPs", "hostIPs"] {
+        for (i, entry) in items(&status[list]).iter().enumerate() {
+            let at = Path::new("status").child(list).index(i).child("ip");
+            warn_ip(&mut texts, &at, text(&entry["ip"]));
+        }
+    }
+    texts
 }
 
 fn conditions(faults: &mut Faults, path: &Path, status: &Value) {

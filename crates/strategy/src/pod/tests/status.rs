@@ -1,10 +1,30 @@
 use serde_json::{Value, json};
 
 use super::{pod, spec};
-use crate::testing::{PODS, merged, stored, updated, updates};
+use crate::testing::{PODS, context, merged, stored, strategy, updated, updates};
 
 fn status(patch: Value) -> Value {
     json!({"status": patch})
+}
+
+#[test]
+fn addresses_that_will_be_refused_some_day() {
+    let old = stored(PODS, &pod());
+    let new = merged(
+        &old,
+        &status(json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "FD00::1"}], "hostIPs": [{"ip": "010.0.0.1"}]})),
+    );
+    let warned = |subresource: &str| -> Vec<String> {
+        strategy(PODS).warnings(&context(PODS, subresource), &new, Some(&old)).into_iter().collect()
+    };
+    assert_eq!(
+        warned("status"),
+        [
+            "status.podIPs[1].ip: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")",
+            "status.hostIPs[0].ip: non-standard IP address \"010.0.0.1\" will be considered invalid in a future Kubernetes release: use \"10.0.0.1\"",
+        ]
+    );
+    assert_eq!(warned("resize"), [""; 0]);
 }
 
 #[test]

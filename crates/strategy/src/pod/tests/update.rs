@@ -154,6 +154,53 @@ fn ephemeral_containers() {
 }
 
 #[test]
+fn resizing_keeps_the_containers() {
+    let named = |name: &str| json!({"name": name, "image": "i", "resources": amounts("1", "1Gi")});
+    let lists =
+        |containers: Value, init: Value| spec(json!({"containers": containers, "initContainers": init}));
+    let object = merged(&pod(), &lists(json!([named("a"), named("b")]), json!([named("s")])));
+    let old = stored(PODS, &object);
+    let moved = |list: &str, i: usize| {
+        format!("spec.{list}[{i}].name: Forbidden: {list} may not be renamed or reordered on resize")
+    };
+    let count = |list: &str| format!("spec.{list}: Forbidden: {list} may not be added or removed on resize");
+    let both = json!([named("a"), named("b")]);
+    let cases = [
+        (
+            lists(json!([named("b"), named("a")]), json!([named("s")])),
+            vec![moved("containers", 0), moved("containers", 1)],
+        ),
+        (
+            lists(json!([named("a"), named("c")]), json!([named("t")])),
+            vec![moved("containers", 1), moved("initContainers", 0)],
+        ),
+        (lists(json!([named("a")]), json!([named("s")])), vec![count("containers")]),
+        (lists(both.clone(), json!([])), vec![count("initContainers")]),
+        (lists(both, json!([named("s")])), vec![]),
+    ];
+    for (patch, expected) in cases {
+        assert_eq!(updated(PODS, "resize", &old, &merged(&old, &patch)).1, expected, "{patch}");
+    }
+}
+
+#[test]
+fn resizing_keeps_the_policies() {
+    let old = stored(PODS, &merged(&pod(), &container(json!({"resources": amounts("1", "1Gi")}))));
+    let policy = |resource: &str| json!({"resourceName": resource, "restartPolicy": "RestartContainer"});
+    let changes =
+        json!({"resources": amounts("2", "1Gi"), "resizePolicy": [policy("cpu"), policy("memory")]});
+    updates(
+        PODS,
+        "resize",
+        &old,
+        &[(
+            spec(json!({"containers": [merged(&json!({"name": "c"}), &changes)]})),
+            &["spec: Forbidden: only cpu and memory resources are mutable"],
+        )],
+    );
+}
+
+#[test]
 fn resizing() {
     let init = json!({"name": "s", "image": "i", "restartPolicy": "Always"});
     let object = merged(
