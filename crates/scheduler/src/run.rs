@@ -15,10 +15,12 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::cache::Snapshot;
-use crate::decision::{Decision, schedule};
-use crate::pod::PodState;
+use crate::decision::{Decision, Scheduler as Core};
+use crate::framework::Profile;
+use crate::plugins::scheduling_gates;
+use crate::pod::{PodInfo, is_finished, node_name};
 use crate::queue::Queue;
+use crate::snapshot::Snapshot;
 
 /// The longest an event's message may be; conditions hold it whole.
 const MAX_EVENT_BYTES: usize = 1024;
@@ -39,6 +41,7 @@ impl Default for Config {
 
 struct State {
     snapshot: Snapshot,
+    core: Core,
     queue: Queue,
 }
 
@@ -62,7 +65,11 @@ pub async fn run(
         recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
         client,
         config,
-        state: Mutex::new(State { snapshot: Snapshot::default(), queue: Queue::default() }),
+        state: Mutex::new(State {
+            snapshot: Snapshot::default(),
+            core: Core::new(vec![Profile::default()]),
+            queue: Queue::default(),
+        }),
         work: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
     });
@@ -91,9 +98,9 @@ impl Scheduler {
             let mut state = this.state.lock();
             match change {
                 Change::Deleted(node) => state.snapshot.remove_node(node.name()),
-                Change::Added(node) => state.snapshot.set_node(node.clone()),
+                Change::Added(node) => state.snapshot.set_node(node),
                 Change::Updated { old, new } => {
-                    state.snapshot.set_node(new.clone());
+                    state.snapshot.set_node(new);
                     if !matters(old, new) {
                         return; // heartbeats
                     }
@@ -123,11 +130,15 @@ impl Scheduler {
             state.snapshot.remove_pod(&pod.key());
             state.queue.remove(&pod.key());
             state.queue.cluster_changed(now);
-        } else if PodState::new(pod.clone()).node_name().is_some() {
-            let before = state.snapshot.requests_of(&pod.key());
+        } else if node_name(pod).is_some() {
+            let requests = |state: &State| {
+                let known = state.snapshot.pod(&pod.key());
+                known.map(|pod| pod.template.spec.requests.clone())
+            };
+            let before = requests(&state);
             state.snapshot.set_pod(pod);
             state.queue.remove(&pod.key());
-            let after = state.snapshot.requests_of(&pod.key());
+            let after = requests(&state);
             // A finished or shrunk pod frees room; a placed one may satisfy another's affinity.
             if before != after || matches!(change, Change::Added(_)) {
                 state.queue.cluster_changed(now);
@@ -139,8 +150,9 @@ impl Scheduler {
             if only_status {
                 return; // our own condition
             }
-            let candidate = PodState::new(pod.clone());
-            if candidate.is_gated() || pod.is_terminating() || candidate.is_finished() {
+            let candidate = state.snapshot.catalogue.pod(pod);
+            let gated = !scheduling_gates::admits(&candidate.template.spec);
+            if gated || pod.is_terminating() || is_finished(pod) {
                 state.queue.remove(&candidate.key);
             } else {
                 state.queue.add(&candidate.key, candidate.priority(), now);
@@ -186,47 +198,51 @@ impl Scheduler {
     }
 
     async fn decide(self: &Arc<Self>, pod: Arc<CachedPod>) {
-        let candidate = Arc::new(PodState::new(pod));
-        if candidate.node_name().is_some() {
-            return self.state.lock().queue.remove(&candidate.key);
+        if node_name(&pod).is_some() {
+            return self.state.lock().queue.remove(&pod.key());
         }
-        let decision = {
+        let (info, decision, node) = {
             let mut state = self.state.lock();
-            let decision = schedule(&state.snapshot, &candidate, rand::random());
-            if let Decision::Node(node) = &decision {
-                state.snapshot.place(candidate.clone(), node);
+            let State { snapshot, core, .. } = &mut *state;
+            let info = Arc::new(snapshot.catalogue.pod(&pod));
+            let decision = core.decide(snapshot, &info, rand::random());
+            snapshot.denominate(&info.key); // nobody is evicted yet, so no room comes free
+            let mut name = String::new();
+            if let Decision::Node(slot) = &decision {
+                name = snapshot.name(*slot).to_owned();
+                snapshot.place(&info, *slot);
             }
-            decision
+            (info, decision, name)
         };
         match decision {
-            Decision::Node(node) => {
+            Decision::Node(_) => {
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 let this = self.clone();
                 tokio::spawn(async move {
-                    this.bind(&candidate, &node).await;
+                    this.bind(&pod, &info, &node).await;
                     drop(permit);
                 });
             }
-            Decision::Unschedulable(explanation) => {
-                self.state.lock().queue.refused(&candidate.key, Instant::now());
-                self.tell_unschedulable(&candidate, &explanation.message()).await;
+            Decision::Unschedulable(unschedulable) => {
+                self.state.lock().queue.refused(&info.key, Instant::now());
+                self.tell_unschedulable(&pod, &unschedulable.explanation.message()).await;
             }
         }
     }
 
-    async fn bind(&self, pod: &PodState, node: &str) {
-        let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
-        let name = pod.pod.name();
+    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
+        let name = object.name();
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name, "namespace": pod.namespace(), "uid": pod.pod.uid()},
+            "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         match api.create_subresource(name, "binding", &binding).await {
             Ok(_) => {
-                debug!(pod = pod.key, node, "bound");
+                debug!(pod = &*pod.key, node, "bound");
                 let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.normal(&*pod.pod, "Scheduled", message);
+                self.recorder.normal(object, "Scheduled", message);
                 self.state.lock().queue.remove(&pod.key);
             }
             Err(error) => {
@@ -236,7 +252,7 @@ impl Scheduler {
                     state.queue.remove(&pod.key);
                     return;
                 }
-                warn!(pod = pod.key, node, %error, "binding failed");
+                warn!(pod = &*pod.key, node, %error, "binding failed");
                 let now = Instant::now();
                 state.queue.refused(&pod.key, now);
                 state.queue.cluster_changed(now);
@@ -246,17 +262,17 @@ impl Scheduler {
         }
     }
 
-    async fn tell_unschedulable(&self, pod: &PodState, message: &str) {
-        self.recorder.warning(&*pod.pod, "FailedScheduling", shortened(message));
-        let Some(condition) = unschedulable(&pod.pod, message, Timestamp::now()) else { return };
+    async fn tell_unschedulable(&self, pod: &CachedPod, message: &str) {
+        self.recorder.warning(pod, "FailedScheduling", shortened(message));
+        let Some(condition) = unschedulable(pod, message, Timestamp::now()) else { return };
         let patch = Patch::Strategic(json!({
-            "metadata": {"uid": pod.pod.uid()},
+            "metadata": {"uid": pod.uid()},
             "status": {"conditions": [condition]},
         }));
         let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
-        match api.patch_status(pod.pod.name(), &patch).await {
+        match api.patch_status(pod.name(), &patch).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => {
-                warn!(pod = pod.key, %error, "the PodScheduled condition was not written");
+                warn!(pod = pod.key(), %error, "the PodScheduled condition was not written");
             }
             _ => {}
         }
