@@ -7,6 +7,7 @@ mod local;
 mod process;
 mod report;
 mod scale;
+mod scheduler;
 mod watch;
 mod wire;
 
@@ -34,6 +35,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Hollow nodes filled with pods: how fast, and what it costs in memory; needs no root
     Scale(scale::Options),
+    /// The scheduler's core alone, in one thread, on the scenarios of Kubernetes' scheduler_perf
+    Scheduler(scheduler::Options),
     /// The first two, on a cluster started for the purpose
     All(cluster::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             Command::Api(options) => api::run(&options, &mut report).await,
             Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
             Command::Scale(options) => scale::run(&options, &mut report).await,
+            Command::Scheduler(options) => scheduler::run(&options, &mut report),
             Command::All(options) => cluster::run(&options, &mut report, true).await,
         }
     });

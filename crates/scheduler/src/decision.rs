@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::class::{Class, Classes, Signature, Topology, filter_node_with_nominated};
 use crate::explanation::Explanation;
-use crate::framework::{Candidate, Point, Profile, View};
+use crate::framework::{Candidate, PluginSet, Point, Profile, View};
 use crate::node::Slot;
 use crate::plugins::{default_preemption, node_affinity};
 use crate::pod::{PodInfo, Template};
@@ -23,7 +23,7 @@ pub enum Decision {
 pub struct Unschedulable {
     pub explanation: Explanation,
     /// The plugins that refused nodes: what may help the pod is for them to say.
-    pub plugins: Vec<&'static str>,
+    pub plugins: PluginSet,
     pub preemption: Option<Preemption>,
 }
 
@@ -37,6 +37,9 @@ pub struct Scheduler {
 impl Scheduler {
     pub fn new(profiles: Vec<Profile>) -> Self {
         Scheduler { profiles, classes: Classes::default() }
+    }
+    pub fn profiles(&self) -> &[Profile] {
+        &self.profiles
     }
     /// The profile of a pod, if the pod is ours.
     pub fn profile_of(&self, snapshot: &Snapshot, template: &Template) -> Option<usize> {
@@ -80,7 +83,7 @@ impl Scheduler {
             Err(conflict) => {
                 let explanation = Explanation { nodes, beforehand: Some(conflict), ..Explanation::default() };
                 let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
-                return unschedulable(pod, explanation, vec![node_affinity::NAME], preemption);
+                return unschedulable(pod, explanation, PluginSet::of([node_affinity::NAME]), preemption);
             }
         };
         if let Some([name]) = named.as_deref()
@@ -100,7 +103,7 @@ impl Scheduler {
             return Decision::Node(slot);
         }
         let explanation = Explanation::of(&snapshot.catalogue.resources, nodes, &judgement.refused);
-        let plugins = judgement.plugins();
+        let plugins = PluginSet::of(judgement.refused.iter().map(|(refusal, _)| refusal.plugin));
         let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
         unschedulable(pod, explanation, plugins, preemption)
     }
@@ -131,7 +134,7 @@ impl Scheduler {
 fn unschedulable(
     pod: &PodInfo,
     mut explanation: Explanation,
-    plugins: Vec<&'static str>,
+    plugins: PluginSet,
     preemption: Option<Preemption>,
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);

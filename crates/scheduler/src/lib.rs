@@ -12,11 +12,11 @@ pub mod plugins;
 pub mod pod;
 pub mod preemption;
 pub mod queue;
-mod run;
+mod shell;
 pub mod snapshot;
 pub mod symbols;
 
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;
-pub use run::{Config, run};
+pub use shell::{Config, run};
 pub use snapshot::Snapshot;

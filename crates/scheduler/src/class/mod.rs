@@ -238,13 +238,6 @@ impl Judgement<'_> {
         let count: usize = winners().map(<[Slot]>::len).sum();
         winners().flatten().copied().nth((tie_break % count.max(1) as u64) as usize)
     }
-    /// The plugins that refused nodes.
-    pub fn plugins(&self) -> Vec<&'static str> {
-        let mut plugins: Vec<&'static str> = self.refused.iter().map(|(refusal, _)| refusal.plugin).collect();
-        plugins.sort_unstable();
-        plugins.dedup();
-        plugins
-    }
     /// All feasible nodes with their scores.
     pub fn scores(&self) -> impl Iterator<Item = (Slot, i64)> + '_ {
         self.feasible

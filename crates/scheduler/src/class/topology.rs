@@ -349,8 +349,8 @@ impl Topology {
         let has_hard = pod.hard.iter().all(|hard| has(hard.constraint.topology_key));
         let has_soft = !pod.soft_needs_all_keys || pod.soft.iter().all(|soft| has(soft.topology_key));
         let includes = |c: &SpreadConstraint| {
-            let affinity = !c.honors_affinity || node_affinity::admits(snapshot, pod, node.name, shape);
-            affinity && (!c.honors_taints || taint_toleration::tolerates_all(pod, shape))
+            let affinity = !c.honors_affinity || node_affinity::admits(snapshot, &pod.spec, node.name, shape);
+            affinity && (!c.honors_taints || taint_toleration::tolerates_all(&pod.spec, shape))
         };
         let counts = |table: &Table| match table.purpose {
             Purpose::Hard(index) => has_hard && includes(&pod.hard[index].constraint),

@@ -2,9 +2,11 @@
 //! points where it takes part, its functions and its default weight. A profile says which rows are
 //! enabled, with which weights and arguments.
 
+mod event;
 mod profile;
 mod verdict;
 
+pub use event::{Event, Hint, PluginSet, Question};
 pub use profile::{
     AddedAffinity, Arguments, DefaultConstraints, Enabled, FitStrategy, InterPodArgs, Profile,
     ScoringStrategy, ShapePoint, Weights,
@@ -105,15 +107,32 @@ pub struct Plugin {
     pub weight: i64,
     pub filter: Filter,
     pub score: Score,
+    /// Whether an event may help a pod the plugin refused nodes to; none for plugins that never do.
+    pub hint: Option<Hint>,
+    /// Whether more pods on nodes can help such a pod; most plugins need fewer.
+    pub cares_for_placed_pods: bool,
 }
 
 impl Plugin {
     /// A row without functions, for those that take part elsewhere than in filters and scores.
     pub const fn row(name: &'static str, points: &[Point]) -> Self {
-        Plugin { name, points: Points::of(points), weight: 0, filter: Filter::None, score: Score::None }
+        Plugin {
+            name,
+            points: Points::of(points),
+            weight: 0,
+            filter: Filter::None,
+            score: Score::None,
+            hint: None,
+            cares_for_placed_pods: false,
+        }
     }
-    pub const fn filters(mut self, filter: Filter) -> Self {
+    pub const fn filters(mut self, filter: Filter, hint: Hint) -> Self {
         self.filter = filter;
+        self.hint = Some(hint);
+        self
+    }
+    pub const fn cares_for_placed_pods(mut self) -> Self {
+        self.cares_for_placed_pods = true;
         self
     }
     pub const fn scores(mut self, weight: i64, score: Score) -> Self {

@@ -1,7 +1,9 @@
 //! Pods near or apart from other pods: the pod's own rules, and those of the pods that are there.
 
 use crate::class::{Features, Purpose};
-use crate::framework::{Choice, MAX_SCORE, Refusal, Verdict, View};
+use crate::framework::{Choice, Event, MAX_SCORE, Question, Refusal, Verdict, View};
+use crate::labels::Labels;
+use crate::pod::{Force, PodInfo, Term};
 
 pub const NAME: &str = "InterPodAffinity";
 
@@ -50,4 +52,37 @@ pub fn score(view: &View, choices: &[Choice]) -> Vec<i64> {
         false => 0,
     };
     marks.iter().map(scaled).collect()
+}
+
+/// Pods to be near to that come, pods to be apart from that go, and places where neither is so.
+pub fn hint(question: &Question) -> bool {
+    let spec = &question.pod.template.spec;
+    let near = |pod: &PodInfo| {
+        !spec.affinity.is_empty() && spec.affinity.iter().all(|term| speaks_of(question, term, pod))
+    };
+    let in_the_way = |pod: &PodInfo| {
+        let apart = |term: &Term| speaks_of(question, term, pod);
+        let mut theirs = pod.template.terms.iter().filter(|(_, t)| t.force == Force::RequiredAntiAffinity);
+        spec.anti_affinity.iter().any(apart)
+            || theirs.any(|(_, owned)| speaks_of(question, &owned.term, question.pod))
+    };
+    let has_key = |shape: &crate::node::Shape| {
+        spec.affinity.iter().all(|term| shape.labels.get(term.topology_key).is_some())
+    };
+    match question.event {
+        Event::PodPlaced(pod) => near(pod),
+        Event::PodRemoved(pod) => in_the_way(pod),
+        Event::PodChanged { old, new } => (near(new) && !near(old)) || (in_the_way(old) && !in_the_way(new)),
+        Event::NodeAdded { new, .. } => has_key(new),
+        Event::NodeChanged { old, new, .. } => old.labels != new.labels && has_key(new),
+        Event::NodeRemoved { .. } => false,
+        Event::NamespaceChanged => true,
+    }
+}
+
+fn speaks_of(question: &Question, term: &Term, pod: &PodInfo) -> bool {
+    let (snapshot, template) = (question.snapshot, &pod.template);
+    let nothing_known = Labels::default();
+    let about = snapshot.namespace_labels(template.namespace).unwrap_or(&nothing_known);
+    term.matches(&snapshot.catalogue.symbols, template.namespace, &template.labels, Some(about))
 }

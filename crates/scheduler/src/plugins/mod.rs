@@ -25,24 +25,28 @@ use crate::framework::{Filter, MAX_SCORE, Plugin, Score};
 pub static TABLE: [Plugin; 14] = [
     Plugin::row(scheduling_gates::NAME, &[PreEnqueue]),
     Plugin::row("PrioritySort", &[QueueSort]),
-    Plugin::row(node_unschedulable::NAME, &[AtFilter]).filters(Filter::Node(node_unschedulable::filter)),
-    Plugin::row(node_name::NAME, &[AtFilter]).filters(Filter::Node(node_name::filter)),
+    Plugin::row(node_unschedulable::NAME, &[AtFilter])
+        .filters(Filter::Node(node_unschedulable::filter), node_unschedulable::hint),
+    Plugin::row(node_name::NAME, &[AtFilter]).filters(Filter::Node(node_name::filter), node_name::hint),
     Plugin::row(taint_toleration::NAME, &[AtFilter, PreScore, AtScore, NormalizeScore])
-        .filters(Filter::Node(taint_toleration::filter))
+        .filters(Filter::Node(taint_toleration::filter), taint_toleration::hint)
         .scores(3, Score::Groups(taint_toleration::score)),
     Plugin::row(node_affinity::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
-        .filters(Filter::Node(node_affinity::filter))
+        .filters(Filter::Node(node_affinity::filter), node_affinity::hint)
         .scores(2, Score::Groups(node_affinity::score)),
-    Plugin::row(node_ports::NAME, &[PreFilter, AtFilter]).filters(Filter::Node(node_ports::filter)),
+    Plugin::row(node_ports::NAME, &[PreFilter, AtFilter])
+        .filters(Filter::Node(node_ports::filter), node_ports::hint),
     Plugin::row(node_resources_fit::NAME, &[PreFilter, AtFilter, PreScore, AtScore])
-        .filters(Filter::Node(node_resources_fit::filter))
+        .filters(Filter::Node(node_resources_fit::filter), node_resources_fit::hint)
         .scores(1, Score::Node(node_resources_fit::score)),
     Plugin::row(pod_topology_spread::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
-        .filters(Filter::Place(pod_topology_spread::filter))
-        .scores(2, Score::Groups(pod_topology_spread::score)),
+        .filters(Filter::Place(pod_topology_spread::filter), pod_topology_spread::hint)
+        .scores(2, Score::Groups(pod_topology_spread::score))
+        .cares_for_placed_pods(),
     Plugin::row(inter_pod_affinity::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
-        .filters(Filter::Place(inter_pod_affinity::filter))
-        .scores(2, Score::Groups(inter_pod_affinity::score)),
+        .filters(Filter::Place(inter_pod_affinity::filter), inter_pod_affinity::hint)
+        .scores(2, Score::Groups(inter_pod_affinity::score))
+        .cares_for_placed_pods(),
     Plugin::row(default_preemption::NAME, &[PostFilter]),
     Plugin::row(node_resources_balanced_allocation::NAME, &[PreScore, AtScore])
         .scores(1, Score::Node(node_resources_balanced_allocation::score)),

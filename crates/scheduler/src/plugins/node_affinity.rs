@@ -2,8 +2,7 @@
 //! prefers.
 
 use super::normalise;
-use crate::class::Signature;
-use crate::framework::{Candidate, Choice, Refusal, Verdict, View};
+use crate::framework::{Candidate, Choice, Question, Refusal, Verdict, View};
 use crate::labels::NodeTerm;
 use crate::node::Shape;
 use crate::pod::Spec;
@@ -38,11 +37,10 @@ fn any_matches(symbols: &Symbols, terms: &[NodeTerm], name: Symbol, shape: &Shap
 }
 
 /// Whether the pod's node selector and required node affinity admit the node.
-pub fn admits(snapshot: &Snapshot, pod: &Signature, name: Symbol, shape: &Shape) -> bool {
-    let mut selector = pod.spec.node_selector.iter();
+pub fn admits(snapshot: &Snapshot, spec: &Spec, name: Symbol, shape: &Shape) -> bool {
+    let mut selector = spec.node_selector.iter();
     selector.all(|(key, value)| shape.labels.get(*key) == Some(*value))
-        && pod
-            .spec
+        && spec
             .node_affinity
             .as_deref()
             .is_none_or(|terms| any_matches(&snapshot.catalogue.symbols, terms, name, shape))
@@ -54,7 +52,7 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
     if added.is_some_and(|terms| !any_matches(&view.snapshot.catalogue.symbols, terms, name, shape)) {
         return Err(Refusal::for_good(NAME, "node(s) didn't match scheduler-enforced node affinity"));
     }
-    if !admits(view.snapshot, view.pod, name, shape) {
+    if !admits(view.snapshot, &view.pod.spec, name, shape) {
         return Err(Refusal::for_good(NAME, "node(s) didn't match Pod's node affinity/selector"));
     }
     Ok(())
@@ -72,4 +70,13 @@ pub fn preference(view: &View, candidate: &Candidate) -> i64 {
 
 pub fn score(_: &View, choices: &[Choice]) -> Vec<i64> {
     normalise(choices.iter().map(|choice| choice.features.affinity).collect(), false)
+}
+
+pub fn hint(question: &Question) -> bool {
+    let added = question.profile.arguments.added_affinity.required.as_deref();
+    let symbols = &question.snapshot.catalogue.symbols;
+    question.node_becomes(|name, shape| {
+        added.is_none_or(|terms| any_matches(symbols, terms, name, shape))
+            && admits(question.snapshot, &question.pod.template.spec, name, shape)
+    })
 }

@@ -1,6 +1,6 @@
 //! A pod that names its node runs there or nowhere.
 
-use crate::framework::{Candidate, Refusal, Verdict, View};
+use crate::framework::{Candidate, Question, Refusal, Verdict, View};
 
 pub const NAME: &str = "NodeName";
 
@@ -11,4 +11,8 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
         }
         _ => Ok(()),
     }
+}
+
+pub fn hint(question: &Question) -> bool {
+    question.node_becomes(|name, _| question.pod.node == Some(name))
 }

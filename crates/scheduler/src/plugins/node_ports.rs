@@ -1,6 +1,6 @@
 //! Two pods cannot have one host port; the address for all clashes with every address.
 
-use crate::framework::{Candidate, Refusal, Verdict, View};
+use crate::framework::{Candidate, Event, Question, Refusal, Verdict, View};
 use crate::pod::HostPort;
 use crate::symbols::Symbols;
 
@@ -20,4 +20,16 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
         return Err(Refusal::for_now(NAME, "node(s) didn't have free ports for the requested pod ports"));
     }
     Ok(())
+}
+
+pub fn hint(question: &Question) -> bool {
+    let symbols = &question.snapshot.catalogue.symbols;
+    let wanted = &question.pod.template.spec.ports;
+    match question.event {
+        Event::NodeAdded { .. } => true,
+        Event::PodRemoved(pod) => {
+            pod.template.spec.ports.iter().any(|port| wanted.iter().any(|w| clash(symbols, port, w)))
+        }
+        _ => false,
+    }
 }

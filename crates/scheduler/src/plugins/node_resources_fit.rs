@@ -2,8 +2,10 @@
 
 use crate::amounts::ResourceId;
 use crate::framework::{
-    Candidate, Cause, FitStrategy, MAX_SCORE, Refusal, ScoringStrategy, ShapePoint, Shortage, Verdict, View,
+    Candidate, Cause, Event, FitStrategy, MAX_SCORE, Question, Refusal, ScoringStrategy, ShapePoint,
+    Shortage, Verdict, View,
 };
+use crate::node::Shape;
 
 pub const NAME: &str = "NodeResourcesFit";
 /// Points of a shape score at most this.
@@ -113,6 +115,28 @@ fn on_shape(points: &[ShapePoint], utilization: i64) -> i64 {
             let rise = scaled(to) - scaled(from);
             scaled(from) + rise * (utilization - from.utilization) / (to.utilization - from.utilization)
         }
+    }
+}
+
+/// Room comes from pods that go or shrink, and from nodes with more of what the pod asks for.
+pub fn hint(question: &Question) -> bool {
+    let wanted = &question.pod.template.spec.requests;
+    let holds = |shape: &Shape| {
+        shape.pod_slots > 0 && wanted.iter().all(|(id, amount)| amount <= shape.allocatable.get(id))
+    };
+    let grows = |old: &Shape, new: &Shape| {
+        new.pod_slots > old.pod_slots
+            || wanted.iter().any(|(id, _)| new.allocatable.get(id) > old.allocatable.get(id))
+    };
+    match question.event {
+        Event::PodRemoved(_) => true,
+        Event::PodChanged { old, new } => {
+            let (old, new) = (&old.template.spec.requests, &new.template.spec.requests);
+            wanted.iter().any(|(id, _)| new.get(id) < old.get(id))
+        }
+        Event::NodeAdded { new, .. } => holds(new),
+        Event::NodeChanged { old, new, .. } => holds(new) && grows(old, new),
+        _ => false,
     }
 }
 

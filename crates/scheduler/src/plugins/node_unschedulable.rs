@@ -1,6 +1,6 @@
 //! Cordoned nodes take only pods that tolerate it.
 
-use crate::framework::{Candidate, Refusal, Verdict, View};
+use crate::framework::{Candidate, Question, Refusal, Verdict, View};
 use crate::pod::{Effect, Taint};
 use crate::symbols::Symbol;
 
@@ -14,4 +14,8 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
         return Err(Refusal::for_good(NAME, "node(s) were unschedulable"));
     }
     Ok(())
+}
+
+pub fn hint(question: &Question) -> bool {
+    question.node_becomes(|_, shape| !shape.unschedulable)
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::class::{Features, Place, Purpose};
-use crate::framework::{Choice, MAX_SCORE, Refusal, Verdict, View};
+use crate::framework::{Choice, Event, MAX_SCORE, Question, Refusal, Verdict, View};
+use crate::node::Shape;
+use crate::pod::PodInfo;
 
 pub const NAME: &str = "PodTopologySpread";
 const MISSING_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -73,4 +75,28 @@ fn weight(view: &View, table: usize, choices: &[&Choice]) -> f64 {
         places.collect::<BTreeSet<_>>().len()
     };
     ((domains + 2) as f64).ln()
+}
+
+/// What changes a count, or which domains there are.
+pub fn hint(question: &Question) -> bool {
+    let template = &question.pod.template;
+    let hard = || template.spec.spread.iter().filter(|constraint| constraint.hard);
+    let symbols = &question.snapshot.catalogue.symbols;
+    let counted = |pod: &PodInfo| {
+        let labels = &pod.template.labels;
+        pod.template.namespace == template.namespace
+            && hard().any(|constraint| constraint.selector.matches(symbols, labels))
+    };
+    let complete = |shape: &Shape| hard().all(|c| shape.labels.get(c.topology_key).is_some());
+    let moves = |old: &Shape, new: &Shape| {
+        hard().any(|c| old.labels.get(c.topology_key) != new.labels.get(c.topology_key))
+    };
+    match question.event {
+        Event::PodPlaced(pod) | Event::PodRemoved(pod) => counted(pod),
+        Event::PodChanged { old, new } => counted(old) != counted(new),
+        Event::NodeAdded { new, .. } => complete(new),
+        Event::NodeChanged { old, new, .. } => moves(old, new) && (complete(old) || complete(new)),
+        Event::NodeRemoved { old } => complete(old),
+        Event::NamespaceChanged => false,
+    }
 }

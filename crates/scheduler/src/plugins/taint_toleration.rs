@@ -2,9 +2,9 @@
 
 use super::normalise;
 use crate::class::Signature;
-use crate::framework::{Candidate, Choice, Refusal, Verdict, View};
+use crate::framework::{Candidate, Choice, Question, Refusal, Verdict, View};
 use crate::node::Shape;
-use crate::pod::{Effect, Taint, Toleration};
+use crate::pod::{Effect, Spec, Taint, Toleration};
 
 pub const NAME: &str = "TaintToleration";
 
@@ -13,13 +13,13 @@ fn is_hard(taint: &Taint) -> bool {
 }
 
 /// Whether the pod tolerates every taint that would keep it off the node.
-pub fn tolerates_all(pod: &Signature, shape: &Shape) -> bool {
-    let tolerated = |taint: &Taint| pod.spec.tolerations.iter().any(|t| t.tolerates(taint));
+pub fn tolerates_all(spec: &Spec, shape: &Shape) -> bool {
+    let tolerated = |taint: &Taint| spec.tolerations.iter().any(|t| t.tolerates(taint));
     shape.taints.iter().filter(|taint| is_hard(taint)).all(tolerated)
 }
 
 pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
-    if tolerates_all(view.pod, candidate.shape) {
+    if tolerates_all(&view.pod.spec, candidate.shape) {
         Ok(())
     } else {
         Err(Refusal::for_good(NAME, "node(s) had untolerated taint(s)"))
@@ -36,6 +36,10 @@ pub fn unwelcome(pod: &Signature, shape: &Shape) -> i64 {
 
 pub fn score(_: &View, choices: &[Choice]) -> Vec<i64> {
     normalise(choices.iter().map(|choice| choice.features.taints).collect(), true)
+}
+
+pub fn hint(question: &Question) -> bool {
+    question.node_becomes(|_, shape| tolerates_all(&question.pod.template.spec, shape))
 }
 
 #[cfg(test)]

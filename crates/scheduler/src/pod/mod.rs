@@ -35,6 +35,9 @@ impl PodInfo {
     pub fn name(&self) -> &str {
         self.key.rsplit_once('/').map_or(&*self.key, |(_, name)| name)
     }
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
     pub fn priority(&self) -> i32 {
         self.template.spec.priority
     }

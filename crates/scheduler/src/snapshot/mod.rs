@@ -15,8 +15,9 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 
 pub use budgets::Budget;
 pub use log::ChangeLog;
-pub use workloads::Workloads;
+pub use workloads::{Controller, Workloads};
 
+use crate::framework::Event;
 use crate::labels::Labels;
 use crate::node::{NodeInfo, Shape, Slot};
 use crate::pod::{Catalogue, OwnedTerm, PodInfo, Template, TermId, is_finished, node_name};
@@ -48,6 +49,34 @@ pub struct Snapshot {
 struct TermUse {
     term: Arc<OwnedTerm>,
     templates: usize,
+}
+
+/// A node that was not there or was otherwise before.
+#[derive(Debug)]
+pub struct NodeChange {
+    pub slot: Slot,
+    pub old: Option<Shape>,
+}
+
+/// A placed pod before and after.
+#[derive(Debug)]
+pub struct PodChange {
+    pub old: Option<Arc<PodInfo>>,
+    pub new: Option<Arc<PodInfo>>,
+}
+
+impl PodChange {
+    /// What of it may help pods that wait; `None` if nothing.
+    pub fn event(&self) -> Option<Event<'_>> {
+        match (&self.old, &self.new) {
+            (None, None) => None,
+            (None, Some(new)) => Some(Event::PodPlaced(new)),
+            (Some(old), None) => Some(Event::PodRemoved(old)),
+            (Some(old), Some(new)) => {
+                (old.template.id != new.template.id).then_some(Event::PodChanged { old, new })
+            }
+        }
+    }
 }
 
 /// What classes of pods depend on beside nodes and the pods on them.
@@ -133,37 +162,44 @@ impl Snapshot {
 
 // Following the cluster.
 impl Snapshot {
-    pub fn set_node(&mut self, node: &Node) {
+    /// `None` if nothing the scheduler looks at has changed.
+    pub fn set_node(&mut self, node: &Node) -> Option<NodeChange> {
         let shape = Shape::parse(&mut self.catalogue, node);
         let name = self.catalogue.symbols.intern(node.name());
         let slot = self.slot_for(name);
         if self.node(slot).shape.as_ref() == Some(&shape) {
-            return; // a heartbeat
+            return None; // a heartbeat
         }
         for (image, _) in &shape.images {
             *self.images.entry(*image).or_insert(0) += 1;
         }
         let old = self.nodes[slot as usize].shape.replace(shape);
         self.known += usize::from(old.is_none());
-        self.forget_images(old);
+        self.forget_images(old.as_ref());
         self.log.record(slot);
+        Some(NodeChange { slot, old })
     }
-    pub fn remove_node(&mut self, name: &str) {
-        let Some(slot) = self.slot(name) else { return };
+    /// What the node was, if there was one.
+    pub fn remove_node(&mut self, name: &str) -> Option<Shape> {
+        let slot = self.slot(name)?;
         let old = self.nodes[slot as usize].shape.take();
         self.known -= usize::from(old.is_some());
-        self.forget_images(old);
+        self.forget_images(old.as_ref());
         self.log.record(slot);
         self.release_if_vacant(slot);
+        old
     }
-    pub fn set_namespace(&mut self, namespace: &Namespace) {
+    /// Whether its labels are new.
+    pub fn set_namespace(&mut self, namespace: &Namespace) -> bool {
         let symbols = &mut self.catalogue.symbols;
         let labels = Labels::parse(symbols, namespace.metadata.labels.as_ref());
         let name = symbols.intern(namespace.name());
-        if self.namespaces.get(&name) != Some(&labels) {
+        let changed = self.namespaces.get(&name) != Some(&labels);
+        if changed {
             self.namespaces.insert(name, labels);
             self.namespaces_generation += 1;
         }
+        changed
     }
     pub fn remove_namespace(&mut self, name: &str) {
         let name = self.catalogue.symbols.find(name);
@@ -172,41 +208,46 @@ impl Snapshot {
         }
     }
     /// Counts a pod on its node, or no longer, when it has none or is finished.
-    pub fn set_pod(&mut self, pod: &CachedPod) {
+    pub fn set_pod(&mut self, pod: &CachedPod) -> PodChange {
         let Some(node) = node_name(pod).filter(|_| !is_finished(pod)) else {
-            return self.remove_pod(&pod.key());
+            return PodChange { old: self.remove_pod(&pod.key()), new: None };
         };
         let info = Arc::new(self.catalogue.pod(pod));
         let name = self.catalogue.symbols.intern(node);
-        self.place_on(info, name);
+        PodChange { old: self.place_on(info.clone(), name), new: Some(info) }
     }
     /// Counts a pod on a node before the API says so.
-    pub fn place(&mut self, pod: &PodInfo, slot: Slot) {
+    pub fn place(&mut self, pod: &PodInfo, slot: Slot) -> Arc<PodInfo> {
         let node = self.node(slot).name;
-        let placed = self.catalogue.settled(pod, node);
-        self.place_on(Arc::new(placed), node);
+        let placed = Arc::new(self.catalogue.settled(pod, node));
+        self.place_on(placed.clone(), node);
+        placed
     }
-    fn place_on(&mut self, pod: Arc<PodInfo>, node: Symbol) {
+    fn place_on(&mut self, pod: Arc<PodInfo>, node: Symbol) -> Option<Arc<PodInfo>> {
         self.denominate(&pod.key);
         let known = self.pods.get(&pod.key).copied().filter(|slot| self.node(*slot).name == node);
-        if known.is_some_and(|slot| self.refreshed(&pod, slot)) {
-            return;
+        if let Some(known) = known.and_then(|slot| self.refreshed(&pod, slot)) {
+            return Some(known);
         }
-        self.remove_pod(&pod.key);
+        let old = self.remove_pod(&pod.key);
         let slot = self.slot_for(node); // only now: it may have been released with the pod
         self.count(&pod.template);
         self.pods.insert(pod.key.clone(), slot);
         self.nodes[slot as usize].add(pod);
         self.log.record(slot);
+        old
     }
-    pub fn remove_pod(&mut self, key: &str) {
+    /// What the pod was, if it counted.
+    pub fn remove_pod(&mut self, key: &str) -> Option<Arc<PodInfo>> {
         self.denominate(key);
-        let Some(slot) = self.pods.remove(key) else { return };
-        if let Some(pod) = self.nodes[slot as usize].remove(key) {
+        let slot = self.pods.remove(key)?;
+        let pod = self.nodes[slot as usize].remove(key);
+        if let Some(pod) = &pod {
             self.uncount(&pod.template);
         }
         self.log.record(slot);
         self.release_if_vacant(slot);
+        pod
     }
     /// Remembers that room is being made for a pod.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, slot: Slot) {
@@ -259,7 +300,7 @@ impl Snapshot {
             self.vacant.push(slot);
         }
     }
-    fn forget_images(&mut self, shape: Option<Shape>) {
+    fn forget_images(&mut self, shape: Option<&Shape>) {
         for (image, _) in shape.iter().flat_map(|shape| &shape.images) {
             if let Some(nodes) = self.images.get_mut(image) {
                 *nodes -= 1;
@@ -270,15 +311,18 @@ impl Snapshot {
         }
     }
     /// Where what is known of a placed pod is news only to itself, the news is taken over.
-    fn refreshed(&mut self, pod: &Arc<PodInfo>, slot: Slot) -> bool {
+    fn refreshed(&mut self, pod: &Arc<PodInfo>, slot: Slot) -> Option<Arc<PodInfo>> {
         let pods = &mut self.nodes[slot as usize].pods;
-        let Some(known) = pods.iter_mut().find(|known| known.key == pod.key) else { return false };
-        let same = known.template.id == pod.template.id && known.uid == pod.uid;
-        if same && (known.started != pod.started || known.preempted != pod.preempted) {
+        let known = pods.iter_mut().find(|known| known.key == pod.key)?;
+        if known.template.id != pod.template.id || known.uid != pod.uid {
+            return None;
+        }
+        let old = known.clone();
+        if known.started != pod.started || known.preempted != pod.preempted {
             *known = pod.clone();
             self.log.record(slot); // the order of victims may differ
         }
-        same
+        Some(old)
     }
     fn count(&mut self, template: &Template) {
         let pods = self.templates.entry(template.id).or_insert(0);

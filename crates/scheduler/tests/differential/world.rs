@@ -36,9 +36,15 @@ impl World {
     /// Built anew from all objects.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        self.nodes.values().for_each(|node| snapshot.set_node(node));
-        self.namespaces.values().for_each(|namespace| snapshot.set_namespace(namespace));
-        self.pods.values().for_each(|pod| snapshot.set_pod(&pod.clone().into()));
+        for node in self.nodes.values() {
+            snapshot.set_node(node);
+        }
+        for namespace in self.namespaces.values() {
+            snapshot.set_namespace(namespace);
+        }
+        for pod in self.pods.values() {
+            snapshot.set_pod(&pod.clone().into());
+        }
         for (pod, node) in self.nominated.values() {
             if let Some(slot) = snapshot.slot(node) {
                 let info = snapshot.catalogue.pod(&pod.clone().into());
