@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::class::Class;
+use crate::class::{Class, NOT_HELPFUL};
 use crate::explanation::Explanation;
 use crate::framework::Profile;
 use crate::node::Slot;
@@ -62,6 +62,7 @@ pub fn preempt(
         for (reason, times) in trials.outcomes() {
             explanation.count(reason, times);
         }
+        explanation.count(NOT_HELPFUL, class.not_named(snapshot));
         return Preemption::NoHelp(explanation);
     };
     let victims = class.try_node(snapshot, profile, slot).map(|(_, victims)| victims);
@@ -83,6 +84,6 @@ pub fn hopeless(spec: &Spec, nodes: usize) -> Preemption {
         return Preemption::NotEligible(NEVER);
     }
     let mut explanation = Explanation { nodes, ..Explanation::default() };
-    explanation.count("Preemption is not helpful for scheduling", nodes);
+    explanation.count(NOT_HELPFUL, nodes);
     Preemption::NoHelp(explanation)
 }

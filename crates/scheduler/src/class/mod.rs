@@ -16,7 +16,7 @@ pub use groups::Group;
 pub use memory::Classes;
 pub use signature::{Hard, Identity, Signature};
 pub use topology::{Purpose, Table, Topology};
-pub use trial::{Rank, Trial, Trials};
+pub use trial::{NOT_HELPFUL, Rank, Trial, Trials};
 
 use groups::{Groups, Member};
 
@@ -155,6 +155,17 @@ impl Class {
         self.standings[slot as usize] = Standing::Absent;
     }
 
+    /// Whether a node of this name comes into question.
+    fn names(&self, node: Symbol) -> bool {
+        self.only.as_ref().is_none_or(|names| names.contains(&node))
+    }
+    /// How many nodes do not come into question by their names.
+    pub fn not_named(&self, snapshot: &Snapshot) -> usize {
+        let exists = |name: &&Symbol| snapshot.slot_of(**name).is_some();
+        let named = self.only.as_ref().map(|names| names.iter().filter(exists).count());
+        named.map_or(0, |named| snapshot.node_count() - named)
+    }
+
     /// What a node is by itself: refused, or with features and a score. `None` if there is none.
     fn assess(
         &self,
@@ -164,10 +175,10 @@ impl Class {
     ) -> Option<Result<(Features, i64), Refusal>> {
         let node = snapshot.node(slot);
         let shape = node.shape.as_ref()?;
-        let candidate = Candidate { node, shape, fill: &node.fill };
-        if self.only.as_ref().is_some_and(|names| !names.contains(&node.name)) {
-            return Some(Err(node_affinity::not_named()));
+        if !self.names(node.name) {
+            return None; // told of all others at once
         }
+        let candidate = Candidate { node, shape, fill: &node.fill };
         let view = self.view(snapshot, profile);
         if let Err(refusal) = filter_node_with_nominated(&view, &candidate) {
             return Some(Err(refusal));
@@ -197,6 +208,10 @@ impl Class {
         let view = self.view(snapshot, profile);
         let mut refused: Vec<(Refusal, usize)> =
             self.refusals.kinds.iter().filter(|(_, nodes)| *nodes > 0).cloned().collect();
+        let not_named = self.not_named(snapshot);
+        if not_named > 0 {
+            refused.push((node_affinity::not_named(), not_named));
+        }
         let mut groups = Vec::new();
         for group in self.groups.iter() {
             match filter_place(&view, &group.features) {
@@ -215,11 +230,15 @@ impl Class {
 
     /// Whether a node will do.
     pub fn takes(&self, snapshot: &Snapshot, profile: &Profile, slot: Slot) -> bool {
-        let exists = self.standings.get(slot as usize).is_some_and(|s| *s != Standing::Absent);
+        let exists = snapshot.node(slot).shape.is_some();
         exists && self.refusal(&self.view(snapshot, profile), slot).is_none()
     }
     /// Why a node will not do, if it will not; what preemption may be tried on.
     pub fn refusal(&self, view: &View, slot: Slot) -> Option<Refusal> {
+        let node = view.snapshot.node(slot);
+        if node.shape.is_some() && !self.names(node.name) {
+            return Some(node_affinity::not_named());
+        }
         match self.standings.get(slot as usize)? {
             Standing::Absent => None,
             Standing::Refused(kind) => Some(self.refusals.kinds[*kind as usize].0.clone()),

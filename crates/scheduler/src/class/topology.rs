@@ -257,9 +257,7 @@ impl Topology {
         if self.presences.len() <= slot as usize {
             self.presences.resize(slot as usize + 1, None);
         }
-        let old = std::mem::replace(&mut self.presences[slot as usize], new);
-        // By turns, for the new presence is borrowed from where it is kept.
-        let new = self.presences[slot as usize].take();
+        let old = self.presences[slot as usize].take();
         self.move_member(slot, old.as_ref(), new.as_ref());
         for table in 0..self.tables.len() {
             self.change(table, old.as_ref(), new.as_ref(), slot, stale);
@@ -306,13 +304,17 @@ impl Topology {
             if old == new {
                 continue;
             }
-            if let Some(members) = old.and_then(|value| key.members.get_mut(&value)) {
+            if let Some(value) = old
+                && let Some(members) = key.members.get_mut(&value)
+            {
                 members.retain(|member| *member != slot);
+                if members.is_empty() {
+                    key.members.remove(&value);
+                }
             }
             if let Some(value) = new {
                 key.members.entry(value).or_default().push(slot);
             }
-            key.members.retain(|_, members| !members.is_empty());
         }
     }
 

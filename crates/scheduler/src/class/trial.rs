@@ -11,6 +11,8 @@ use crate::node::{Fill, Slot};
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 
+pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+
 /// Which of two nodes is taken: fewer budgets overrun, then victims that matter less, then fewer, then
 /// those that ran the shortest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +83,7 @@ impl Trials {
                 };
                 return;
             }
-            Trial::NotHelpful => vec!["Preemption is not helpful for scheduling".to_owned()],
+            Trial::NotHelpful => vec![NOT_HELPFUL.to_owned()],
             Trial::NoVictims => vec!["No preemption victims found for incoming pod".to_owned()],
             Trial::Refused(refusal) => refusal.reasons(&snapshot.catalogue.resources),
         };
@@ -102,9 +104,13 @@ impl Class {
         let alone = !self.signature.has_rules_about_places();
         let made = trials.made.filter(|(_, budgets)| alone && *budgets == now.1);
         let changed = made.and_then(|(position, _)| snapshot.log().since(position));
-        let changed: Vec<Slot> = match changed {
-            Some(changed) => changed.collect(),
-            None => (0..snapshot.slots() as Slot).collect(),
+        let changed: Vec<Slot> = match (&self.only, changed) {
+            (Some(names), _) => {
+                trials = Trials::default();
+                names.iter().filter_map(|name| snapshot.slot_of(*name)).collect()
+            }
+            (None, Some(changed)) => changed.collect(),
+            (None, None) => (0..snapshot.slots() as Slot).collect(),
         };
         for slot in changed {
             let trial = self.try_node(snapshot, profile, slot).map(|(trial, _)| trial);

@@ -63,3 +63,6 @@ fn normalise(mut marks: Vec<i64>, reverse: bool) -> Vec<i64> {
     }
     marks
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use oracle::Oracle;
 use random::Random;
 use world::World;
 
-const RUNS: u64 = 100;
+const RUNS: u64 = 60;
 const STEPS: usize = 30;
 
 #[test]
@@ -39,7 +39,7 @@ fn fast_and_slow_agree() {
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
         let Outcomes { placed, refused, preempting } = outcomes;
-        assert!(placed > 500 && refused > 500 && preempting > 50, "{placed} {refused} {preempting}");
+        assert!(placed > 300 && refused > 300 && preempting > 30, "{placed} {refused} {preempting}");
     }
 }
 
