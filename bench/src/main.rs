@@ -8,6 +8,7 @@ mod local;
 mod process;
 mod report;
 mod scale;
+mod scheduler;
 mod watch;
 mod wire;
 
@@ -37,6 +38,8 @@ enum Command {
     Scale(scale::Options),
     /// Hollow nodes themselves: what each costs, and how fast their pods start and end; needs no root
     Hollow(hollow::Options),
+    /// The scheduler's core alone, in one thread, on the scenarios of Kubernetes' scheduler_perf
+    Scheduler(scheduler::Options),
     /// The first two, on a cluster started for the purpose
     All(cluster::Options),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
             Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
             Command::Scale(options) => scale::run(&options, &mut report).await,
             Command::Hollow(options) => hollow::run(&options, &mut report).await,
+            Command::Scheduler(options) => scheduler::run(&options, &mut report),
             Command::All(options) => cluster::run(&options, &mut report, true).await,
         }
     });

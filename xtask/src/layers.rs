@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("amphipod-dns", &["amphipod-api", "amphipod-client"]),
     ("amphipod-cluster", &["amphipod-api", "amphipod-client"]),
     ("amphipod-cli", &["amphipod-api", "amphipod-client", "amphipod-streaming"]),
-    ("amphipod-bench", &["amphipod-api", "amphipod-client"]),
+    ("amphipod-bench", &["amphipod-api", "amphipod-client", "amphipod-scheduler"]),
     ("amphipod", &["*"]),
     ("xtask", &[]),
 ];

@@ -1,352 +1,149 @@
-//! The decision itself: filter, score, choose. Pure: the same snapshot, pod and tie-break give the
-//! same node.
+//! The decision itself: which node is best for a pod, and what is to be done if none will do. Pure:
+//! the same snapshot, pod and tie-break give the same answer; what is remembered of classes of pods
+//! makes it fast and changes nothing.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::cache::{NodeState, Snapshot};
-use crate::pod::PodState;
-use crate::{plugins, preemption};
+use crate::class::{Class, Classes, Signature, Topology, filter_node_with_nominated};
+use crate::explanation::Explanation;
+use crate::framework::{Candidate, PluginSet, Point, Profile, View};
+use crate::node::Slot;
+use crate::plugins::{default_preemption, node_affinity};
+use crate::pod::{PodInfo, Template};
+use crate::preemption::{Preemption, hopeless, preempt};
+use crate::snapshot::Snapshot;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Decision {
-    Node(String),
-    Unschedulable(Explanation),
+    Node(Slot),
+    Unschedulable(Unschedulable),
 }
 
-/// Why no node would do, counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Explanation {
-    pub nodes: usize,
-    /// A reason that holds for all nodes; nobody looked at them one by one then.
-    pub beforehand: Option<&'static str>,
-    pub reasons: BTreeMap<String, usize>,
-    /// What was tried afterwards, and why it did not help.
-    pub afterwards: Vec<String>,
+#[derive(Debug)]
+pub struct Unschedulable {
+    pub explanation: Explanation,
+    /// The plugins that refused nodes: what may help the pod is for them to say.
+    pub plugins: PluginSet,
+    pub preemption: Option<Preemption>,
 }
 
-impl Explanation {
-    pub(crate) fn count(&mut self, reason: &str, times: usize) {
-        if times > 0 {
-            *self.reasons.entry(reason.to_owned()).or_insert(0) += times;
-        }
+/// Decides for all profiles, and remembers classes of pods between decisions.
+#[derive(Debug)]
+pub struct Scheduler {
+    profiles: Vec<Profile>,
+    classes: Classes,
+}
+
+impl Scheduler {
+    pub fn new(profiles: Vec<Profile>) -> Self {
+        Scheduler { profiles, classes: Classes::default() }
     }
-    /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
-    pub fn message(&self) -> String {
-        if self.nodes == 0 {
-            return "no nodes available to schedule pods".to_owned();
-        }
-        let mut text = format!("0/{} nodes are available:", self.nodes);
-        let mut parts: Vec<String> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        parts.sort();
-        let reasons = self.beforehand.map_or_else(|| parts.join(", "), str::to_owned);
-        if !reasons.is_empty() {
-            text += &format!(" {reasons}.");
-        }
-        if !self.afterwards.is_empty() {
-            text += &format!(" {}", self.afterwards.join(", "));
-        }
-        text
+    pub fn profiles(&self) -> &[Profile] {
+        &self.profiles
     }
-}
+    /// The profile of a pod, if the pod is ours.
+    pub fn profile_of(&self, snapshot: &Snapshot, template: &Template) -> Option<usize> {
+        let name = snapshot.catalogue.symbols.text(template.spec.scheduler);
+        self.profiles.iter().position(|profile| profile.scheduler_name == name)
+    }
 
-/// `tie_break` chooses among equally good nodes; any number will do.
-pub fn schedule(snapshot: &Snapshot, pod: &PodState, tie_break: u64) -> Decision {
-    let mut prepared = match plugins::prepare(snapshot, pod) {
-        Ok(prepared) => prepared,
-        Err(reason) => {
-            let nodes = snapshot.nodes().count();
-            let mut explanation = Explanation { nodes, beforehand: Some(reason), ..Explanation::default() };
-            explanation.afterwards = afterwards(pod, nodes, preemption::hopeless(pod, nodes));
-            return Decision::Unschedulable(explanation);
+    /// Where a waiting pod is to go. `tie_break` chooses among equally good nodes; any number will
+    /// do. In the snapshot the pod waits for a node afterwards if room is (still) being made for it.
+    pub fn decide(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>, tie_break: u64) -> Decision {
+        let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
+        // What waits for the pod itself must not be in its way.
+        let waited_at = snapshot.denominate(&pod.key);
+        let decision = self.decide_afresh(snapshot, pod, profile, waited_at, tie_break);
+        let waits_at = match &decision {
+            Decision::Node(_) => None,
+            Decision::Unschedulable(unschedulable) => match &unschedulable.preemption {
+                Some(Preemption::Plan(plan)) => Some(plan.slot),
+                Some(Preemption::NoHelp(_)) => None,
+                Some(Preemption::NotEligible(_)) | None => waited_at,
+            },
+        };
+        if let Some(slot) = waits_at {
+            snapshot.nominate(pod.clone(), slot);
         }
-    };
-    let mut explanation = Explanation::default();
-    let mut feasible: Vec<&NodeState> = Vec::new();
-    let mut resolvable: Vec<&NodeState> = Vec::new();
-    for node in snapshot.nodes() {
-        explanation.nodes += 1;
-        match plugins::filter(&prepared, pod, node) {
-            Ok(()) => feasible.push(node),
-            Err(refusal) => {
-                for reason in &refusal.reasons {
-                    explanation.count(reason, 1);
-                }
-                if refusal.resolvable {
-                    resolvable.push(node);
-                }
+        decision
+    }
+
+    fn decide_afresh(
+        &mut self,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        profile: usize,
+        waited_at: Option<Slot>,
+        tie_break: u64,
+    ) -> Decision {
+        let nodes = snapshot.node_count();
+        let preempts = self.profiles[profile].is_enabled(default_preemption::NAME, Point::PostFilter);
+        let named = match node_affinity::named_nodes(&pod.template.spec) {
+            Ok(named) => named,
+            Err(conflict) => {
+                let explanation = Explanation { nodes, beforehand: Some(conflict), ..Explanation::default() };
+                let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
+                return unschedulable(pod, explanation, PluginSet::of([node_affinity::NAME]), preemption);
             }
+        };
+        if let Some([name]) = named.as_deref()
+            && let Some(slot) = snapshot.slot_of(*name)
+            && self.takes_named(snapshot, pod, profile, slot)
+        {
+            return Decision::Node(slot);
         }
+        let class = self.classes.get(snapshot, &self.profiles, profile, pod);
+        let profile = &self.profiles[profile];
+        class.refresh(snapshot, profile);
+        if let Some(slot) = waited_at.filter(|slot| class.takes(snapshot, profile, *slot)) {
+            return Decision::Node(slot);
+        }
+        let judgement = class.judge(snapshot, profile);
+        if let Some(slot) = judgement.best(tie_break) {
+            return Decision::Node(slot);
+        }
+        let explanation = Explanation::of(&snapshot.catalogue.resources, nodes, &judgement.refused);
+        let plugins = PluginSet::of(judgement.refused.iter().map(|(refusal, _)| refusal.plugin));
+        let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
+        unschedulable(pod, explanation, plugins, preemption)
     }
-    match feasible.as_slice() {
-        [] => {
-            let nodes = explanation.nodes;
-            let tried = preemption::dry_run(snapshot, &mut prepared, pod, &resolvable, nodes);
-            explanation.afterwards = afterwards(pod, nodes, tried);
-            Decision::Unschedulable(explanation)
+
+    /// The class of a pod as it is now: what each node is to the pod, and why.
+    pub fn class(&mut self, snapshot: &Snapshot, pod: &PodInfo) -> (&mut Class, &Profile) {
+        let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
+        let class = self.classes.get(snapshot, &self.profiles, profile, pod);
+        class.refresh(snapshot, &self.profiles[profile]);
+        (class, &self.profiles[profile])
+    }
+
+    /// Whether the only node a pod can go to takes it. Pods of a DaemonSet name one each, and would
+    /// each be a class of its own; where other pods are does not matter to most.
+    fn takes_named(&self, snapshot: &Snapshot, pod: &PodInfo, profile: usize, slot: Slot) -> bool {
+        let signature = Signature::new(snapshot, &self.profiles, profile, pod);
+        if signature.has_rules_about_places() {
+            return false;
         }
-        [only] => Decision::Node(only.name.clone()),
-        several => Decision::Node(best(snapshot, pod, several, tie_break)),
+        let node = snapshot.node(slot);
+        let Some(shape) = &node.shape else { return false };
+        let profile = &self.profiles[profile];
+        let view = View { snapshot, pod: &signature, profile, topology: &Topology::default() };
+        filter_node_with_nominated(&view, &Candidate { node, shape, fill: &node.fill }).is_ok()
     }
 }
 
-/// What the plugins that run after the filters say. When preemption would help, nothing is said.
-fn afterwards(pod: &PodState, nodes: usize, preemption: Option<String>) -> Vec<String> {
-    let Some(preemption) = preemption.filter(|_| nodes > 0) else { return Vec::new() };
-    let claims = (!pod.has_claims()).then(|| "no new claims to deallocate".to_owned());
-    claims.into_iter().chain([format!("preemption: {preemption}")]).collect()
-}
-
-fn best(snapshot: &Snapshot, pod: &PodState, nodes: &[&NodeState], tie_break: u64) -> String {
-    let mut totals = vec![0; nodes.len()];
-    for (_, score, weight) in plugins::SCORERS {
-        for (total, mark) in totals.iter_mut().zip(score(snapshot, pod, nodes)) {
-            *total += mark * weight;
-        }
+fn unschedulable(
+    pod: &PodInfo,
+    mut explanation: Explanation,
+    plugins: PluginSet,
+    preemption: Option<Preemption>,
+) -> Decision {
+    let preemption = preemption.filter(|_| explanation.nodes > 0);
+    if let Some(message) = preemption.as_ref().and_then(Preemption::message) {
+        let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
+        explanation.afterwards = claims.into_iter().chain([format!("preemption: {message}")]).collect();
     }
-    let highest = totals.iter().copied().max().unwrap_or(0);
-    let winners: Vec<usize> = (0..nodes.len()).filter(|i| totals[*i] == highest).collect();
-    nodes[winners[(tie_break % winners.len() as u64) as usize]].name.clone()
+    Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pod::tests::pod;
-    use serde_json::{Value, json};
-    use std::sync::Arc;
-
-    fn cluster(nodes: &[Value]) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        for (index, extra) in nodes.iter().enumerate() {
-            let mut node = json!({
-                "metadata": {"name": format!("n{index}"), "labels": {"kubernetes.io/hostname": format!("n{index}"), "zone": "a"}},
-                "spec": {},
-                "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "3"}},
-            });
-            for (key, value) in extra.as_object().unwrap() {
-                node["spec"][key] = value.clone();
-            }
-            snapshot.set_node(Arc::new(serde_json::from_value(node).unwrap()));
-        }
-        snapshot
-    }
-    fn asking(cpu: &str) -> Value {
-        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
-    }
-    fn reasons(snapshot: &Snapshot, spec: Value) -> String {
-        match schedule(snapshot, &pod("p", spec), 0) {
-            Decision::Node(node) => node,
-            Decision::Unschedulable(explanation) => explanation.message(),
-        }
-    }
-
-    /// A cluster for the texts: `n0` holds a pod of priority 5, `n1` is cordoned, `n2` tainted.
-    fn mixed() -> Snapshot {
-        let taint = json!({"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]});
-        let mut snapshot = cluster(&[json!({}), json!({"unschedulable": true}), taint]);
-        let mut spec = asking("1500m");
-        spec["priority"] = 5.into();
-        spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 80}]);
-        snapshot.place(Arc::new(pod("there", spec)), "n0");
-        snapshot
-    }
-    const HOPELESS: &str = "no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.";
-    const NO_VICTIMS: &str = "no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.";
-
-    #[test]
-    fn refusals_are_counted_in_kubernetes_words() {
-        let elsewhere = "1 node(s) had untolerated taint(s), 1 node(s) were unschedulable";
-        let cases: Vec<(&str, Value, String)> = vec![
-            (
-                "more than any node has",
-                json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "3", "memory": "9Gi"}}}]}),
-                format!("1 Insufficient cpu, 1 Insufficient memory, {elsewhere}. {HOPELESS}"),
-            ),
-            ("a full node", asking("1"), format!("1 Insufficient cpu, {elsewhere}. {NO_VICTIMS}")),
-            (
-                "a taken port",
-                json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]}),
-                format!(
-                    "1 node(s) didn't have free ports for the requested pod ports, {elsewhere}. {NO_VICTIMS}"
-                ),
-            ),
-            (
-                "a selector",
-                json!({"containers": [], "nodeSelector": {"zone": "b"}}),
-                format!("1 node(s) didn't match Pod's node affinity/selector, {elsewhere}. {HOPELESS}"),
-            ),
-            (
-                "claims of devices",
-                json!({"containers": [], "nodeSelector": {"zone": "b"}, "resourceClaims": [{"name": "gpu"}]}),
-                format!(
-                    "1 node(s) didn't match Pod's node affinity/selector, {elsewhere}. {}",
-                    HOPELESS.split_once(", ").unwrap().1
-                ),
-            ),
-            (
-                "a named node",
-                by_name(&[json!(["n1"])], asking("1")),
-                format!(
-                    "1 node(s) were unschedulable, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. {HOPELESS}"
-                ),
-            ),
-            (
-                "names that exclude each other",
-                by_name(&[json!(["n0"]), json!(["n1"])], asking("1")),
-                format!("pod affinity terms conflict. {HOPELESS}"),
-            ),
-        ];
-        for (name, spec, expected) in cases {
-            assert_eq!(reasons(&mixed(), spec), format!("0/3 nodes are available: {expected}"), "{name}");
-        }
-        assert_eq!(reasons(&Snapshot::default(), asking("1")), "no nodes available to schedule pods");
-    }
-
-    /// Required affinity for nodes of these names, all of them at once.
-    fn by_name(names: &[Value], mut spec: Value) -> Value {
-        let fields: Vec<Value> = names
-            .iter()
-            .map(|names| json!({"key": "metadata.name", "operator": "In", "values": names}))
-            .collect();
-        spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
-            {"nodeSelectorTerms": [{"matchFields": fields}]}}});
-        spec
-    }
-
-    #[test]
-    fn what_preemption_would_come_to() {
-        let elsewhere = "1 node(s) had untolerated taint(s), 1 node(s) were unschedulable";
-        let asking = |cpu: &str, priority: i32, policy: &str| {
-            let mut spec = asking(cpu);
-            (spec["priority"], spec["preemptionPolicy"]) = (priority.into(), policy.into());
-            spec
-        };
-        let lower = "PreemptLowerPriority";
-        let cases = [
-            ("less important", asking("1", 5, lower), NO_VICTIMS.to_owned()),
-            (
-                "never",
-                asking("1", 9, "Never"),
-                "no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
-                    .to_owned(),
-            ),
-            // It would help: nothing is said against it.
-            ("helps", asking("1", 9, lower), String::new()),
-        ];
-        for (name, spec, expected) in cases {
-            let text = format!("0/3 nodes are available: 1 Insufficient cpu, {elsewhere}. {expected}");
-            assert_eq!(reasons(&mixed(), spec), text.trim_end(), "{name}");
-        }
-        // One victim there is, but a pod that matters as much stays in the way.
-        let mut snapshot = mixed();
-        let mut other = asking("400m", 9, lower);
-        other["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 81}]);
-        snapshot.place(Arc::new(pod("stays", other)), "n0");
-        let mut wants_port = asking("1", 9, lower);
-        wants_port["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 81}]);
-        assert_eq!(
-            reasons(&snapshot, wants_port),
-            format!(
-                "0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, {elsewhere}. \
-                no new claims to deallocate, preemption: 0/3 nodes are available: \
-                1 node(s) didn't have free ports for the requested pod ports, 2 Preemption is not helpful for scheduling."
-            )
-        );
-    }
-
-    #[test]
-    fn a_trial_counts_without_the_victims_and_leaves_no_trace() {
-        let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]);
-        let spread = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
-        let mut apart = asking("1m");
-        apart["affinity"] =
-            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
-        let mut even = asking("1m");
-        even["topologySpreadConstraints"] = spread;
-        for (spec, reason) in [
-            (apart, "node(s) didn't match pod anti-affinity rules"),
-            (even, "node(s) didn't match pod topology spread constraints"),
-        ] {
-            // `n0` has the only such pod; `n1` is cordoned, so an even spread needs it gone as well.
-            let mut snapshot = cluster(&[json!({}), json!({"unschedulable": true})]);
-            snapshot.place(Arc::new(pod("a", asking("1m"))), "n0");
-            let refused = format!("0/2 nodes are available: 1 {reason}, 1 node(s) were unschedulable.");
-            let same = reasons(&snapshot, spec.clone());
-            assert!(same.starts_with(&refused) && same.contains("1 No preemption victims found"), "{same}");
-            let mut important = spec;
-            important["priority"] = 1.into();
-            assert_eq!(reasons(&snapshot, important.clone()), refused, "the trial succeeds");
-
-            let candidate = pod("p", important);
-            let mut prepared = plugins::prepare(&snapshot, &candidate).unwrap();
-            let node = snapshot.node("n0").unwrap();
-            let before = plugins::filter(&prepared, &candidate, node);
-            let tried = preemption::dry_run(&snapshot, &mut prepared, &candidate, &[node], 2);
-            assert_eq!((tried, plugins::filter(&prepared, &candidate, node)), (None, before));
-        }
-    }
-
-    #[test]
-    fn pods_of_one_owner_spread_and_capacity_is_never_exceeded() {
-        let mut snapshot = cluster(&[json!({}), json!({}), json!({})]);
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for index in 0..9 {
-            let mut state = pod(&format!("p{index}"), asking("100m"));
-            state.owner = Some("rs".into());
-            match schedule(&snapshot, &state, index) {
-                Decision::Node(node) => {
-                    *counts.entry(node.clone()).or_insert(0) += 1;
-                    snapshot.place(Arc::new(state), &node);
-                }
-                Decision::Unschedulable(why) => panic!("{}", why.message()),
-            }
-        }
-        assert_eq!(counts.values().copied().collect::<Vec<_>>(), [3, 3, 3]);
-        assert_eq!(
-            reasons(&snapshot, asking("0")),
-            format!(
-                "0/3 nodes are available: 3 Too many pods. {}",
-                NO_VICTIMS
-                    .replace("1 No", "3 No")
-                    .replace(", 2 Preemption is not helpful for scheduling", "")
-            )
-        );
-    }
-
-    #[test]
-    fn anti_affinity_holds_both_ways_and_the_first_of_a_group_starts() {
-        let mut snapshot = cluster(&[json!({}), json!({})]);
-        let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]);
-        let mut apart = asking("1m");
-        apart["affinity"] =
-            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
-        for (index, node) in ["n0", "n1"].into_iter().enumerate() {
-            snapshot.place(Arc::new(pod(&format!("a{index}"), apart.clone())), node);
-        }
-        for (spec, rule) in [
-            (apart, "node(s) didn't match pod anti-affinity rules"),
-            (asking("1m"), "node(s) didn't satisfy existing pods anti-affinity rules"),
-        ] {
-            let text = reasons(&snapshot, spec);
-            assert!(text.starts_with(&format!("0/2 nodes are available: 2 {rule}. ")), "{text}");
-        }
-        let mut together = asking("1m");
-        together["affinity"] =
-            json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
-        assert_eq!(reasons(&cluster(&[json!({})]), together), "n0");
-    }
-
-    #[test]
-    fn hard_topology_spread_keeps_the_skew() {
-        let mut snapshot = cluster(&[json!({}), json!({})]);
-        let mut spec = asking("1m");
-        spec["topologySpreadConstraints"] = json!([{
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": {"app": "web"}},
-        }]);
-        snapshot.place(Arc::new(pod("a", spec.clone())), "n0");
-        assert_eq!(reasons(&snapshot, spec), "n1");
-    }
-}
+mod tests;

@@ -1,18 +1,22 @@
-//! Which node a pod runs on. A decision is a pure function of a snapshot and a pod; the shell
-//! around it keeps the snapshot current, holds the queue, and writes what was decided.
+//! Which node a pod runs on. A decision is a pure function of a snapshot and a pod; the shell around
+//! it keeps the snapshot current, holds the queue, and writes what was decided.
 
-pub mod cache;
+pub mod amounts;
+pub mod class;
 pub mod decision;
+pub mod explanation;
+pub mod framework;
+pub mod labels;
+pub mod node;
 pub mod plugins;
 pub mod pod;
-mod preemption;
+pub mod preemption;
 pub mod queue;
-mod resources;
-mod run;
-pub mod selectors;
+mod shell;
+pub mod snapshot;
+pub mod symbols;
 
-pub use cache::{NodeState, Snapshot};
-pub use decision::{Decision, schedule};
-pub use pod::PodState;
-pub use resources::Resources;
-pub use run::{Config, run};
+pub use decision::{Decision, Scheduler};
+pub use framework::Profile;
+pub use shell::{Config, run};
+pub use snapshot::Snapshot;

@@ -1,57 +1,89 @@
-//! Whether a pod could be helped to a node by taking less important pods off it: a trial run that
-//! moves nothing and tells, in kube-scheduler's words, why it would not help. (Evicting the victims
-//! is not done; a pod that could be helped waits like any other.)
+//! Making room: which node would take a pod if pods that matter less left it, and which pods those
+//! are. Nothing is moved here; the answer is a plan, or kube-scheduler's words for why there is none.
 
-use crate::cache::{NodeState, Snapshot};
-use crate::decision::Explanation;
-use crate::plugins::{self, Prepared};
-use crate::pod::PodState;
+use std::sync::Arc;
 
+use crate::class::{Class, NOT_HELPFUL};
+use crate::explanation::Explanation;
+use crate::framework::Profile;
+use crate::node::Slot;
+use crate::pod::{PodInfo, Spec};
+use crate::snapshot::Snapshot;
+
+/// Of the `DisruptionTarget` condition that victims get.
+pub const PREEMPTED_REASON: &str = "PreemptionByScheduler";
 const NEVER: &str = "not eligible due to preemptionPolicy=Never.";
-const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
-const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+const STILL_LEAVING: &str = "not eligible due to a terminating pod on the nominated node.";
 
-/// No node was refused for what runs on it.
-pub fn hopeless(pod: &PodState, nodes: usize) -> Option<String> {
-    if pod.never_preempts() {
-        return Some(NEVER.to_owned());
+#[derive(Debug)]
+pub enum Preemption {
+    /// Room is made on this node by taking these pods off it.
+    Plan(Plan),
+    /// The pod is not to make room; where it waits already, it goes on waiting.
+    NotEligible(&'static str),
+    /// No node would take it.
+    NoHelp(Explanation),
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub slot: Slot,
+    /// The most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+}
+
+impl Preemption {
+    /// What is said of it after the reasons of the nodes.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Preemption::Plan(_) => None,
+            Preemption::NotEligible(text) => Some((*text).to_owned()),
+            Preemption::NoHelp(explanation) => Some(explanation.message()),
+        }
+    }
+}
+
+/// For a pod of a class that no node takes. `waits_at`: where room was being made for it already.
+pub fn preempt(
+    class: &mut Class,
+    snapshot: &Snapshot,
+    profile: &Profile,
+    waits_at: Option<Slot>,
+) -> Preemption {
+    if class.signature.spec.never_preempts {
+        return Preemption::NotEligible(NEVER);
+    }
+    if waits_at.is_some_and(|slot| victims_are_leaving(class, snapshot, profile, slot)) {
+        return Preemption::NotEligible(STILL_LEAVING);
+    }
+    let trials = class.try_preemption(snapshot, profile);
+    let Some(slot) = trials.best() else {
+        let mut explanation = Explanation { nodes: snapshot.node_count(), ..Explanation::default() };
+        for (reason, times) in trials.outcomes() {
+            explanation.count(reason, times);
+        }
+        explanation.count(NOT_HELPFUL, class.not_named(snapshot));
+        return Preemption::NoHelp(explanation);
+    };
+    let victims = class.try_node(snapshot, profile, slot).map(|(_, victims)| victims);
+    Preemption::Plan(Plan { slot, victims: victims.unwrap_or_default() })
+}
+
+/// Whether pods taken off the node for this one are still on their way out. If the node will not do
+/// even without them, waiting is of no use.
+fn victims_are_leaving(class: &Class, snapshot: &Snapshot, profile: &Profile, slot: Slot) -> bool {
+    let refusal = class.refusal(&class.view(snapshot, profile), slot);
+    let priority = class.signature.spec.priority;
+    refusal.is_none_or(|refusal| refusal.resolvable)
+        && snapshot.node(slot).pods.iter().any(|pod| pod.preempted && pod.priority() < priority)
+}
+
+/// For a pod whose own terms exclude every node.
+pub fn hopeless(spec: &Spec, nodes: usize) -> Preemption {
+    if spec.never_preempts {
+        return Preemption::NotEligible(NEVER);
     }
     let mut explanation = Explanation { nodes, ..Explanation::default() };
     explanation.count(NOT_HELPFUL, nodes);
-    Some(explanation.message())
-}
-
-/// `resolvable`: the nodes that refused the pod for what runs on them, out of `nodes` in all.
-/// `None`: without less important pods one of them would take it. `prepared` is left as found.
-pub fn dry_run(
-    snapshot: &Snapshot,
-    prepared: &mut Prepared,
-    pod: &PodState,
-    resolvable: &[&NodeState],
-    nodes: usize,
-) -> Option<String> {
-    if pod.never_preempts() || resolvable.is_empty() {
-        return hopeless(pod, nodes);
-    }
-    let mut explanation = Explanation { nodes, ..Explanation::default() };
-    explanation.count(NOT_HELPFUL, nodes - resolvable.len());
-    for node in resolvable {
-        let victims = node.pods_below(pod.priority());
-        if victims.is_empty() {
-            explanation.count(NO_VICTIMS, 1);
-            continue;
-        }
-        for victim in &victims {
-            prepared.take_out(snapshot, pod, node, victim);
-        }
-        let verdict = plugins::filter(prepared, pod, &node.without(&victims));
-        for victim in &victims {
-            prepared.put_back(snapshot, pod, node, victim);
-        }
-        let Err(refusal) = verdict else { return None };
-        for reason in &refusal.reasons {
-            explanation.count(reason, 1);
-        }
-    }
-    Some(explanation.message())
+    Preemption::NoHelp(explanation)
 }

@@ -1,105 +1,68 @@
-//! The rules, one file each, under the names kube-scheduler gives them. A filter says why not, in
-//! kube-scheduler's words; a score is 0 to 100 and higher is better.
+//! The plugins, one file each, under kube-scheduler's names, and the table of them. A filter says why
+//! not, in kube-scheduler's words; a score is 0 to 100 and higher is better. All are plain functions
+//! of what a [`View`](crate::framework::View) shows.
 
+pub mod default_preemption;
+pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
+pub mod node_name;
 pub mod node_ports;
-pub mod node_resources;
+pub mod node_resources_balanced_allocation;
+pub mod node_resources_fit;
+pub mod node_unschedulable;
 pub mod pod_topology_spread;
-pub mod spread;
+pub mod scheduling_gates;
 pub mod taint_toleration;
 
-use std::collections::BTreeSet;
+use crate::framework::Point::{
+    Bind, Filter as AtFilter, NormalizeScore, PostFilter, PreEnqueue, PreFilter, PreScore, QueueSort,
+    Score as AtScore,
+};
+use crate::framework::{Filter, MAX_SCORE, Plugin, Score};
 
-use crate::cache::{NodeState, Snapshot};
-use crate::pod::PodState;
-
-pub const MAX_SCORE: i64 = 100;
-
-/// Why a node will not do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// One or more, counted over all nodes for the event.
-    pub reasons: Vec<String>,
-    /// Whether fewer pods on the node could change it.
-    pub resolvable: bool,
-}
-
-pub type Verdict = Result<(), Refusal>;
-
-/// The node as it is filled now will not do.
-fn refuse(reason: &str) -> Verdict {
-    Err(Refusal { reasons: vec![reason.to_owned()], resolvable: true })
-}
-
-/// The node will not do, whatever runs on it.
-fn refuse_for_good(reason: &str) -> Verdict {
-    Err(Refusal { reasons: vec![reason.to_owned()], resolvable: false })
-}
-
-/// What filters work out once per pod, before looking at nodes.
-pub struct Prepared {
-    /// The only nodes that come into question, if the pod names any.
-    only: Option<BTreeSet<String>>,
-    affinity: inter_pod_affinity::Prepared,
-    spread: pod_topology_spread::Prepared,
-}
-
-/// The error is a reason that holds for every node.
-pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Result<Prepared, &'static str> {
-    Ok(Prepared {
-        only: node_affinity::named_nodes(pod)?,
-        affinity: inter_pod_affinity::prepare(snapshot, pod),
-        spread: pod_topology_spread::prepare(snapshot, pod),
-    })
-}
-
-impl Prepared {
-    /// Counts as if `other` had left its node.
-    pub fn take_out(&mut self, snapshot: &Snapshot, pod: &PodState, node: &NodeState, other: &PodState) {
-        self.affinity.count(snapshot, pod, node, other, -1);
-        self.spread.count(pod, node, other, -1);
-    }
-    /// Undoes `take_out`.
-    pub fn put_back(&mut self, snapshot: &Snapshot, pod: &PodState, node: &NodeState, other: &PodState) {
-        self.affinity.count(snapshot, pod, node, other, 1);
-        self.spread.count(pod, node, other, 1);
-    }
-}
-
-/// All filters in kube-scheduler's order; the first that refuses speaks.
-pub fn filter(prepared: &Prepared, pod: &PodState, node: &NodeState) -> Verdict {
-    if prepared.only.as_ref().is_some_and(|names| !names.contains(&node.name)) {
-        return refuse_for_good("node(s) didn't satisfy plugin(s) [NodeAffinity]");
-    }
-    taint_toleration::unschedulable(pod, node)?;
-    node_affinity::node_name(pod, node)?;
-    taint_toleration::filter(pod, node)?;
-    node_affinity::filter(pod, node)?;
-    node_ports::filter(pod, node)?;
-    node_resources::fit(pod, node)?;
-    pod_topology_spread::filter(&prepared.spread, node)?;
-    inter_pod_affinity::filter(&prepared.affinity, node)
-}
-
-/// A scorer's raw marks for all feasible nodes, normalised to 0..=100.
-type Scorer = fn(&Snapshot, &PodState, &[&NodeState]) -> Vec<i64>;
-
-/// With kube-scheduler's default weights.
-pub const SCORERS: [(&str, Scorer, i64); 5] = [
-    ("TaintToleration", taint_toleration::score, 3),
-    ("NodeAffinity", node_affinity::score, 2),
-    ("PodTopologySpread", spread::score, 2),
-    ("NodeResourcesFit", node_resources::least_allocated, 1),
-    ("NodeResourcesBalancedAllocation", node_resources::balanced, 1),
+/// The default plugins with their default weights, in kube-scheduler's order.
+pub static TABLE: [Plugin; 14] = [
+    Plugin::row(scheduling_gates::NAME, &[PreEnqueue]),
+    Plugin::row("PrioritySort", &[QueueSort]),
+    Plugin::row(node_unschedulable::NAME, &[AtFilter])
+        .filters(Filter::Node(node_unschedulable::filter), node_unschedulable::hint),
+    Plugin::row(node_name::NAME, &[AtFilter]).filters(Filter::Node(node_name::filter), node_name::hint),
+    Plugin::row(taint_toleration::NAME, &[AtFilter, PreScore, AtScore, NormalizeScore])
+        .filters(Filter::Node(taint_toleration::filter), taint_toleration::hint)
+        .scores(3, Score::Groups(taint_toleration::score)),
+    Plugin::row(node_affinity::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
+        .filters(Filter::Node(node_affinity::filter), node_affinity::hint)
+        .scores(2, Score::Groups(node_affinity::score)),
+    Plugin::row(node_ports::NAME, &[PreFilter, AtFilter])
+        .filters(Filter::Node(node_ports::filter), node_ports::hint),
+    Plugin::row(node_resources_fit::NAME, &[PreFilter, AtFilter, PreScore, AtScore])
+        .filters(Filter::Node(node_resources_fit::filter), node_resources_fit::hint)
+        .scores(1, Score::Node(node_resources_fit::score)),
+    Plugin::row(pod_topology_spread::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
+        .filters(Filter::Place(pod_topology_spread::filter), pod_topology_spread::hint)
+        .scores(2, Score::Groups(pod_topology_spread::score))
+        .cares_for_placed_pods(),
+    Plugin::row(inter_pod_affinity::NAME, &[PreFilter, AtFilter, PreScore, AtScore, NormalizeScore])
+        .filters(Filter::Place(inter_pod_affinity::filter), inter_pod_affinity::hint)
+        .scores(2, Score::Groups(inter_pod_affinity::score))
+        .cares_for_placed_pods(),
+    Plugin::row(default_preemption::NAME, &[PostFilter]),
+    Plugin::row(node_resources_balanced_allocation::NAME, &[PreScore, AtScore])
+        .scores(1, Score::Node(node_resources_balanced_allocation::score)),
+    Plugin::row(image_locality::NAME, &[AtScore]).scores(1, Score::Groups(image_locality::score)),
+    Plugin::row("DefaultBinder", &[Bind]),
 ];
 
 /// Stretches marks so that the largest becomes 100; `reverse` turns small into good.
 fn normalise(mut marks: Vec<i64>, reverse: bool) -> Vec<i64> {
     let largest = marks.iter().copied().max().unwrap_or(0);
     for mark in &mut marks {
-        let scaled = if largest == 0 { 0 } else { *mark * MAX_SCORE / largest };
+        let scaled = if largest == 0 { 0 } else { MAX_SCORE * *mark / largest };
         *mark = if reverse { MAX_SCORE - scaled } else { scaled };
     }
     marks
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,73 +1,82 @@
-//! NodeName, node selectors and NodeAffinity.
+//! Node selectors and node affinity: which nodes a pod (or the profile, for all its pods) demands and
+//! prefers.
 
-use std::collections::BTreeSet;
+use super::normalise;
+use crate::framework::{Candidate, Choice, Question, Refusal, Verdict, View};
+use crate::labels::NodeTerm;
+use crate::node::Shape;
+use crate::pod::Spec;
+use crate::snapshot::Snapshot;
+use crate::symbols::{Symbol, Symbols};
 
-use super::{Verdict, normalise, refuse_for_good};
-use crate::cache::{NodeState, Snapshot};
-use crate::pod::PodState;
-use crate::selectors::term_matches;
+pub const NAME: &str = "NodeAffinity";
+/// Of a pod whose terms leave no node.
+pub const CONFLICT: &str = "pod affinity terms conflict";
 
-pub fn node_name(pod: &PodState, node: &NodeState) -> Verdict {
-    match pod.node_name() {
-        Some(name) if name != node.name => refuse_for_good("node(s) didn't match the requested node name"),
-        _ => Ok(()),
-    }
-}
-
-/// The nodes a pod's required affinity names, if every term of it names some (as those of a
-/// DaemonSet's pods do). Terms that contradict themselves leave none, which is an error.
-pub fn named_nodes(pod: &PodState) -> Result<Option<BTreeSet<String>>, &'static str> {
-    let affinity = pod.pod.spec.as_ref().and_then(|s| s.affinity.as_ref()?.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    let terms = required.map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
-    let mut all = BTreeSet::new();
-    for term in terms {
-        let fields = term.match_fields.iter().flatten();
-        let by_name = fields.filter(|r| r.key == "metadata.name" && r.operator == "In");
-        let sets = by_name.map(|r| r.values.iter().flatten().cloned().collect::<BTreeSet<String>>());
-        let Some(names) = sets.reduce(|a, b| a.intersection(&b).cloned().collect()) else {
-            return Ok(None);
-        };
-        all.extend(names);
-    }
-    match terms {
-        [] => Ok(None),
-        _ if all.is_empty() => Err("pod affinity terms conflict"),
-        _ => Ok(Some(all)),
-    }
-}
-
-/// Whether nodeSelector and required node affinity admit the node.
-pub fn admits(pod: &PodState, node: &NodeState) -> bool {
-    let Some(spec) = &pod.pod.spec else { return true };
-    let selector = spec.node_selector.iter().flatten();
-    if !selector.into_iter().all(|(key, value)| node.label(key) == Some(value)) {
-        return false;
-    }
-    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let Some(required) =
-        affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-    else {
-        return true;
+/// The nodes a pod's required affinity names, if every term of it names some, as those of a
+/// DaemonSet's pods do. Terms that contradict themselves leave none, which is an error.
+pub fn named_nodes(spec: &Spec) -> Result<Option<Vec<Symbol>>, &'static str> {
+    let Some(terms) = spec.node_affinity.as_deref().filter(|terms| !terms.is_empty()) else {
+        return Ok(None);
     };
-    required.node_selector_terms.iter().any(|term| term_matches(term, &node.name, node.labels()))
+    let names: Option<Vec<Vec<Symbol>>> = terms.iter().map(NodeTerm::names).collect();
+    let Some(names) = names else { return Ok(None) };
+    let mut names: Vec<Symbol> = names.into_iter().flatten().collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() { Err(CONFLICT) } else { Ok(Some(names)) }
 }
 
-pub fn filter(pod: &PodState, node: &NodeState) -> Verdict {
-    if admits(pod, node) {
-        Ok(())
-    } else {
-        refuse_for_good("node(s) didn't match Pod's node affinity/selector")
+/// Of nodes other than those named.
+pub fn not_named() -> Refusal {
+    Refusal::for_good(NAME, "node(s) didn't satisfy plugin(s) [NodeAffinity]")
+}
+
+fn any_matches(symbols: &Symbols, terms: &[NodeTerm], name: Symbol, shape: &Shape) -> bool {
+    terms.iter().any(|term| term.matches(symbols, name, &shape.labels))
+}
+
+/// Whether the pod's node selector and required node affinity admit the node.
+pub fn admits(snapshot: &Snapshot, spec: &Spec, name: Symbol, shape: &Shape) -> bool {
+    let mut selector = spec.node_selector.iter();
+    selector.all(|(key, value)| shape.labels.get(*key) == Some(*value))
+        && spec
+            .node_affinity
+            .as_deref()
+            .is_none_or(|terms| any_matches(&snapshot.catalogue.symbols, terms, name, shape))
+}
+
+pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
+    let (name, shape) = (candidate.node.name, candidate.shape);
+    let added = view.profile.arguments.added_affinity.required.as_deref();
+    if added.is_some_and(|terms| !any_matches(&view.snapshot.catalogue.symbols, terms, name, shape)) {
+        return Err(Refusal::for_good(NAME, "node(s) didn't match scheduler-enforced node affinity"));
     }
+    if !admits(view.snapshot, &view.pod.spec, name, shape) {
+        return Err(Refusal::for_good(NAME, "node(s) didn't match Pod's node affinity/selector"));
+    }
+    Ok(())
 }
 
-pub fn score(_: &Snapshot, pod: &PodState, nodes: &[&NodeState]) -> Vec<i64> {
-    let affinity = pod.pod.spec.as_ref().and_then(|s| s.affinity.as_ref()?.node_affinity.as_ref());
-    let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-    let terms = terms.unwrap_or_default();
-    let weight = |node: &&NodeState| -> i64 {
-        let matching = terms.iter().filter(|t| term_matches(&t.preference, &node.name, node.labels()));
-        matching.map(|t| i64::from(t.weight)).sum()
+/// The weights of the preferred terms that match the node.
+pub fn preference(view: &View, candidate: &Candidate) -> i64 {
+    let added = view.profile.arguments.added_affinity.preferred.iter();
+    let terms = view.pod.spec.preferred_nodes.iter().chain(added);
+    let matches = |term: &NodeTerm| {
+        term.matches(&view.snapshot.catalogue.symbols, candidate.node.name, &candidate.shape.labels)
     };
-    normalise(nodes.iter().map(weight).collect(), false)
+    terms.filter(|(_, term)| matches(term)).map(|(weight, _)| weight).sum()
+}
+
+pub fn score(_: &View, choices: &[Choice]) -> Vec<i64> {
+    normalise(choices.iter().map(|choice| choice.features.affinity).collect(), false)
+}
+
+pub fn hint(question: &Question) -> bool {
+    let added = question.profile.arguments.added_affinity.required.as_deref();
+    let symbols = &question.snapshot.catalogue.symbols;
+    question.node_becomes(|name, shape| {
+        added.is_none_or(|terms| any_matches(symbols, terms, name, shape))
+            && admits(question.snapshot, &question.pod.template.spec, name, shape)
+    })
 }

@@ -1,13 +1,35 @@
-//! NodePorts: two pods cannot have one host port.
+//! Two pods cannot have one host port; the address for all clashes with every address.
 
-use super::{Verdict, refuse};
-use crate::cache::NodeState;
-use crate::pod::PodState;
+use crate::framework::{Candidate, Event, Question, Refusal, Verdict, View};
+use crate::pod::HostPort;
+use crate::symbols::Symbols;
 
-pub fn filter(pod: &PodState, node: &NodeState) -> Verdict {
-    let taken = || node.pods.values().flat_map(|p| p.host_ports.iter());
-    if pod.host_ports.iter().any(|wanted| taken().any(|port| port.clashes(wanted))) {
-        return refuse("node(s) didn't have free ports for the requested pod ports");
+pub const NAME: &str = "NodePorts";
+/// Binds on all addresses; what a pod that names none asks for.
+pub const ANY_ADDRESS: &str = "0.0.0.0";
+
+fn clash(symbols: &Symbols, a: &HostPort, b: &HostPort) -> bool {
+    let any = |port: &HostPort| symbols.text(port.address) == ANY_ADDRESS;
+    a.port == b.port && a.protocol == b.protocol && (a.address == b.address || any(a) || any(b))
+}
+
+pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
+    let symbols = &view.snapshot.catalogue.symbols;
+    let taken = |wanted: &HostPort| candidate.fill.ports.iter().any(|(port, _)| clash(symbols, port, wanted));
+    if view.pod.spec.ports.iter().any(taken) {
+        return Err(Refusal::for_now(NAME, "node(s) didn't have free ports for the requested pod ports"));
     }
     Ok(())
+}
+
+pub fn hint(question: &Question) -> bool {
+    let symbols = &question.snapshot.catalogue.symbols;
+    let wanted = &question.pod.template.spec.ports;
+    match question.event {
+        Event::NodeAdded { .. } => true,
+        Event::PodRemoved(pod) => {
+            pod.template.spec.ports.iter().any(|port| wanted.iter().any(|w| clash(symbols, port, w)))
+        }
+        _ => false,
+    }
 }

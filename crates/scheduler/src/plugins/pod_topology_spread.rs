@@ -1,159 +1,102 @@
-//! PodTopologySpread's hard constraints (`whenUnsatisfiable: DoNotSchedule`).
+//! Pods of a kind spread evenly over the values of node labels: as a rule, or as a wish.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use crate::class::{Features, Place, Purpose};
+use crate::framework::{Choice, Event, MAX_SCORE, Question, Refusal, Verdict, View};
+use crate::node::Shape;
+use crate::pod::PodInfo;
 
-use super::{Verdict, node_affinity, refuse, refuse_for_good, taint_toleration};
-use crate::cache::{NodeState, Snapshot};
-use crate::pod::PodState;
-use crate::selectors::labels_match;
+pub const NAME: &str = "PodTopologySpread";
+const MISSING_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
+const TOO_MANY: &str = "node(s) didn't match pod topology spread constraints";
 
-/// Matching pods per domain, over eligible nodes. Trials change them for each pod they take out, so
-/// the least crowded is known without looking at all.
-#[derive(Default)]
-struct Domains {
-    pods: HashMap<String, i64>,
-    /// How many domains have so many pods.
-    crowded: BTreeMap<i64, usize>,
-}
-
-impl Domains {
-    fn add(&mut self, domain: &str, by: i64) {
-        let before = self.pods.get(domain).copied();
-        let now = before.unwrap_or(0) + by;
-        self.pods.insert(domain.to_owned(), now);
-        *self.crowded.entry(now).or_insert(0) += 1;
-        let Some(before) = before else { return };
-        if let Entry::Occupied(mut entry) = self.crowded.entry(before) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-    fn minimum(&self) -> i64 {
-        self.crowded.first_key_value().map_or(0, |(pods, _)| *pods)
-    }
-}
-
-struct Constraint {
-    spec: TopologySpreadConstraint,
-    /// The topology keys of all constraints: a node without one of them does not count.
-    keys: Vec<String>,
-    /// Whether the pod counts itself.
-    own: i64,
-    domains: Domains,
-}
-
-impl Constraint {
-    /// The domain a node is counted in, if it is counted.
-    fn domain<'a>(&self, pod: &PodState, node: &'a NodeState) -> Option<&'a str> {
-        let has_keys = self.keys.iter().all(|key| node.label(key).is_some());
-        if !has_keys || !eligible(&self.spec, pod, node) {
-            return None;
-        }
-        node.label(&self.spec.topology_key)
-    }
-    /// The fewest pods any domain has; none while there are fewer domains than wanted.
-    fn minimum(&self) -> i64 {
-        let enough = self.domains.pods.len() as i64 >= i64::from(self.spec.min_domains.unwrap_or(1));
-        if enough { self.domains.minimum() } else { 0 }
-    }
-}
-
-#[derive(Default)]
-pub struct Prepared(Vec<Constraint>);
-
-pub fn prepare(snapshot: &Snapshot, pod: &PodState) -> Prepared {
-    let constraints = pod.pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref());
-    let hard = constraints.unwrap_or_default().iter().filter(|c| c.when_unsatisfiable == "DoNotSchedule");
-    let hard: Vec<&TopologySpreadConstraint> = hard.collect();
-    let keys: Vec<String> = hard.iter().map(|c| c.topology_key.clone()).collect();
-    Prepared(hard.into_iter().map(|c| count(snapshot, pod, c, keys.clone())).collect())
-}
-
-impl Prepared {
-    /// Counts `by` more pods like `other` on the node.
-    pub fn count(&mut self, pod: &PodState, node: &NodeState, other: &PodState, by: i64) {
-        for constraint in &mut self.0 {
-            if !counts(&constraint.spec, pod, other) {
-                continue;
-            }
-            let Some(domain) = constraint.domain(pod, node) else { continue };
-            constraint.domains.add(domain, by);
-        }
-    }
-}
-
-fn count(
-    snapshot: &Snapshot,
-    pod: &PodState,
-    spec: &TopologySpreadConstraint,
-    keys: Vec<String>,
-) -> Constraint {
-    let mut constraint = Constraint {
-        own: i64::from(labels_match(spec.label_selector.as_ref(), pod.labels())),
-        spec: spec.clone(),
-        keys,
-        domains: Domains::default(),
-    };
-    for node in snapshot.nodes() {
-        let Some(domain) = constraint.domain(pod, node) else { continue };
-        let matching = node.pods.values().filter(|p| counts(spec, pod, p)).count() as i64;
-        constraint.domains.add(domain, matching);
-    }
-    constraint
-}
-
-fn eligible(constraint: &TopologySpreadConstraint, pod: &PodState, node: &NodeState) -> bool {
-    let affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
-    let taints = constraint.node_taints_policy.as_deref() == Some("Honor");
-    (!affinity || node_affinity::admits(pod, node))
-        && (!taints || taint_toleration::filter(pod, node).is_ok())
-}
-
-fn counts(constraint: &TopologySpreadConstraint, pod: &PodState, other: &PodState) -> bool {
-    let same_label = |key: &String| {
-        let of = |p: &PodState| p.labels().and_then(|l| l.get(key)).cloned();
-        of(pod).is_none() || of(pod) == of(other)
-    };
-    other.namespace() == pod.namespace()
-        && other.pod.metadata.deletion_timestamp.is_none()
-        && labels_match(constraint.label_selector.as_ref(), other.labels())
-        && constraint.match_label_keys.iter().flatten().all(same_label)
-}
-
-pub fn filter(prepared: &Prepared, node: &NodeState) -> Verdict {
-    for constraint in &prepared.0 {
-        let Some(domain) = node.label(&constraint.spec.topology_key) else {
-            return refuse_for_good(
-                "node(s) didn't match pod topology spread constraints (missing required label)",
-            );
+/// `more`: pods each table is to count beyond those it does; empty for none.
+pub fn filter(view: &View, features: &Features, more: &[i64]) -> Verdict {
+    for (index, hard) in view.pod.hard.iter().enumerate() {
+        let Some((id, table)) = view.topology.table(Purpose::Hard(index)) else { continue };
+        let Some(here) = view.topology.pods(id, features) else {
+            return Err(Refusal::for_good(NAME, MISSING_LABEL));
         };
-        let here = constraint.domains.pods.get(domain).copied().unwrap_or(0);
-        if here + constraint.own - constraint.minimum() > i64::from(constraint.spec.max_skew) {
-            return refuse("node(s) didn't match pod topology spread constraints");
+        let more = more.get(id).copied().unwrap_or(0);
+        let enough = table.domain_count() >= hard.constraint.min_domains;
+        let least = if enough { table.least(here, more) } else { 0 };
+        if here + more + i64::from(hard.counts_itself) - least > hard.constraint.max_skew {
+            return Err(Refusal::for_now(NAME, TOO_MANY));
         }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_least_crowded_domain_is_known_through_all_changes() {
-        let mut domains = Domains::default();
-        assert_eq!(domains.minimum(), 0);
-        let changes = [("a", 2, 2), ("b", 1, 1), ("c", 0, 0), ("c", 3, 1), ("b", -1, 0), ("b", 2, 2)];
-        for (domain, by, minimum) in changes {
-            domains.add(domain, by);
-            assert_eq!(domains.minimum(), minimum, "{domain} {by:+}");
-            assert_eq!(domains.pods.values().min(), Some(&minimum));
+pub fn score(view: &View, choices: &[Choice]) -> Vec<i64> {
+    let soft = &view.pod.soft;
+    if soft.is_empty() {
+        return vec![0; choices.len()];
+    }
+    let tables: Vec<usize> =
+        (0..soft.len()).filter_map(|i| view.topology.table(Purpose::Soft(i)).map(|(id, _)| id)).collect();
+    let takes_part = |choice: &&Choice| {
+        let everywhere = || tables.iter().all(|t| view.topology.pods(*t, choice.features).is_some());
+        !view.pod.soft_needs_all_keys || everywhere()
+    };
+    let taking_part: Vec<&Choice> = choices.iter().filter(takes_part).collect();
+    let weights: Vec<f64> = tables.iter().map(|table| weight(view, *table, &taking_part)).collect();
+    let crowding = |choice: &Choice| {
+        let mut sum = 0.0;
+        for ((constraint, table), weight) in soft.iter().zip(&tables).zip(&weights) {
+            if let Some(pods) = view.topology.pods(*table, choice.features) {
+                sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
+            }
         }
-        assert_eq!(domains.crowded, BTreeMap::from([(2, 2), (3, 1)]));
+        sum.round() as i64
+    };
+    let marks: Vec<Option<i64>> =
+        choices.iter().map(|choice| takes_part(&choice).then(|| crowding(choice))).collect();
+    let most = marks.iter().flatten().copied().max().unwrap_or(0);
+    let least = marks.iter().flatten().copied().min().unwrap_or(0);
+    let scaled = |mark: &Option<i64>| match mark {
+        None => 0,
+        Some(_) if most == 0 => MAX_SCORE,
+        Some(mark) => MAX_SCORE * (most + least - mark) / most,
+    };
+    marks.iter().map(scaled).collect()
+}
+
+/// The more domains there are, the more one pod in one of them weighs: otherwise a constraint over
+/// few domains would drown one over many.
+fn weight(view: &View, table: usize, choices: &[&Choice]) -> f64 {
+    let domains = if view.topology.is_by_node(table) {
+        choices.iter().map(|choice| choice.nodes).sum()
+    } else {
+        let places = choices.iter().map(|choice| match view.topology.place(table, choice.features) {
+            Place::Domain(value) => Some(*value),
+            _ => None,
+        });
+        places.collect::<BTreeSet<_>>().len()
+    };
+    ((domains + 2) as f64).ln()
+}
+
+/// What changes a count, or which domains there are.
+pub fn hint(question: &Question) -> bool {
+    let template = &question.pod.template;
+    let hard = || template.spec.spread.iter().filter(|constraint| constraint.hard);
+    let symbols = &question.snapshot.catalogue.symbols;
+    let counted = |pod: &PodInfo| {
+        let labels = &pod.template.labels;
+        pod.template.namespace == template.namespace
+            && hard().any(|constraint| constraint.selector.matches(symbols, labels))
+    };
+    let complete = |shape: &Shape| hard().all(|c| shape.labels.get(c.topology_key).is_some());
+    let moves = |old: &Shape, new: &Shape| {
+        hard().any(|c| old.labels.get(c.topology_key) != new.labels.get(c.topology_key))
+    };
+    match question.event {
+        Event::PodPlaced(pod) | Event::PodRemoved(pod) => counted(pod),
+        Event::PodChanged { old, new } => counted(old) != counted(new),
+        Event::NodeAdded { new, .. } => complete(new),
+        Event::NodeChanged { old, new, .. } => moves(old, new) && (complete(old) || complete(new)),
+        Event::NodeRemoved { old } => complete(old),
+        Event::NamespaceChanged => false,
     }
 }

@@ -1,85 +1,72 @@
-//! TaintToleration and NodeUnschedulable.
+//! Taints keep pods away that do not tolerate them; soft ones only if there is a better place.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use super::normalise;
+use crate::class::Signature;
+use crate::framework::{Candidate, Choice, Question, Refusal, Verdict, View};
+use crate::node::Shape;
+use crate::pod::{Effect, Spec, Taint, Toleration};
 
-use super::{Verdict, normalise, refuse_for_good};
-use crate::cache::{NodeState, Snapshot};
-use crate::pod::PodState;
+pub const NAME: &str = "TaintToleration";
 
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-
-fn tolerations(pod: &PodState) -> &[Toleration] {
-    pod.pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
+fn is_hard(taint: &Taint) -> bool {
+    matches!(taint.effect, Effect::NoSchedule | Effect::NoExecute)
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        _ => false,
+/// Whether the pod tolerates every taint that would keep it off the node.
+pub fn tolerates_all(spec: &Spec, shape: &Shape) -> bool {
+    let tolerated = |taint: &Taint| spec.tolerations.iter().any(|t| t.tolerates(taint));
+    shape.taints.iter().filter(|taint| is_hard(taint)).all(tolerated)
+}
+
+pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
+    if tolerates_all(&view.pod.spec, candidate.shape) {
+        Ok(())
+    } else {
+        Err(Refusal::for_good(NAME, "node(s) had untolerated taint(s)"))
     }
 }
 
-pub fn unschedulable(pod: &PodState, node: &NodeState) -> Verdict {
-    let taint = Taint { key: UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
-    if node.is_unschedulable() && !tolerations(pod).iter().any(|t| tolerates(t, &taint)) {
-        return refuse_for_good("node(s) were unschedulable");
-    }
-    Ok(())
+/// How many soft taints of the node the pod does not tolerate.
+pub fn unwelcome(pod: &Signature, shape: &Shape) -> i64 {
+    let soft = |t: &&Toleration| matches!(t.effect, None | Some(Effect::PreferNoSchedule));
+    let tolerated = |taint: &Taint| pod.spec.tolerations.iter().filter(soft).any(|t| t.tolerates(taint));
+    let taints = shape.taints.iter().filter(|taint| taint.effect == Effect::PreferNoSchedule);
+    taints.filter(|taint| !tolerated(taint)).count() as i64
 }
 
-pub fn filter(pod: &PodState, node: &NodeState) -> Verdict {
-    let hard = node.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
-    for taint in hard {
-        if !tolerations(pod).iter().any(|t| tolerates(t, taint)) {
-            return refuse_for_good("node(s) had untolerated taint(s)");
-        }
-    }
-    Ok(())
+pub fn score(_: &View, choices: &[Choice]) -> Vec<i64> {
+    normalise(choices.iter().map(|choice| choice.features.taints).collect(), true)
 }
 
-/// Fewer PreferNoSchedule taints the pod does not tolerate is better.
-pub fn score(_: &Snapshot, pod: &PodState, nodes: &[&NodeState]) -> Vec<i64> {
-    let soft = |t: &&Toleration| matches!(t.effect.as_deref(), None | Some("" | "PreferNoSchedule"));
-    let tolerations: Vec<&Toleration> = tolerations(pod).iter().filter(soft).collect();
-    let untolerated = |node: &&NodeState| {
-        let taints = node.taints().iter().filter(|t| t.effect == "PreferNoSchedule");
-        taints.filter(|taint| !tolerations.iter().any(|t| tolerates(t, taint))).count() as i64
-    };
-    normalise(nodes.iter().map(untolerated).collect(), true)
+pub fn hint(question: &Question) -> bool {
+    question.node_becomes(|_, shape| tolerates_all(&question.pod.template.spec, shape))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::pod::{Effect, Taint, Toleration, TolerationOperator};
+    use crate::symbols::{Symbol, Symbols};
 
     #[test]
     fn toleration_rules() {
-        let taint =
-            Taint { key: "k".into(), value: Some("v".into()), effect: "NoSchedule".into(), time_added: None };
-        let toleration = |key: &str, operator: &str, value: &str, effect: &str| Toleration {
-            key: Some(key.into()),
-            operator: Some(operator.into()),
-            value: Some(value.into()),
-            effect: Some(effect.into()),
-            toleration_seconds: None,
-        };
+        let mut symbols = Symbols::default();
+        let mut symbol = |text: &str| symbols.intern(text);
+        let taint = Taint { key: symbol("k"), value: symbol("v"), effect: Effect::NoSchedule };
+        use TolerationOperator::{Equal, Exists};
         let cases = [
-            (toleration("k", "Equal", "v", "NoSchedule"), true),
-            (toleration("k", "", "v", ""), true),
-            (toleration("k", "Exists", "", ""), true),
-            (toleration("", "Exists", "", ""), true),
-            (toleration("k", "Equal", "w", ""), false),
-            (toleration("k", "Equal", "v", "NoExecute"), false),
-            (toleration("x", "Exists", "", ""), false),
+            ("k", Equal, "v", Some(Effect::NoSchedule), true),
+            ("k", Equal, "v", None, true),
+            ("k", Exists, "", None, true),
+            ("", Exists, "", None, true),
+            ("k", Equal, "w", None, false),
+            ("k", Equal, "v", Some(Effect::NoExecute), false),
+            ("x", Exists, "", None, false),
+            ("k", TolerationOperator::Never, "v", None, false),
         ];
-        for (toleration, expected) in cases {
-            assert_eq!(tolerates(&toleration, &taint), expected, "{toleration:?}");
+        for (key, operator, value, effect, expected) in cases {
+            let toleration = Toleration { key: symbol(key), operator, value: symbol(value), effect };
+            assert_eq!(toleration.tolerates(&taint), expected, "{key} {operator:?} {value} {effect:?}");
         }
+        assert_eq!(symbol(""), Symbol::EMPTY);
     }
 }

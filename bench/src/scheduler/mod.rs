@@ -1,0 +1,50 @@
+//! The scheduler's core alone: decisions per second on a live-updated snapshot in one thread, without
+//! an API. Each pod is taken in as its watch would show it, queued, decided, placed, and seen placed.
+//! The scenarios are those of Kubernetes' scheduler_perf.
+
+mod core;
+mod scenarios;
+
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::report::{Report, percentile};
+use crate::{Outcome, process};
+use core::Core;
+use scenarios::{SCENARIOS, Scenario};
+
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Only scenarios whose name contains this.
+    #[arg(long, default_value = "")]
+    pub only: String,
+    /// Nodes instead of those the scenarios name.
+    #[arg(long)]
+    pub nodes: Option<usize>,
+}
+
+pub fn run(options: &Options, report: &mut Report) -> Outcome<()> {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(&options.only)) {
+        let nodes = options.nodes.unwrap_or(scenario.nodes);
+        measure(scenario, nodes, report)?;
+    }
+    Ok(())
+}
+
+fn measure(scenario: &Scenario, nodes: usize, report: &mut Report) -> Outcome<()> {
+    let own = std::process::id();
+    let before = process::resident_mb(own)?;
+    let mut core = Core::new(nodes, scenario.node);
+    core.fill(scenario);
+    let pods = core.prepare(scenario);
+    let name = format!("{} ({nodes} nodes)", scenario.name);
+    let start = Instant::now();
+    let mut latencies = core.schedule(scenario, pods)?;
+    let seconds = start.elapsed().as_secs_f64();
+    report.add(&name, latencies.len() as f64 / seconds, "pods/s");
+    report.add(&format!("{name}, p50"), percentile(&mut latencies, 0.5), "us");
+    report.add(&format!("{name}, p99"), percentile(&mut latencies, 0.99), "us");
+    report.add(&format!("{name}, memory"), process::resident_mb(own)? - before, "MB");
+    Ok(())
+}

@@ -1,0 +1,538 @@
+//! How many pods that matter are in which domain. A table counts pods for one purpose of one class of
+//! pods over the values of one node label; a pod that comes or goes changes the counts of its node's
+//! domains and nothing else.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::features::{Features, Place};
+use super::signature::Signature;
+use crate::framework::Profile;
+use crate::node::{NodeInfo, Shape, Slot};
+use crate::plugins::{node_affinity, taint_toleration};
+use crate::pod::{Force, SpreadConstraint, Template};
+use crate::snapshot::Snapshot;
+use crate::symbols::{NumberMap, Symbol};
+
+/// A label whose values have fewer nodes than this on average is told by counts, not by value.
+const FEWEST_NODES_PER_VALUE: usize = 4;
+/// What is remembered of templates is forgotten when there are so many more than placed pods have.
+const MEMO_SLACK: usize = 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Pods that match all terms of the required affinity.
+    Affinity,
+    /// Pods that match a term of the required anti-affinity.
+    AntiAffinity,
+    /// Pods whose required anti-affinity speaks of the class.
+    OthersAntiAffinity,
+    /// The sum of weights by which pods are wanted near.
+    Preference,
+    /// Pods a hard or soft spreading constraint counts, by its index.
+    Hard(usize),
+    Soft(usize),
+}
+
+/// How nodes that differ in a label's value only are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grain {
+    /// By the value: many nodes share one.
+    Value,
+    /// By what is counted there: nearly every node has a value of its own, most with equal counts.
+    Count,
+    /// By what is counted on the node itself, whatever other nodes have its value.
+    Node,
+}
+
+#[derive(Debug)]
+struct Key {
+    label: Symbol,
+    grain: Grain,
+    tables: Vec<usize>,
+    /// Of a label told by counts: the nodes with each value.
+    members: NumberMap<Symbol, Vec<Slot>>,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    pub purpose: Purpose,
+    key: usize,
+    /// Its index among the key's tables.
+    position: usize,
+    domains: NumberMap<Symbol, Domain>,
+    total: i64,
+    /// Of hard constraints: how many domains have so many pods.
+    crowded: BTreeMap<i64, usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Domain {
+    pods: i64,
+    nodes: usize,
+}
+
+impl Table {
+    /// All pods counted.
+    pub fn total(&self) -> i64 {
+        self.total
+    }
+    pub fn domain_count(&self) -> i64 {
+        self.domains.len() as i64
+    }
+    /// The fewest pods any domain has, if one with `here` pods had `more`.
+    pub fn least(&self, here: i64, more: i64) -> i64 {
+        let mut counts = self.crowded.iter();
+        let least = match counts.next() {
+            Some((count, 1)) if more != 0 && *count == here => counts.next(),
+            first => first,
+        };
+        let others = least.map(|(count, _)| *count);
+        match (others, more) {
+            (None, 0) => 0,
+            (Some(count), 0) => count,
+            (None, _) => here + more,
+            (Some(count), _) => count.min(here + more),
+        }
+    }
+    fn is_hard(&self) -> bool {
+        matches!(self.purpose, Purpose::Hard(_))
+    }
+    fn change(&mut self, value: Symbol, pods: i64, nodes: isize) {
+        let before = self.domains.get(&value).copied();
+        let mut domain = before.unwrap_or_default();
+        domain.pods += pods;
+        domain.nodes = domain.nodes.saturating_add_signed(nodes);
+        self.total += pods;
+        let gone = domain.nodes == 0;
+        if gone {
+            self.domains.remove(&value);
+        } else {
+            self.domains.insert(value, domain);
+        }
+        if self.is_hard() {
+            if let Some(before) = before {
+                self.crowd(before.pods, false);
+            }
+            if !gone {
+                self.crowd(domain.pods, true);
+            }
+        }
+    }
+    fn crowd(&mut self, pods: i64, more: bool) {
+        match self.crowded.entry(pods) {
+            Entry::Occupied(mut entry) if more => *entry.get_mut() += 1,
+            Entry::Occupied(mut entry) => {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(1);
+            }
+        }
+    }
+}
+
+/// Where a node stands in all this.
+#[derive(Clone, Debug, Default)]
+struct Presence {
+    /// The value of each key's label.
+    values: Box<[Option<Symbol>]>,
+    /// What each table counts on the node, where it counts the node at all.
+    amounts: Box<[Option<i64>]>,
+}
+
+#[derive(Debug, Default)]
+pub struct Topology {
+    keys: Vec<Key>,
+    tables: Vec<Table>,
+    presences: Vec<Option<Presence>>,
+    /// What a pod of each template adds to which tables.
+    memo: NumberMap<u32, Box<[(usize, i64)]>>,
+}
+
+impl Topology {
+    pub fn new(snapshot: &Snapshot, pod: &Signature) -> Self {
+        let mut topology = Topology::default();
+        let spec = &pod.spec;
+        for term in &spec.affinity {
+            topology.want(snapshot, Purpose::Affinity, term.topology_key);
+        }
+        for term in &spec.anti_affinity {
+            topology.want(snapshot, Purpose::AntiAffinity, term.topology_key);
+        }
+        for (_, term) in &spec.preferred_pods {
+            topology.want(snapshot, Purpose::Preference, term.topology_key);
+        }
+        for (_, owned) in &pod.others {
+            let purpose = match owned.force {
+                Force::RequiredAntiAffinity => Purpose::OthersAntiAffinity,
+                Force::RequiredAffinity | Force::Preferred(_) => Purpose::Preference,
+            };
+            topology.want(snapshot, purpose, owned.term.topology_key);
+        }
+        for (index, hard) in pod.hard.iter().enumerate() {
+            topology.want(snapshot, Purpose::Hard(index), hard.constraint.topology_key);
+        }
+        for (index, soft) in pod.soft.iter().enumerate() {
+            topology.want(snapshot, Purpose::Soft(index), soft.topology_key);
+        }
+        topology
+    }
+
+    fn want(&mut self, snapshot: &Snapshot, purpose: Purpose, label: Symbol) {
+        let known = |table: &Table| table.purpose == purpose && self.keys[table.key].label == label;
+        if self.tables.iter().any(known) {
+            return;
+        }
+        let grain = match purpose {
+            Purpose::Soft(_) if label == Symbol::HOSTNAME => Grain::Node,
+            Purpose::Soft(_) => Grain::Value, // how many values there are enters the score
+            _ => grain_of(snapshot, label),
+        };
+        let key = self.keys.iter().position(|key| (key.label, key.grain) == (label, grain));
+        let key = key.unwrap_or_else(|| {
+            self.keys.push(Key { label, grain, tables: Vec::new(), members: NumberMap::default() });
+            self.keys.len() - 1
+        });
+        let position = self.keys[key].tables.len();
+        self.keys[key].tables.push(self.tables.len());
+        self.tables.push(Table {
+            purpose,
+            key,
+            position,
+            domains: NumberMap::default(),
+            total: 0,
+            crowded: BTreeMap::new(),
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+    pub fn len(&self) -> usize {
+        self.tables.len()
+    }
+    pub fn tables(&self) -> impl Iterator<Item = (usize, &Table)> {
+        self.tables.iter().enumerate()
+    }
+    /// The table of a spreading constraint.
+    pub fn table(&self, purpose: Purpose) -> Option<(usize, &Table)> {
+        self.tables().find(|(_, table)| table.purpose == purpose)
+    }
+    /// What a table counts in the domain of a node with these features; `None` without the label.
+    pub fn pods(&self, table: usize, features: &Features) -> Option<i64> {
+        let table = &self.tables[table];
+        match &features.places[table.key] {
+            Place::Nowhere => None,
+            Place::Domain(value) => Some(table.domains.get(value).map_or(0, |domain| domain.pods)),
+            Place::Counts(counts) => Some(counts[table.position]),
+        }
+    }
+    /// The place of nodes with these features in the table's kind of domain.
+    pub fn place<'a>(&self, table: usize, features: &'a Features) -> &'a Place {
+        &features.places[self.tables[table].key]
+    }
+    /// Whether a table counts on each node by itself.
+    pub fn is_by_node(&self, table: usize) -> bool {
+        self.keys[self.tables[table].key].grain == Grain::Node
+    }
+
+    /// Takes over what a slot is like now. `stale` gets the other nodes whose features changed by it.
+    pub fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        profile: &Profile,
+        pod: &Signature,
+        slot: Slot,
+        stale: &mut Vec<Slot>,
+    ) {
+        if self.is_empty() {
+            return;
+        }
+        let node = snapshot.node(slot);
+        let new = node.shape.as_ref().map(|shape| self.presence(snapshot, profile, pod, node, shape));
+        if self.presences.len() <= slot as usize {
+            self.presences.resize(slot as usize + 1, None);
+        }
+        let old = self.presences[slot as usize].take();
+        self.move_member(slot, old.as_ref(), new.as_ref());
+        for table in 0..self.tables.len() {
+            self.change(table, old.as_ref(), new.as_ref(), slot, stale);
+        }
+        self.presences[slot as usize] = new;
+    }
+
+    fn change(
+        &mut self,
+        index: usize,
+        old: Option<&Presence>,
+        new: Option<&Presence>,
+        slot: Slot,
+        stale: &mut Vec<Slot>,
+    ) {
+        let table = &mut self.tables[index];
+        let key = &self.keys[table.key];
+        let counted = |presence: Option<&Presence>| {
+            let presence = presence?;
+            Some((presence.values[table.key]?, presence.amounts[index]?))
+        };
+        let (old, new) = (counted(old), counted(new));
+        if old == new || key.grain == Grain::Node {
+            return;
+        }
+        if let Some((value, pods)) = old {
+            table.change(value, -pods, -1);
+        }
+        if let Some((value, pods)) = new {
+            table.change(value, pods, 1);
+        }
+        if key.grain == Grain::Count {
+            for (value, _) in old.into_iter().chain(new) {
+                let members = key.members.get(&value).into_iter().flatten();
+                stale.extend(members.copied().filter(|member| *member != slot));
+            }
+        }
+    }
+
+    fn move_member(&mut self, slot: Slot, old: Option<&Presence>, new: Option<&Presence>) {
+        for (index, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| key.grain == Grain::Count) {
+            let value = |presence: Option<&Presence>| presence.and_then(|p| p.values[index]);
+            let (old, new) = (value(old), value(new));
+            if old == new {
+                continue;
+            }
+            if let Some(value) = old
+                && let Some(members) = key.members.get_mut(&value)
+            {
+                members.retain(|member| *member != slot);
+                if members.is_empty() {
+                    key.members.remove(&value);
+                }
+            }
+            if let Some(value) = new {
+                key.members.entry(value).or_default().push(slot);
+            }
+        }
+    }
+
+    fn presence(
+        &mut self,
+        snapshot: &Snapshot,
+        profile: &Profile,
+        pod: &Signature,
+        node: &NodeInfo,
+        shape: &Shape,
+    ) -> Presence {
+        let counts = self.eligibility(snapshot, pod, node, shape);
+        let mut amounts: Box<[Option<i64>]> = counts.into_iter().map(|counts| counts.then_some(0)).collect();
+        if self.memo.len() > 4 * snapshot.template_count() + MEMO_SLACK {
+            self.memo.clear();
+        }
+        for placed in &node.pods {
+            for (table, amount) in self.contributions(snapshot, profile, pod, &placed.template) {
+                if let Some(sum) = &mut amounts[*table] {
+                    *sum += amount;
+                }
+            }
+        }
+        Presence { values: self.values(shape), amounts }
+    }
+
+    fn values(&self, shape: &Shape) -> Box<[Option<Symbol>]> {
+        self.keys.iter().map(|key| shape.labels.get(key.label)).collect()
+    }
+
+    /// Which tables count what is on a node.
+    fn eligibility(&self, snapshot: &Snapshot, pod: &Signature, node: &NodeInfo, shape: &Shape) -> Vec<bool> {
+        let has = |key: Symbol| shape.labels.get(key).is_some();
+        let has_hard = pod.hard.iter().all(|hard| has(hard.constraint.topology_key));
+        let has_soft = !pod.soft_needs_all_keys || pod.soft.iter().all(|soft| has(soft.topology_key));
+        let includes = |c: &SpreadConstraint| {
+            let affinity = !c.honors_affinity || node_affinity::admits(snapshot, &pod.spec, node.name, shape);
+            affinity && (!c.honors_taints || taint_toleration::tolerates_all(&pod.spec, shape))
+        };
+        let counts = |table: &Table| match table.purpose {
+            Purpose::Hard(index) => has_hard && includes(&pod.hard[index].constraint),
+            Purpose::Soft(_) if self.keys[table.key].grain == Grain::Node => true,
+            Purpose::Soft(index) => has_soft && includes(&pod.soft[index]),
+            _ => true,
+        };
+        self.tables.iter().map(counts).collect()
+    }
+
+    fn contributions(
+        &mut self,
+        snapshot: &Snapshot,
+        profile: &Profile,
+        pod: &Signature,
+        template: &Template,
+    ) -> &[(usize, i64)] {
+        if !self.memo.contains_key(&template.id) {
+            let found = self.contribute(snapshot, profile, pod, template);
+            self.memo.insert(template.id, found);
+        }
+        self.memo.get(&template.id).map(|found| &**found).unwrap_or_default()
+    }
+
+    fn contribute(
+        &self,
+        snapshot: &Snapshot,
+        profile: &Profile,
+        pod: &Signature,
+        template: &Template,
+    ) -> Box<[(usize, i64)]> {
+        let symbols = &snapshot.catalogue.symbols;
+        let about = snapshot.namespace_labels(template.namespace);
+        let matches =
+            |term: &crate::pod::Term| term.matches(symbols, template.namespace, &template.labels, about);
+        let spec = &pod.spec;
+        let joins = !spec.affinity.is_empty() && spec.affinity.iter().all(matches);
+        let spreads = |c: &SpreadConstraint| {
+            !template.terminating
+                && template.namespace == pod.namespace
+                && c.selector.matches(symbols, &template.labels)
+        };
+        let owned = |force: Force| {
+            let terms = template.terms.iter().filter(move |(_, owned)| owned.force == force);
+            terms.filter(|(id, _)| pod.others.binary_search_by_key(id, |(id, _)| *id).is_ok())
+        };
+        let hard_weight = profile.arguments.inter_pod_affinity.hard_weight;
+        let amount = |table: &Table| {
+            let label = self.keys[table.key].label;
+            match table.purpose {
+                Purpose::Affinity => i64::from(joins),
+                Purpose::AntiAffinity => {
+                    let terms = spec.anti_affinity.iter().filter(|t| t.topology_key == label);
+                    terms.filter(|term| matches(term)).count() as i64
+                }
+                Purpose::OthersAntiAffinity => {
+                    let terms = owned(Force::RequiredAntiAffinity);
+                    terms.filter(|(_, owned)| owned.term.topology_key == label).count() as i64
+                }
+                Purpose::Preference => {
+                    let own = spec.preferred_pods.iter().filter(|(_, term)| term.topology_key == label);
+                    let own: i64 = own.filter(|(_, term)| matches(term)).map(|(weight, _)| weight).sum();
+                    own + others_preference(pod, template, label, hard_weight)
+                }
+                Purpose::Hard(index) => i64::from(spreads(&pod.hard[index].constraint)),
+                Purpose::Soft(index) => i64::from(spreads(&pod.soft[index])),
+            }
+        };
+        self.tables()
+            .map(|(index, table)| (index, amount(table)))
+            .filter(|(_, amount)| *amount != 0)
+            .collect()
+    }
+
+    /// What one more pod of the template on a node adds to the tables. Pods on the node were met
+    /// when it was looked at; of others nothing is remembered.
+    pub fn change_by(
+        &self,
+        snapshot: &Snapshot,
+        profile: &Profile,
+        pod: &Signature,
+        slot: Slot,
+        template: &Template,
+    ) -> Box<[i64]> {
+        let mut change = vec![0; self.tables.len()];
+        let Some(presence) = self.presences.get(slot as usize).and_then(Option::as_ref) else {
+            return change.into();
+        };
+        let mut apply = |contributions: &[(usize, i64)]| {
+            for (table, amount) in contributions {
+                if presence.amounts[*table].is_some() {
+                    change[*table] += amount;
+                }
+            }
+        };
+        match self.memo.get(&template.id) {
+            Some(known) => apply(known),
+            None => apply(&self.contribute(snapshot, profile, pod, template)),
+        }
+        change.into()
+    }
+
+    /// Where a node stands, as far as decisions tell nodes apart by it.
+    pub fn places(&self, slot: Slot) -> Box<[Place]> {
+        let Some(presence) = self.presences.get(slot as usize).and_then(Option::as_ref) else {
+            return self.keys.iter().map(|_| Place::Nowhere).collect();
+        };
+        let counts = |key: &Key, value: Symbol| {
+            let count = |table: &usize| match key.grain {
+                Grain::Node => presence.amounts[*table].unwrap_or(0),
+                _ => self.tables[*table].domains.get(&value).map_or(0, |domain| domain.pods),
+            };
+            Place::Counts(key.tables.iter().map(count).collect())
+        };
+        let place = |(key, value): (&Key, &Option<Symbol>)| match (value, key.grain) {
+            (None, _) => Place::Nowhere,
+            (Some(value), Grain::Value) => Place::Domain(*value),
+            (Some(value), _) => counts(key, *value),
+        };
+        self.keys.iter().zip(&presence.values).map(place).collect()
+    }
+}
+
+/// How much a placed pod wants, or does not want, pods of the class near it.
+fn others_preference(pod: &Signature, template: &Template, label: Symbol, hard_weight: i64) -> i64 {
+    let speak_of_it = template.terms.iter().filter(|(id, owned)| {
+        owned.term.topology_key == label && pod.others.binary_search_by_key(id, |(id, _)| *id).is_ok()
+    });
+    let weight = speak_of_it.map(|(_, owned)| match owned.force {
+        Force::RequiredAffinity => hard_weight,
+        Force::Preferred(weight) => weight,
+        Force::RequiredAntiAffinity => 0,
+    });
+    weight.sum()
+}
+
+fn grain_of(snapshot: &Snapshot, label: Symbol) -> Grain {
+    let values = snapshot.nodes().filter_map(|(_, _, shape)| shape.labels.get(label));
+    let (mut nodes, mut distinct) = (0, std::collections::HashSet::new());
+    for value in values {
+        nodes += 1;
+        distinct.insert(value);
+    }
+    if distinct.len() * FEWEST_NODES_PER_VALUE > nodes { Grain::Count } else { Grain::Value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        Table {
+            purpose: Purpose::Hard(0),
+            key: 0,
+            position: 0,
+            domains: NumberMap::default(),
+            total: 0,
+            crowded: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_least_crowded_domain_is_known_through_all_changes() {
+        let mut symbols = crate::symbols::Symbols::default();
+        let mut table = table();
+        assert_eq!(table.least(0, 0), 0);
+        let changes = [
+            ("a", 2, 1, 2),
+            ("b", 1, 1, 1),
+            ("c", 0, 1, 0),
+            ("c", 3, 0, 1),
+            ("b", -1, 0, 0),
+            ("b", 0, -1, 2),
+        ];
+        for (domain, pods, nodes, least) in changes {
+            table.change(symbols.intern(domain), pods, nodes);
+            assert_eq!(table.least(0, 0), least, "{domain} {pods:+}");
+        }
+        assert_eq!((table.total(), table.domain_count()), (5, 2));
+        // a has 2, c has 3.
+        assert_eq!((table.least(2, -1), table.least(2, 5), table.least(3, -3)), (1, 3, 0));
+    }
+}

@@ -1,0 +1,149 @@
+//! A node and what it is filled with.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::amounts::{Amounts, PODS};
+use crate::labels::Labels;
+use crate::pod::{Catalogue, HostPort, PodInfo, Spec, Taint, effect};
+use crate::symbols::Symbol;
+
+/// The index of a node in the snapshot; given to another node when the first is gone.
+pub type Slot = u32;
+
+/// What is said of the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub labels: Labels,
+    pub taints: Box<[Taint]>,
+    pub unschedulable: bool,
+    pub allocatable: Amounts,
+    pub pod_slots: i64,
+    /// With their sizes in bytes.
+    pub images: Box<[(Symbol, i64)]>,
+}
+
+impl Shape {
+    pub fn parse(catalogue: &mut Catalogue, node: &Node) -> Self {
+        let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+        let amounts = catalogue.resources.from_wire(allocatable).rounded();
+        let slots = allocatable.and_then(|a| amphipod_api::quantity::Quantity::parse(&a.get(PODS)?.0).ok());
+        let symbols = &mut catalogue.symbols;
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+        let taints = taints.iter().map(|taint| Taint {
+            key: symbols.intern(&taint.key),
+            value: symbols.intern(taint.value.as_deref().unwrap_or("")),
+            effect: effect(&taint.effect),
+        });
+        let taints = taints.collect();
+        let mut images = Vec::new();
+        for image in node.status.iter().flat_map(|s| s.images.iter().flatten()) {
+            let size = image.size_bytes.unwrap_or(0);
+            images.extend(image.names.iter().flatten().map(|name| (symbols.intern(name), size)));
+        }
+        images.sort_unstable();
+        images.dedup_by_key(|(name, _)| *name);
+        Shape {
+            labels: Labels::parse(symbols, node.metadata.labels.as_ref()),
+            taints,
+            unschedulable: node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
+            allocatable: amounts,
+            pod_slots: slots.map_or(0, |quantity| quantity.units()),
+            images: images.into(),
+        }
+    }
+}
+
+/// What pods take of a node. Small, so that a trial without some of them is cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    pub pods: i64,
+    pub requested: Amounts,
+    /// CPU and memory as scores count them.
+    pub nonzero: [i64; 2],
+    /// With how many pods have each.
+    pub ports: Vec<(HostPort, u32)>,
+}
+
+impl Fill {
+    pub fn add(&mut self, spec: &Spec) {
+        self.pods += 1;
+        self.requested.add(&spec.requests);
+        self.nonzero[0] += spec.nonzero[0];
+        self.nonzero[1] += spec.nonzero[1];
+        for port in &spec.ports {
+            match self.ports.iter_mut().find(|(taken, _)| taken == port) {
+                Some((_, users)) => *users += 1,
+                None => self.ports.push((port.clone(), 1)),
+            }
+        }
+    }
+    pub fn remove(&mut self, spec: &Spec) {
+        self.pods -= 1;
+        self.requested.subtract(&spec.requests);
+        self.nonzero[0] -= spec.nonzero[0];
+        self.nonzero[1] -= spec.nonzero[1];
+        for port in &spec.ports {
+            if let Some(index) = self.ports.iter().position(|(taken, _)| taken == port) {
+                self.ports[index].1 -= 1;
+                if self.ports[index].1 == 0 {
+                    self.ports.swap_remove(index);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct NodeInfo {
+    pub name: Symbol,
+    /// `None` while only pods of the node are known.
+    pub shape: Option<Shape>,
+    pub fill: Fill,
+    pub pods: Vec<Arc<PodInfo>>,
+    /// Pods that wait for room that is being made for them here.
+    pub nominated: Vec<Arc<PodInfo>>,
+}
+
+impl NodeInfo {
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
+        self.fill.add(&pod.template.spec);
+        self.pods.push(pod);
+    }
+    pub(crate) fn remove(&mut self, key: &str) -> Option<Arc<PodInfo>> {
+        let index = self.pods.iter().position(|pod| &*pod.key == key)?;
+        let pod = self.pods.swap_remove(index);
+        self.fill.remove(&pod.template.spec);
+        Some(pod)
+    }
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.shape.is_none() && self.pods.is_empty() && self.nominated.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amphipod_client::Resource;
+
+    #[test]
+    fn what_is_added_can_be_taken_out() {
+        let mut catalogue = Catalogue::default();
+        let pod = serde_json::json!({
+            "metadata": {"name": "a", "namespace": "ns"},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "x.io/y": "2"}},
+                "ports": [{"containerPort": 80, "hostPort": 80}]}]},
+        });
+        let pod = amphipod_client::CachedPod::decode(pod.to_string().as_bytes()).unwrap();
+        let pod = Arc::new(catalogue.pod(&pod));
+        let mut node = NodeInfo::default();
+        node.add(pod.clone());
+        node.add(pod.clone());
+        assert_eq!((node.fill.pods, node.fill.ports.len(), node.fill.ports[0].1), (2, 1, 2));
+        node.remove(&pod.key);
+        node.remove(&pod.key);
+        assert_eq!(node.fill, Fill::default());
+        assert!(node.is_vacant() && node.remove(&pod.key).is_none());
+    }
+}

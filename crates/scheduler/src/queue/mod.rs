@@ -1,0 +1,263 @@
+//! Pods waiting for a node: ready ones by priority, then by age; those that were refused, until
+//! something happens that may help them, and then for their back-off; those that are gated, until
+//! their gates are gone. Time is a value, so that tests need not wait.
+
+mod parked;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::framework::{Event, PluginSet, Profile};
+use crate::plugins::scheduling_gates;
+use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
+use parked::Parked;
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LAST_BACKOFF: Duration = Duration::from_secs(10);
+/// A refused pod is tried again after this long even if nothing seems to have happened.
+const FLUSH_AFTER: Duration = Duration::from_secs(300);
+
+/// By priority, then by when the pod came.
+type Order = (Reverse<i32>, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Active,
+    Backoff(Instant),
+    Parked {
+        since: Instant,
+        by: PluginSet,
+    },
+    Gated,
+    /// Given out and not yet heard of again.
+    InFlight,
+}
+
+struct Entry {
+    pod: Arc<PodInfo>,
+    place: Place,
+    number: u64,
+    attempts: u32,
+    last_attempt: Instant,
+    /// What was decided is still being carried out: what happens meanwhile is only remembered.
+    held: bool,
+    helped: bool,
+}
+
+impl Entry {
+    fn order(&self) -> Order {
+        (Reverse(self.pod.priority()), self.number)
+    }
+}
+
+#[derive(Default)]
+pub struct Queue {
+    entries: HashMap<Arc<str>, Entry>,
+    active: BTreeMap<Order, Arc<str>>,
+    /// Pods in back-off by when it ends, parked ones by when they are flushed.
+    due: BTreeSet<(Instant, Arc<str>)>,
+    parked: Parked,
+    next_number: u64,
+}
+
+/// How many pods are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    pub gated: usize,
+}
+
+fn backoff(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(LAST_BACKOFF.as_secs().ilog2() + 1);
+    (FIRST_BACKOFF * (1 << doublings)).min(LAST_BACKOFF)
+}
+
+impl Queue {
+    /// Adds a pod, or takes over what has changed of it: a refused pod may try again then.
+    pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let key = pod.key.clone();
+        let gated = !scheduling_gates::admits(&pod.template.spec);
+        let Some(entry) = self.entries.get(&key) else {
+            let number = self.next_number;
+            self.next_number += 1;
+            let entry = Entry {
+                pod,
+                place: Place::Gated,
+                number,
+                attempts: 0,
+                last_attempt: now,
+                held: false,
+                helped: false,
+            };
+            self.entries.insert(key.clone(), entry);
+            return self.put(&key, if gated { Place::Gated } else { Place::Active });
+        };
+        let (place, changed) = (entry.place, entry.pod.template.id != pod.template.id);
+        self.take(&key);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.helped |= changed;
+            entry.pod = pod;
+        }
+        match place {
+            Place::InFlight => {}
+            _ if gated => self.put(&key, Place::Gated),
+            Place::Gated => self.put(&key, Place::Active),
+            Place::Parked { .. } if changed => self.release(&key, now),
+            same => self.put(&key, same),
+        }
+    }
+
+    pub fn remove(&mut self, key: &str) {
+        self.take(key);
+        self.entries.remove(key);
+    }
+    pub fn get(&self, key: &str) -> Option<&Arc<PodInfo>> {
+        self.entries.get(key).map(|entry| &entry.pod)
+    }
+
+    /// The next pod to decide about; it is in flight until one of the following calls. Between that
+    /// and [`Queue::refused`] nothing may happen in the cluster, or it would be missed.
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
+        self.wake_due(now);
+        let (_, key) = self.active.first_key_value()?;
+        let key = key.clone();
+        self.put(&key, Place::InFlight);
+        let entry = self.entries.get_mut(&key)?;
+        entry.attempts += 1;
+        entry.last_attempt = now;
+        entry.helped = false;
+        Some(entry.pod.clone())
+    }
+    /// The pod in flight found no node. These plugins refused it nodes; what they hope for brings it
+    /// back.
+    pub fn refused(&mut self, key: &str, by: PluginSet, now: Instant) {
+        let Some(entry) = self.entries.get(key) else { return };
+        if entry.helped {
+            return self.back_off(key, now);
+        }
+        self.put(key, Place::Parked { since: now, by });
+    }
+    /// Something went wrong with the pod in flight that is not its own fault.
+    pub fn failed(&mut self, key: &str, now: Instant) {
+        self.back_off(key, now);
+    }
+    /// Keeps a pod where it is until [`Queue::let_go`]: what was decided about it is being told, and
+    /// victims are being sent away. Deciding about it again meanwhile would overtake that.
+    pub fn hold(&mut self, key: &str) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.held = true;
+        }
+    }
+    /// What was decided has been carried out (`failed`: or could not be, so that nothing will come of
+    /// it by itself).
+    pub fn let_go(&mut self, key: &str, failed: bool, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.held = false;
+        if entry.helped || failed {
+            self.release(key, now);
+        }
+    }
+
+    /// Something happened in the cluster: parked pods that it may help go on, after their back-off.
+    pub fn happened(&mut self, snapshot: &Snapshot, profiles: &[Profile], event: Event, now: Instant) {
+        for key in self.parked.helped(snapshot, profiles, event) {
+            self.release(&key, now);
+        }
+    }
+
+    /// Takes over how often and when the pods that both know were tried.
+    pub fn inherit(&mut self, old: Queue) {
+        for (key, old) in old.entries {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                (entry.attempts, entry.last_attempt, entry.held) = (old.attempts, old.last_attempt, old.held);
+            }
+        }
+    }
+
+    /// When `pop` could next give something it does not give now.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { active: self.active.len(), ..Counts::default() };
+        for entry in self.entries.values() {
+            match entry.place {
+                Place::Active | Place::InFlight => {}
+                Place::Backoff(_) => counts.backoff += 1,
+                Place::Parked { .. } => counts.unschedulable += 1,
+                Place::Gated => counts.gated += 1,
+            }
+        }
+        counts
+    }
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes a pod out of whatever holds it.
+    fn take(&mut self, key: &str) {
+        let Some(entry) = self.entries.get(key) else { return };
+        match entry.place {
+            Place::Active => {
+                self.active.remove(&entry.order());
+            }
+            Place::Backoff(until) => {
+                self.due.remove(&(until, entry.pod.key.clone()));
+            }
+            Place::Parked { since, by } => {
+                self.due.remove(&(since + FLUSH_AFTER, entry.pod.key.clone()));
+                self.parked.remove(&entry.pod, by);
+            }
+            Place::Gated | Place::InFlight => {}
+        }
+    }
+    fn put(&mut self, key: &str, place: Place) {
+        self.take(key);
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.place = place;
+        let key = entry.pod.key.clone();
+        match place {
+            Place::Active => {
+                self.active.insert(entry.order(), key);
+            }
+            Place::Backoff(until) => {
+                self.due.insert((until, key));
+            }
+            Place::Parked { since, by } => {
+                self.due.insert((since + FLUSH_AFTER, key));
+                self.parked.insert(&entry.pod, by);
+            }
+            Place::Gated | Place::InFlight => {}
+        }
+    }
+    /// Lets a pod go on, after its back-off.
+    fn release(&mut self, key: &str, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.held {
+            entry.helped = true;
+        } else if matches!(entry.place, Place::Parked { .. }) {
+            self.back_off(key, now);
+        }
+    }
+    fn back_off(&mut self, key: &str, now: Instant) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let until = entry.last_attempt + backoff(entry.attempts);
+        self.put(key, if until > now { Place::Backoff(until) } else { Place::Active });
+    }
+    fn wake_due(&mut self, now: Instant) {
+        while let Some((_, key)) = self.due.first().filter(|(at, _)| *at <= now).cloned() {
+            self.put(&key, Place::Active);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

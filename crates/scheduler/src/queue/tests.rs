@@ -1,0 +1,187 @@
+use super::*;
+use crate::plugins::{inter_pod_affinity, node_resources_fit};
+use amphipod_client::{CachedPod, Resource};
+use serde_json::{Value, json};
+
+struct Bench {
+    queue: Queue,
+    snapshot: Snapshot,
+    profiles: Vec<Profile>,
+    start: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench {
+            queue: Queue::default(),
+            snapshot: Snapshot::default(),
+            profiles: vec![Profile::default()],
+            start: Instant::now(),
+        }
+    }
+    fn at(&self, seconds: u64) -> Instant {
+        self.start + Duration::from_secs(seconds)
+    }
+    fn pod(&mut self, name: &str, spec: Value) -> Arc<PodInfo> {
+        let mut pod = json!({"metadata": {"name": name, "namespace": "ns", "labels": {"app": "web"}}, "spec": {"containers": []}});
+        for (key, value) in spec.as_object().unwrap() {
+            pod["spec"][key] = value.clone();
+        }
+        Arc::new(self.snapshot.catalogue.pod(&CachedPod::decode(pod.to_string().as_bytes()).unwrap()))
+    }
+    fn add(&mut self, name: &str, spec: Value) {
+        let (pod, now) = (self.pod(name, spec), self.at(0));
+        self.queue.add(pod, now);
+    }
+    fn pop(&mut self, seconds: u64) -> Option<String> {
+        let now = self.at(seconds);
+        self.queue.pop(now).map(|pod| pod.name().to_owned())
+    }
+    fn refused(&mut self, name: &str, by: &str, seconds: u64) {
+        let now = self.at(seconds);
+        self.queue.refused(&format!("ns/{name}"), PluginSet::of([by]), now);
+    }
+    fn happened(&mut self, event: Event, seconds: u64) {
+        let now = self.at(seconds);
+        self.queue.happened(&self.snapshot, &self.profiles, event, now);
+    }
+}
+
+const FIT: &str = node_resources_fit::NAME;
+
+#[test]
+fn priority_then_age() {
+    let mut bench = Bench::new();
+    for (name, priority) in [("a", 0), ("b", 5), ("c", 0)] {
+        bench.add(name, json!({"priority": priority}));
+    }
+    let order = [(); 4].map(|()| bench.pop(0));
+    assert_eq!(order.iter().flatten().collect::<Vec<_>>(), ["b", "a", "c"]);
+}
+
+#[test]
+fn a_refused_pod_waits_for_what_may_help_and_its_back_off() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    let other = bench.pod("other", json!({}));
+    let mut at = 0;
+    for wait in [1, 2, 4, 8, 10, 10] {
+        assert_eq!(bench.pop(at).as_deref(), Some("a"));
+        bench.refused("a", FIT, at);
+        bench.happened(Event::PodPlaced(&other), at);
+        assert_eq!(bench.queue.counts().unschedulable, 1, "fewer places do not help");
+        bench.happened(Event::PodRemoved(&other), at);
+        assert_eq!((bench.queue.counts().backoff, bench.queue.next_wake()), (1, Some(bench.at(at + wait))));
+        assert_eq!(bench.pop(at + wait - 1), None);
+        at += wait;
+    }
+}
+
+#[test]
+fn plugins_say_what_helps() {
+    let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+    let apart =
+        json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+    // The plugin that refused, the pod's rules, and whether a web pod that comes or goes helps.
+    let cases = [
+        (FIT, json!({}), false, true),
+        (inter_pod_affinity::NAME, near, true, false),
+        (inter_pod_affinity::NAME, apart, false, true),
+        ("NodeAffinity", json!({}), false, false),
+    ];
+    for (plugin, spec, comes, goes) in cases {
+        for (helps, placed) in [(comes, true), (goes, false)] {
+            let mut bench = Bench::new();
+            bench.add("a", spec.clone());
+            let web = bench.pod("web", json!({}));
+            bench.pop(0);
+            bench.refused("a", plugin, 0);
+            bench.happened(if placed { Event::PodPlaced(&web) } else { Event::PodRemoved(&web) }, 0);
+            let counts = bench.queue.counts();
+            assert_eq!(counts.backoff == 1, helps, "{plugin} {spec} {placed}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_refused_by_nobody_waits_for_anything() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    bench.pop(0);
+    let now = bench.at(0);
+    bench.queue.refused("ns/a", PluginSet::default(), now);
+    bench.happened(Event::NamespaceChanged, 0);
+    assert_eq!(bench.pop(1).as_deref(), Some("a"));
+}
+
+#[test]
+fn what_happens_while_a_decision_is_carried_out_is_remembered() {
+    for (event, failed, goes_on) in [(true, false, true), (false, true, true), (false, false, false)] {
+        let mut bench = Bench::new();
+        bench.add("a", json!({}));
+        let other = bench.pod("other", json!({}));
+        bench.pop(0);
+        bench.queue.hold("ns/a");
+        bench.refused("a", FIT, 0);
+        if event {
+            bench.happened(Event::PodRemoved(&other), 0);
+        }
+        assert_eq!(bench.pop(5), None, "it is held");
+        let now = bench.at(5);
+        bench.queue.let_go("ns/a", failed, now);
+        assert_eq!(bench.pop(5).is_some(), goes_on, "{event} {failed}");
+    }
+}
+
+#[test]
+fn gated_pods_wait_for_their_gates_and_changed_ones_try_again() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({"schedulingGates": [{"name": "g"}]}));
+    assert_eq!((bench.pop(0), bench.queue.counts().gated), (None, 1));
+    bench.add("a", json!({}));
+    assert_eq!(bench.pop(0).as_deref(), Some("a"));
+    bench.refused("a", FIT, 0);
+    bench.add("a", json!({}));
+    assert_eq!(bench.queue.counts().unschedulable, 1, "nothing of interest has changed");
+    bench.add("a", json!({"tolerations": [{"operator": "Exists"}]}));
+    assert_eq!(bench.pop(1).as_deref(), Some("a"));
+    bench.add("a", json!({"schedulingGates": [{"name": "g"}]}));
+    bench.refused("a", FIT, 1);
+    bench.queue.remove("ns/a");
+    assert!(bench.queue.is_empty() && bench.queue.next_wake().is_none());
+}
+
+#[test]
+fn what_went_wrong_is_tried_again_and_parked_pods_are_flushed() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    bench.pop(0);
+    let now = bench.at(0);
+    bench.queue.failed("ns/a", now);
+    assert_eq!(bench.pop(1).as_deref(), Some("a"));
+    bench.refused("a", FIT, 1);
+    assert_eq!(bench.pop(300), None);
+    assert_eq!(bench.pop(301).as_deref(), Some("a"));
+}
+
+#[test]
+fn a_pod_removed_in_any_place_is_gone() {
+    let mut bench = Bench::new();
+    for place in 0..4 {
+        bench.add("a", json!({}));
+        if place > 0 {
+            bench.pop(place * 1000);
+        }
+        if place > 1 {
+            bench.refused("a", FIT, place * 1000);
+        }
+        if place > 2 {
+            let other = bench.pod("other", json!({}));
+            bench.happened(Event::PodRemoved(&other), place * 1000);
+        }
+        bench.queue.remove("ns/a");
+        assert!(bench.queue.is_empty() && bench.queue.next_wake().is_none(), "{place}");
+        assert_eq!(bench.pop(place * 1000 + 999), None);
+    }
+}

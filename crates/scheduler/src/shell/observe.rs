@@ -1,0 +1,243 @@
+//! From what the API shows to the snapshot and the queue.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use amphipod_client::{CachedPod, Change, Informer, Resource, SharedInformers};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+
+use super::{Shell, State};
+use crate::framework::Event;
+use crate::pod::{is_finished, node_name};
+use crate::snapshot::{Budget, Controller, Snapshot};
+
+/// All kinds decisions look at.
+pub struct Sources {
+    pub pods: Informer<CachedPod>,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    services: Informer<Service>,
+    replication_controllers: Informer<ReplicationController>,
+    replica_sets: Informer<ReplicaSet>,
+    stateful_sets: Informer<StatefulSet>,
+    budgets: Informer<PodDisruptionBudget>,
+}
+
+impl Sources {
+    pub fn new(informers: &SharedInformers) -> Self {
+        Sources {
+            pods: informers.get(),
+            nodes: informers.get(),
+            namespaces: informers.get(),
+            services: informers.get(),
+            replication_controllers: informers.get(),
+            replica_sets: informers.get(),
+            stateful_sets: informers.get(),
+            budgets: informers.get(),
+        }
+    }
+    pub async fn synced(&self) {
+        self.pods.synced().await;
+        self.nodes.synced().await;
+        self.namespaces.synced().await;
+        self.services.synced().await;
+        self.replication_controllers.synced().await;
+        self.replica_sets.synced().await;
+        self.stateful_sets.synced().await;
+        self.budgets.synced().await;
+    }
+}
+
+impl Shell {
+    pub(super) fn observe(self: &Arc<Self>, sources: &Sources) {
+        self.on_change(&sources.nodes, State::node_changed);
+        self.on_change(&sources.namespaces, State::namespace_changed);
+        self.on_change(&sources.services, State::service_changed);
+        self.on_change(&sources.replication_controllers, State::controller_changed);
+        self.on_change(&sources.replica_sets, State::controller_changed);
+        self.on_change(&sources.stateful_sets, State::controller_changed);
+        self.on_change(&sources.budgets, State::budget_changed);
+        self.on_change(&sources.pods, State::pod_changed);
+    }
+
+    fn on_change<T: Resource>(self: &Arc<Self>, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+        let this = self.clone();
+        informer.on_change(move |change| {
+            take_in(&mut this.state.lock(), change);
+            this.work.notify_one();
+        });
+    }
+
+    /// Builds the snapshot anew from what the informers have. The queue goes on with its pods as the
+    /// new snapshot knows them.
+    pub(super) fn rebuild(&self, state: &mut State, sources: &Sources) {
+        let old = std::mem::replace(state, State::new(&self.config));
+        let added = |change: &mut State| {
+            sources.nodes.list().into_iter().for_each(|o| change.node_changed(&Change::Added(o)));
+            sources.namespaces.list().into_iter().for_each(|o| change.namespace_changed(&Change::Added(o)));
+            sources.services.list().into_iter().for_each(|o| change.service_changed(&Change::Added(o)));
+            let controllers = sources.replication_controllers.list();
+            controllers.into_iter().for_each(|o| change.controller_changed(&Change::Added(o)));
+            sources
+                .replica_sets
+                .list()
+                .into_iter()
+                .for_each(|o| change.controller_changed(&Change::Added(o)));
+            sources
+                .stateful_sets
+                .list()
+                .into_iter()
+                .for_each(|o| change.controller_changed(&Change::Added(o)));
+            sources.budgets.list().into_iter().for_each(|o| change.budget_changed(&Change::Added(o)));
+        };
+        added(state);
+        // Those on their way to a node first, or they would be taken for waiting ones.
+        for pod in old.assumed.values() {
+            let node = pod.node.map(|node| old.snapshot.catalogue.symbols.text(node));
+            let slot = node.and_then(|node| state.snapshot.slot(node));
+            let object = sources.pods.get(&pod.key).filter(|object| object.uid() == &*pod.uid);
+            if let (Some(slot), Some(object)) = (slot, object) {
+                let info = state.snapshot.catalogue.pod(&object);
+                let placed = state.snapshot.place(&info, slot);
+                state.assumed.insert(pod.key.clone(), placed);
+            }
+        }
+        sources.pods.list().into_iter().for_each(|o| state.pod_changed(&Change::Added(o)));
+        state.queue.inherit(old.queue);
+    }
+}
+
+impl State {
+    fn node_changed(&mut self, change: &Change<Node>) {
+        let Snapshot { catalogue, .. } = &mut self.snapshot;
+        let node = change.object();
+        let name = catalogue.symbols.intern(node.name());
+        if let Change::Deleted(_) = change {
+            let old = self.snapshot.remove_node(node.name());
+            return self.happened(old.as_ref().map(|old| Event::NodeRemoved { old }));
+        }
+        let Some(changed) = self.snapshot.set_node(node) else { return };
+        let Some(new) = self.snapshot.node(changed.slot).shape.clone() else { return };
+        let event = match &changed.old {
+            None => Event::NodeAdded { name, new: &new },
+            Some(old) => Event::NodeChanged { name, old, new: &new },
+        };
+        self.happened(Some(event));
+    }
+
+    fn namespace_changed(&mut self, change: &Change<Namespace>) {
+        let namespace = change.object();
+        match change {
+            Change::Deleted(_) => self.snapshot.remove_namespace(namespace.name()),
+            _ => {
+                let changed = self.snapshot.set_namespace(namespace);
+                self.happened(changed.then_some(Event::NamespaceChanged));
+            }
+        }
+    }
+
+    fn service_changed(&mut self, change: &Change<Service>) {
+        let Snapshot { catalogue, workloads, .. } = &mut self.snapshot;
+        let service = change.object();
+        match change {
+            Change::Deleted(_) => {
+                workloads.remove_service(&catalogue.symbols, service.namespace(), service.name());
+            }
+            _ => workloads.set_service(catalogue, service),
+        }
+    }
+
+    fn controller_changed<C: Controller>(&mut self, change: &Change<C>) {
+        let Snapshot { catalogue, workloads, .. } = &mut self.snapshot;
+        let controller = change.object();
+        match change {
+            Change::Deleted(_) => {
+                let (namespace, name) = (controller.namespace(), controller.name());
+                workloads.remove_controller::<C>(&catalogue.symbols, namespace, name);
+            }
+            _ => workloads.set_controller(catalogue, &**controller),
+        }
+    }
+
+    fn budget_changed(&mut self, change: &Change<PodDisruptionBudget>) {
+        let budget = change.object();
+        let parsed = match change {
+            Change::Deleted(_) => None,
+            _ => Budget::parse(&mut self.snapshot.catalogue, budget),
+        };
+        match parsed {
+            Some(parsed) => self.snapshot.set_budget(&budget.key(), parsed),
+            None => self.snapshot.remove_budget(&budget.key()),
+        }
+    }
+
+    fn pod_changed(&mut self, change: &Change<CachedPod>) {
+        let pod = change.object();
+        let key = pod.key();
+        let gone = matches!(change, Change::Deleted(_));
+        if gone || node_name(pod).is_some() {
+            self.assumed.remove(&*key);
+            // One that waited for a node leaves the room that was made for it.
+            let waited = self.snapshot.nominated_slot(&key).and(self.queue.get(&key).cloned());
+            let changed = if gone {
+                crate::snapshot::PodChange { old: self.snapshot.remove_pod(&key), new: None }
+            } else {
+                self.snapshot.set_pod(pod)
+            };
+            self.queue.remove(&key);
+            self.happened(changed.event());
+            if gone && let Some(waited) = waited {
+                self.happened(Some(Event::PodRemoved(&waited)));
+            }
+        } else {
+            self.waiting_pod_changed(change);
+        }
+    }
+
+    fn waiting_pod_changed(&mut self, change: &Change<CachedPod>) {
+        let pod = change.object();
+        let info = Arc::new(self.snapshot.catalogue.pod(pod));
+        let ours = self.core.profile_of(&self.snapshot, &info.template).is_some();
+        // The API may still show a pod without a node whose binding is on its way.
+        let decided = self.assumed.get(&info.key).is_some_and(|assumed| assumed.uid == info.uid);
+        if !ours || decided {
+            return;
+        }
+        if pod.is_terminating() || is_finished(pod) {
+            self.snapshot.denominate(&info.key);
+            return self.queue.remove(&info.key);
+        }
+        self.nominate_as_told(change);
+        self.queue.add(info, Instant::now());
+    }
+
+    /// Room that is being made for a pod according to the API: from before a restart, or by others.
+    fn nominate_as_told(&mut self, change: &Change<CachedPod>) {
+        let nominated = |pod: &CachedPod| {
+            let name = pod.status.as_ref().and_then(|s| s.nominated_node_name.clone());
+            name.filter(|name| !name.is_empty())
+        };
+        let new = nominated(change.object());
+        let told = match change {
+            Change::Added(_) => new.is_some(),
+            Change::Updated { old, .. } => nominated(old) != new,
+            Change::Deleted(_) => false,
+        };
+        if !told {
+            return;
+        }
+        let key = change.object().key();
+        match new.and_then(|name| self.snapshot.slot(&name)) {
+            Some(slot) if self.snapshot.nominated_slot(&key) != Some(slot) => {
+                let info = self.snapshot.catalogue.pod(change.object());
+                self.snapshot.nominate(Arc::new(info), slot);
+            }
+            Some(_) => {}
+            None => {
+                self.snapshot.denominate(&key);
+            }
+        }
+    }
+}

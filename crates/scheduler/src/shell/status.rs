@@ -1,0 +1,127 @@
+//! What a pod without a node is told: an event, its condition, and where room is being made for it.
+
+use amphipod_client::{Api, CachedPod, Patch, Resource};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+use super::Shell;
+
+/// The longest an event's message may be; conditions hold it whole.
+const MAX_EVENT_BYTES: usize = 1024;
+
+impl Shell {
+    pub(super) async fn tell_unschedulable(&self, pod: &CachedPod, message: &str, nominated: &str) {
+        self.recorder.warning(pod, "FailedScheduling", shortened(message));
+        let Some(status) = news(pod, message, nominated, Timestamp::now()) else { return };
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
+        match api.patch_status(pod.name(), &patch).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => {
+                warn!(pod = pod.key(), %error, "the PodScheduled condition was not written");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What of the pod's status is to change, if anything.
+fn news(pod: &CachedPod, message: &str, nominated: &str, now: Timestamp) -> Option<Value> {
+    let mut status = Map::new();
+    if let Some(condition) = unschedulable(pod, message, now) {
+        status.insert("conditions".to_owned(), json!([condition]));
+    }
+    let told = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("");
+    if told != nominated {
+        let nominated = if nominated.is_empty() { Value::Null } else { nominated.into() };
+        status.insert("nominatedNodeName".to_owned(), nominated);
+    }
+    (!status.is_empty()).then_some(Value::Object(status))
+}
+
+/// The `PodScheduled` condition that says so, unless the pod has it already.
+fn unschedulable(pod: &CachedPod, message: &str, now: Timestamp) -> Option<Value> {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
+    let reason = "Unschedulable";
+    if old.is_some_and(|c| {
+        c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
+    }) {
+        return None;
+    }
+    // Another reason for the same status is no transition.
+    let since = old.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref());
+    let since = since.map_or(now, |time| time.0).round(jiff::Unit::Second).unwrap_or_default();
+    Some(json!({
+        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        "lastTransitionTime": since.to_string(), "observedGeneration": pod.metadata.generation,
+    }))
+}
+
+fn shortened(message: &str) -> String {
+    if message.len() <= MAX_EVENT_BYTES {
+        return message.to_owned();
+    }
+    const SUFFIX: &str = " ...";
+    let mut end = MAX_EVENT_BYTES - SUFFIX.len();
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &message[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_of_a_pod_without_a_node() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let with = |conditions: Value| -> CachedPod {
+            let meta = json!({"name": "p", "generation": 4});
+            let pod = json!({"metadata": meta, "status": {"conditions": conditions}});
+            CachedPod::decode(pod.to_string().as_bytes()).unwrap()
+        };
+        let scheduled = |status: &str, reason: &str, message: &str| {
+            json!([{"type": "PodScheduled", "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "1970-01-01T00:00:01Z"}])
+        };
+        let first = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full",
+            "lastTransitionTime": "1970-01-01T00:01:40Z", "observedGeneration": 4});
+        let mut later = first.clone();
+        later["lastTransitionTime"] = "1970-01-01T00:00:01Z".into();
+        let cases = [
+            (json!([]), Some(&first)),
+            (scheduled("True", "", ""), Some(&first)),
+            (scheduled("False", "SchedulingGated", "full"), Some(&later)),
+            (scheduled("False", "Unschedulable", "other"), Some(&later)),
+            (scheduled("False", "Unschedulable", "full"), None),
+        ];
+        for (conditions, expected) in cases {
+            let condition = unschedulable(&with(conditions.clone()), "full", at(100));
+            assert_eq!(condition.as_ref(), expected, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn a_nomination_is_told_when_it_changes() {
+        let pod = |nominated: &str| {
+            let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full"}]);
+            let status = json!({"conditions": condition, "nominatedNodeName": nominated});
+            CachedPod::decode(json!({"metadata": {"name": "p"}, "status": status}).to_string().as_bytes())
+                .unwrap()
+        };
+        let told = |old: &str, new: &str| news(&pod(old), "full", new, Timestamp::UNIX_EPOCH);
+        assert_eq!(told("", ""), None);
+        assert_eq!(told("a", "a"), None);
+        assert_eq!(told("", "a"), Some(json!({"nominatedNodeName": "a"})));
+        assert_eq!(told("a", ""), Some(json!({"nominatedNodeName": null})));
+    }
+
+    #[test]
+    fn events_are_cut_to_what_the_api_takes() {
+        assert_eq!(shortened("short"), "short");
+        let long = shortened(&"ä".repeat(2000));
+        assert!(long.len() <= MAX_EVENT_BYTES && long.ends_with("ä ..."));
+    }
+}

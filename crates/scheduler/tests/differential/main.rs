@@ -1,0 +1,161 @@
+//! The scheduler against a slow, obviously right one: random clusters that change, random pods, and
+//! after each change the same question to both. They must agree on the nodes that will do, on every
+//! score, on the reasons, and on the victims of preemption. A failing run says its seed; `SEED=7 cargo
+//! test --test differential` replays one run, `RUNS=5000` makes a longer test.
+
+mod oracle;
+mod random;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use amphipod_scheduler::decision::{Decision, Scheduler};
+use amphipod_scheduler::preemption::Preemption;
+use amphipod_scheduler::{Profile, Snapshot};
+use k8s_openapi::api::core::v1::Pod;
+
+use oracle::Oracle;
+use random::Random;
+use world::World;
+
+const RUNS: u64 = 60;
+const STEPS: usize = 30;
+
+#[test]
+fn fast_and_slow_agree() {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let only = number("SEED");
+    let seeds = only.map_or(0..number("RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
+    let mut outcomes = Outcomes::default();
+    for seed in seeds {
+        let mut run = Run::new(seed);
+        for step in 0..STEPS {
+            run.change();
+            run.decide(&format!("SEED={seed}, step {step}"), &mut outcomes);
+        }
+        run.check_snapshot(seed);
+    }
+    // A test in which nothing ever happens proves nothing.
+    if only.is_none() {
+        let Outcomes { placed, refused, preempting } = outcomes;
+        assert!(placed > 300 && refused > 300 && preempting > 30, "{placed} {refused} {preempting}");
+    }
+}
+
+#[derive(Default)]
+struct Outcomes {
+    placed: usize,
+    refused: usize,
+    preempting: usize,
+}
+
+struct Run {
+    random: Random,
+    world: World,
+    snapshot: Snapshot,
+    scheduler: Scheduler,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut run = Run {
+            random: Random::new(seed),
+            world: World::default(),
+            snapshot: Snapshot::default(),
+            scheduler: Scheduler::new(vec![Profile::default()]),
+        };
+        for _ in 0..run.random.below(12) + 3 {
+            run.world.add_node(&mut run.random, &mut run.snapshot);
+        }
+        for _ in 0..run.random.below(25) {
+            run.world.add_pod(&mut run.random, &mut run.snapshot);
+        }
+        run
+    }
+
+    fn change(&mut self) {
+        for _ in 0..self.random.below(3) {
+            self.world.change(&mut self.random, &mut self.snapshot);
+        }
+    }
+
+    fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
+        let pod = self.world.new_pod(&mut self.random);
+        let oracle = Oracle::new(&self.world);
+        let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
+        let expected = oracle.scores(&pod);
+        let (class, profile) = self.scheduler.class(&self.snapshot, &info);
+        let judgement = class.judge(&self.snapshot, profile);
+        let name = |slot| self.snapshot.name(slot).to_owned();
+        let scores: BTreeMap<String, i64> =
+            judgement.scores().map(|(slot, score)| (name(slot), score)).collect();
+        let yaml = || serde_json::to_string_pretty(&pod).expect("a pod is JSON");
+        assert_eq!(scores, expected, "{when}: scores, refused for {:?}, of {}", oracle.reasons(&pod), yaml());
+        match self.scheduler.decide(&mut self.snapshot, &info, self.random.next()) {
+            Decision::Node(slot) => {
+                outcomes.placed += 1;
+                let best = expected.values().max().expect("a feasible node");
+                let node = self.snapshot.name(slot).to_owned();
+                assert_eq!(expected.get(&node), Some(best), "{when}: {node} is not the best");
+                self.snapshot.place(&info, slot);
+                let assumed = self.snapshot.log().position();
+                let bound = self.world.bind(pod, &node).clone();
+                self.snapshot.set_pod(&bound.into());
+                // Seen placed, only its start is news.
+                assert!(self.snapshot.log().position() <= assumed + 1, "{when}: placed twice");
+            }
+            Decision::Unschedulable(unschedulable) => {
+                outcomes.refused += 1;
+                assert!(expected.is_empty(), "{when}: refused, but {expected:?}");
+                assert_eq!(unschedulable.explanation.reasons, oracle.reasons(&pod), "{when}: {}", yaml());
+                let chosen = match &unschedulable.preemption {
+                    Some(Preemption::Plan(plan)) => {
+                        let victims = plan.victims.iter().map(|pod| pod.key.to_string()).collect();
+                        Some((self.snapshot.name(plan.slot).to_owned(), victims))
+                    }
+                    _ => None,
+                };
+                check_victims(when, &oracle, &pod, chosen.as_ref());
+                outcomes.preempting += usize::from(chosen.is_some());
+                self.follow_plan(pod, chosen);
+            }
+        }
+    }
+
+    /// Sometimes the victims go and the pod waits for the node; otherwise nothing comes of it.
+    fn follow_plan(&mut self, pod: Pod, chosen: Option<(String, BTreeSet<String>)>) {
+        let key = world::key(&pod);
+        match chosen {
+            Some((node, victims)) if self.random.one_in(2) => {
+                for victim in victims {
+                    self.snapshot.remove_pod(&victim);
+                    self.world.pods.remove(&victim);
+                }
+                self.world.nominated.insert(key, (pod, node));
+            }
+            _ => {
+                self.snapshot.denominate(&key);
+            }
+        }
+    }
+
+    /// What it has become by difference is what it would be if built now.
+    fn check_snapshot(&self, seed: u64) {
+        let rebuilt = self.world.snapshot();
+        assert_eq!(self.snapshot.differences(&rebuilt), [] as [String; 0], "SEED={seed}");
+    }
+}
+
+fn check_victims(when: &str, oracle: &Oracle, pod: &Pod, chosen: Option<&(String, BTreeSet<String>)>) {
+    let expected = oracle.victims(pod);
+    let best = expected.values().map(|(rank, _)| rank).min();
+    match (chosen, best) {
+        (None, None) => {}
+        (Some((node, victims)), Some(best)) => {
+            let (rank, wanted) = expected.get(node).unwrap_or_else(|| panic!("{when}: {node} does not help"));
+            assert_eq!((rank, victims), (best, wanted), "{when}: on {node}, of {expected:?}");
+        }
+        (chosen, best) => panic!("{when}: chosen {chosen:?}, expected {best:?} of {expected:?}"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The cluster as the API shows it, and the changes that happen to it.
+
+use std::collections::BTreeMap;
+
+use amphipod_scheduler::Snapshot;
+use amphipod_scheduler::snapshot::Budget;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde_json::json;
+
+use crate::random::{NAMESPACES, Random};
+
+#[derive(Default)]
+pub struct World {
+    pub nodes: BTreeMap<String, Node>,
+    pub pods: BTreeMap<String, Pod>,
+    /// With the node they wait for.
+    pub nominated: BTreeMap<String, (Pod, String)>,
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub services: BTreeMap<String, Service>,
+    pub replica_sets: BTreeMap<String, ReplicaSet>,
+    pub budgets: BTreeMap<String, PodDisruptionBudget>,
+    made: usize,
+}
+
+pub fn key(pod: &Pod) -> String {
+    format!(
+        "{}/{}",
+        pod.metadata.namespace.as_deref().unwrap_or(""),
+        pod.metadata.name.as_deref().unwrap_or("")
+    )
+}
+
+impl World {
+    /// Built anew from all objects.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for node in self.nodes.values() {
+            snapshot.set_node(node);
+        }
+        for namespace in self.namespaces.values() {
+            snapshot.set_namespace(namespace);
+        }
+        for pod in self.pods.values() {
+            snapshot.set_pod(&pod.clone().into());
+        }
+        for (pod, node) in self.nominated.values() {
+            if let Some(slot) = snapshot.slot(node) {
+                let info = snapshot.catalogue.pod(&pod.clone().into());
+                snapshot.nominate(info.into(), slot);
+            }
+        }
+        snapshot
+    }
+
+    pub fn new_pod(&mut self, random: &mut Random) -> Pod {
+        self.made += 1;
+        random.pod(&format!("p{}", self.made))
+    }
+    pub fn bind(&mut self, mut pod: Pod, node: &str) -> &Pod {
+        self.made += 1;
+        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+        let started =
+            json!({"startTime": format!("2026-01-01T00:{:02}:{:02}Z", self.made / 60 % 60, self.made % 60)});
+        let status = serde_json::from_value(started).expect("a status");
+        pod.status = Some(status);
+        self.pods.entry(key(&pod)).insert_entry(pod).into_mut()
+    }
+    pub fn add_node(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let name = format!("n{}", random.below(20));
+        let node = random.node(&name);
+        snapshot.set_node(&node);
+        self.nodes.insert(name, node);
+    }
+    /// One that is placed already, wherever it fits or not.
+    pub fn add_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let pod = self.new_pod(random);
+        let Some(node) = random.pick_key(&self.nodes) else { return };
+        snapshot.set_pod(&self.bind(pod, &node).clone().into());
+    }
+
+    pub fn change(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        match random.below(12) {
+            0 | 1 => self.add_node(random, snapshot),
+            2 => self.remove_node(random, snapshot),
+            3..=5 => self.add_pod(random, snapshot),
+            6 => self.remove_pod(random, snapshot),
+            7 => self.see_again(random, snapshot),
+            8 => self.set_namespace(random, snapshot),
+            9 => self.set_service(random, snapshot),
+            10 => self.set_replica_set(random, snapshot),
+            _ => self.set_budget(random, snapshot),
+        }
+    }
+    fn remove_node(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let Some(name) = random.pick_key(&self.nodes) else { return };
+        // Its pods are still there for a while; those that waited for it wait no longer.
+        let waiting: Vec<String> = self
+            .nominated
+            .iter()
+            .filter(|(_, (_, node))| *node == name)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in waiting {
+            self.nominated.remove(&key);
+            snapshot.denominate(&key);
+        }
+        self.nodes.remove(&name);
+        snapshot.remove_node(&name);
+    }
+    fn remove_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let pods = if random.one_in(4) {
+            self.nominated.keys().cloned().collect()
+        } else {
+            self.pods.keys().cloned().collect::<Vec<_>>()
+        };
+        let Some(key) = random.pick(&pods) else { return };
+        self.pods.remove(&key);
+        self.nominated.remove(&key);
+        snapshot.remove_pod(&key);
+    }
+    /// A pod's own changes: being deleted, another label, or nothing of interest.
+    fn see_again(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let Some(key) = random.pick_key(&self.pods) else { return };
+        let Some(pod) = self.pods.get_mut(&key) else { return };
+        match random.below(4) {
+            0 => {
+                let meta = json!({"deletionTimestamp": "2026-01-01T01:00:00Z"});
+                let meta: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta =
+                    serde_json::from_value(meta).expect("metadata");
+                pod.metadata.deletion_timestamp = meta.deletion_timestamp;
+            }
+            1 => {
+                let labels = pod.metadata.labels.get_or_insert_default();
+                labels.insert("app".to_owned(), random.label("app"));
+            }
+            2 => pod.status.get_or_insert_default().phase = Some("Succeeded".to_owned()),
+            _ => pod.metadata.resource_version = Some("9".to_owned()),
+        }
+        snapshot.set_pod(&pod.clone().into());
+    }
+    fn set_namespace(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let name = random.one_of(&NAMESPACES).to_owned();
+        if random.one_in(5) {
+            self.namespaces.remove(&name);
+            return snapshot.remove_namespace(&name);
+        }
+        let labels = json!({"team": random.label("app")});
+        let namespace = json!({"metadata": {"name": name, "labels": labels}});
+        let namespace: Namespace = serde_json::from_value(namespace).expect("a namespace");
+        snapshot.set_namespace(&namespace);
+        self.namespaces.insert(name, namespace);
+    }
+    fn set_service(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let (namespace, name) = (random.one_of(&NAMESPACES), format!("s{}", random.below(3)));
+        let key = format!("{namespace}/{name}");
+        let Snapshot { catalogue, workloads, .. } = snapshot;
+        if random.one_in(4) {
+            self.services.remove(&key);
+            return workloads.remove_service(&catalogue.symbols, namespace, &name);
+        }
+        let selector = if random.one_in(5) { json!(null) } else { json!({"app": random.label("app")}) };
+        let service =
+            json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"selector": selector}});
+        let service: Service = serde_json::from_value(service).expect("a service");
+        workloads.set_service(catalogue, &service);
+        self.services.insert(key, service);
+    }
+    fn set_replica_set(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let (namespace, name) = (random.one_of(&NAMESPACES), format!("rs{}", random.below(3)));
+        let key = format!("{namespace}/{name}");
+        let Snapshot { catalogue, workloads, .. } = snapshot;
+        if random.one_in(4) {
+            self.replica_sets.remove(&key);
+            return workloads.remove_controller::<ReplicaSet>(&catalogue.symbols, namespace, &name);
+        }
+        let selector = json!({"matchLabels": {"tier": random.label("tier")}});
+        let set = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"selector": selector}});
+        let set: ReplicaSet = serde_json::from_value(set).expect("a replica set");
+        workloads.set_controller(catalogue, &set);
+        self.replica_sets.insert(key, set);
+    }
+    fn set_budget(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let (namespace, name) = (random.one_of(&NAMESPACES), format!("b{}", random.below(3)));
+        let key = format!("{namespace}/{name}");
+        let selector =
+            if random.one_in(6) { json!({}) } else { json!({"matchLabels": {"app": random.label("app")}}) };
+        let status = json!({"disruptionsAllowed": random.below(3), "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        let budget = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"selector": selector}, "status": status});
+        let budget: PodDisruptionBudget = serde_json::from_value(budget).expect("a budget");
+        match Budget::parse(&mut snapshot.catalogue, &budget) {
+            Some(parsed) => snapshot.set_budget(&key, parsed),
+            None => snapshot.remove_budget(&key),
+        }
+        self.budgets.insert(key, budget);
+    }
+}

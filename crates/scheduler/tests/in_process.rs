@@ -1,0 +1,210 @@
+//! The scheduler with the real API server in this process, under the identity RBAC knows it by.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_apiserver::seams::UserInfo;
+use amphipod_apiserver::{ApiServer, Config as ServerConfig};
+use amphipod_client::{
+    Api, CachedPod, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable,
+};
+use amphipod_scheduler::Config;
+use amphipod_store::EmbeddedStore;
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(20);
+
+struct Cluster {
+    client: Client,
+    server: Arc<ApiServer>,
+    cancel: CancellationToken,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.server.close();
+    }
+}
+
+async fn start() -> Cluster {
+    let store = Arc::new(EmbeddedStore::memory().unwrap());
+    let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
+    let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
+    let cluster = Cluster { client, server, cancel: CancellationToken::new() };
+    cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;
+    cluster.create::<ServiceAccount>("ns", json!({"metadata": {"name": "default"}})).await;
+    cluster.create::<PriorityClass>("", json!({"metadata": {"name": "high"}, "value": 1000})).await;
+    cluster.schedule();
+    cluster
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn() -> F) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, wait).await {
+        Ok(found) => found,
+        Err(_) => panic!("never happened: {what}"),
+    }
+}
+
+impl Cluster {
+    fn schedule(&self) {
+        let user = UserInfo::new("system:kube-scheduler", &["system:authenticated"]);
+        let client = Client::local(self.server.local_service(user));
+        let informers = SharedInformers::new(client.clone(), self.cancel.clone());
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move {
+            amphipod_scheduler::run(client, &informers, Config::default(), cancel).await.unwrap();
+        });
+    }
+    fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
+        match namespace {
+            "" => Api::all(self.client.clone()),
+            namespace => Api::namespaced(self.client.clone(), namespace),
+        }
+    }
+    async fn create<K: Writable>(&self, namespace: &str, object: Value) -> K {
+        let object = K::decode(object.to_string().as_bytes()).unwrap();
+        self.api::<K>(namespace).create(&object).await.unwrap()
+    }
+    /// A node of one CPU.
+    async fn node(&self, name: &str) {
+        self.create::<Node>("", json!({"metadata": {"name": name}})).await;
+        let status = json!({"status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"},
+            "capacity": {"cpu": "1", "memory": "1Gi", "pods": "10"}}});
+        self.api::<Node>("").patch_status(name, &Patch::Merge(status)).await.unwrap();
+        let taints = Patch::Merge(json!({"spec": {"taints": null}}));
+        self.api::<Node>("").patch(name, &taints).await.unwrap();
+    }
+    async fn pod(&self, name: &str, cpu: &str, extra: Value) {
+        let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}});
+        let mut pod =
+            json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [container]}});
+        for (key, value) in extra.as_object().unwrap() {
+            pod["spec"][key] = value.clone();
+        }
+        self.create::<Pod>("ns", pod).await;
+    }
+    async fn get(&self, name: &str) -> Option<CachedPod> {
+        self.api::<CachedPod>("ns").get_opt(name).await.unwrap()
+    }
+    async fn bound(&self, name: &str) -> String {
+        let node = || async { self.get(name).await?.node_name.map(String::from) };
+        eventually(&format!("{name} is bound"), node).await
+    }
+    async fn condition(&self, name: &str, kind: &str) -> (String, String) {
+        let probe = || async {
+            let conditions = self.get(name).await?.status?.conditions?;
+            let found = conditions.into_iter().find(|c| c.type_ == kind)?;
+            Some((found.reason?, found.message?))
+        };
+        eventually(&format!("{name} has the condition {kind}"), probe).await
+    }
+    async fn event(&self, name: &str, reason: &str) -> String {
+        let probe = || async {
+            let (_, events) = self.api::<Event>("ns").list(&ListParams::default()).await.unwrap();
+            let about = |e: &Event| e.involved_object.name.as_deref() == Some(name);
+            let found = events.into_iter().find(|e| about(e) && e.reason.as_deref() == Some(reason))?;
+            found.message
+        };
+        eventually(&format!("{name} has the event {reason}"), probe).await
+    }
+    /// What a kubelet does once a terminating pod has ended.
+    async fn finish(&self, name: &str) {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.api::<CachedPod>("ns").delete(name, &now).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pod_without_a_node_is_told_why_and_placed_when_one_comes() {
+    let cluster = start().await;
+    cluster.node("small").await;
+    cluster.pod("large", "3", json!({})).await;
+    let (reason, message) = cluster.condition("large", "PodScheduled").await;
+    let expected = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, \
+        preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!((reason.as_str(), message.as_str()), ("Unschedulable", expected));
+    assert_eq!(cluster.event("large", "FailedScheduling").await, expected);
+    cluster.node("big").await;
+    let more = json!({"status": {"allocatable": {"cpu": "4"}, "capacity": {"cpu": "4"}}});
+    cluster.api::<Node>("").patch_status("big", &Patch::Merge(more)).await.unwrap();
+    assert_eq!(cluster.bound("large").await, "big");
+    assert_eq!(cluster.event("large", "Scheduled").await, "Successfully assigned ns/large to big");
+}
+
+#[tokio::test]
+async fn a_gated_pod_waits_for_its_gates() {
+    let cluster = start().await;
+    cluster.node("n").await;
+    cluster.pod("gated", "1m", json!({"schedulingGates": [{"name": "example.com/wait"}]})).await;
+    // Another that came later is placed meanwhile.
+    cluster.pod("free", "1m", json!({})).await;
+    cluster.bound("free").await;
+    assert_eq!(cluster.get("gated").await.unwrap().node_name, None);
+    let patch = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
+    cluster.api::<CachedPod>("ns").patch("gated", &patch).await.unwrap();
+    assert_eq!(cluster.bound("gated").await, "n");
+}
+
+#[tokio::test]
+async fn room_is_made_for_what_matters_more_and_for_no_more() {
+    let cluster = start().await;
+    cluster.node("n").await;
+    for name in ["protected", "victim"] {
+        cluster.pod(name, "400m", json!({})).await;
+        cluster.bound(name).await;
+    }
+    let selector = json!({"matchLabels": {"app": "protected"}});
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": selector}});
+    cluster.create::<PodDisruptionBudget>("ns", budget).await;
+    cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
+    let (reason, message) = cluster.condition("victim", "DisruptionTarget").await;
+    assert_eq!(reason, "PreemptionByScheduler");
+    assert_eq!(message, "default-scheduler: preempting to accommodate a higher priority pod");
+    let terminating = || async { cluster.get("victim").await.filter(CachedPod::is_terminating) };
+    eventually("the victim is on its way out", terminating).await;
+    let uid = cluster.get("important").await.unwrap().metadata.uid.unwrap();
+    assert_eq!(cluster.event("victim", "Preempted").await, format!("Preempted by pod {uid} on node n"));
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    assert_eq!(eventually("a node is nominated", nominated).await, "n");
+    // What comes later and matters less does not get the room, though it would fit.
+    cluster.pod("later", "300m", json!({})).await;
+    let (_, message) = cluster.condition("later", "PodScheduled").await;
+    assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu. "), "{message}");
+    cluster.finish("victim").await;
+    assert_eq!(cluster.bound("important").await, "n");
+    let protected = cluster.get("protected").await.unwrap();
+    assert!(!protected.is_terminating(), "one victim was enough");
+}
+
+#[tokio::test]
+async fn a_node_is_filled_to_the_last_and_no_further() {
+    let cluster = start().await;
+    cluster.node("a").await;
+    cluster.node("b").await;
+    for index in 0..12 {
+        cluster.pod(&format!("p{index}"), "200m", json!({})).await;
+    }
+    let all_decided = || async {
+        let (_, pods) = cluster.api::<CachedPod>("ns").list(&ListParams::default()).await.unwrap();
+        let told = |pod: &CachedPod| pod.status.as_ref().is_some_and(|s| s.conditions.is_some());
+        let on = |node: &str| pods.iter().filter(|p| p.node_name.as_deref() == Some(node)).count();
+        pods.iter().all(|pod| pod.node_name.is_some() || told(pod)).then(|| (on("a"), on("b")))
+    };
+    assert_eq!(eventually("all are decided", all_decided).await, (5, 5));
+}
