@@ -25,7 +25,6 @@ mod pods;
 
 pub use config::Config;
 pub use file::{from_flags, parse};
-pub use life::COMPLETE_AFTER;
 
 /// Writes of pods under way at once, over all nodes.
 const POD_WORKERS: usize = 64;
