@@ -164,7 +164,9 @@ impl Socket {
 
     /// The answers in one datagram, with their sequence numbers.
     fn receive(&self, buffer: &mut [u8]) -> Result<Vec<(u32, Answer)>, io::Error> {
-        let (_, length) = rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty())?;
+        // The kernel does not take a receive with a timeout up again after a signal, a profiler's for one.
+        let (_, length) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()))?;
         let mut rest = &buffer[..length.min(buffer.len())];
         let mut answers = Vec::new();
         while rest.len() >= HEADER_BYTES {
