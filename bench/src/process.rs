@@ -11,6 +11,13 @@ pub fn cpu_ticks(pid: u32) -> Outcome<u64> {
     Ok(field(11) + field(12))
 }
 
+/// How long the calling thread has had a processor.
+pub fn thread_seconds() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos: u64 = stat.split_whitespace().next().unwrap_or("").parse()?;
+    Ok(nanos as f64 / 1e9)
+}
+
 pub fn resident_mb(pid: u32) -> Outcome<f64> {
     status_mb(pid, "VmRSS:")
 }

@@ -59,12 +59,6 @@ impl Resources {
     pub fn name(&self, id: ResourceId) -> &str {
         &self.names[usize::from(id.0)]
     }
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
     /// Unparsable amounts count as nothing; the API server refuses them anyway.
     pub fn from_wire(&mut self, wire: Option<&WireAmounts>) -> Sums {
         let mut sums = Sums::default();

@@ -55,11 +55,9 @@ impl Symbols {
     pub fn text(&self, symbol: Symbol) -> &str {
         &self.texts[symbol.0 as usize]
     }
-    pub fn len(&self) -> usize {
+    /// How many there are.
+    pub fn count(&self) -> usize {
         self.texts.len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.texts.is_empty()
     }
 }
 

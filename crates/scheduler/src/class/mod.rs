@@ -6,6 +6,7 @@ mod features;
 mod groups;
 mod memory;
 mod signature;
+mod table;
 mod topology;
 mod trial;
 
@@ -15,7 +16,8 @@ pub use features::{Features, Place};
 pub use groups::Group;
 pub use memory::Classes;
 pub use signature::{Hard, Identity, Signature};
-pub use topology::{Purpose, Table, Topology};
+pub use table::{Purpose, Table};
+pub use topology::Topology;
 pub use trial::{NOT_HELPFUL, Rank, Trial, Trials};
 
 use groups::{Groups, Member};

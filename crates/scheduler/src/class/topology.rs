@@ -2,11 +2,11 @@
 //! pods over the values of one node label; a pod that comes or goes changes the counts of its node's
 //! domains and nothing else.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::HashSet;
 
 use super::features::{Features, Place};
 use super::signature::Signature;
+use super::table::{Purpose, Table};
 use crate::framework::Profile;
 use crate::node::{NodeInfo, Shape, Slot};
 use crate::plugins::{node_affinity, taint_toleration};
@@ -18,21 +18,6 @@ use crate::symbols::{NumberMap, Symbol};
 const FEWEST_NODES_PER_VALUE: usize = 4;
 /// What is remembered of templates is forgotten when there are so many more than placed pods have.
 const MEMO_SLACK: usize = 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Pods that match all terms of the required affinity.
-    Affinity,
-    /// Pods that match a term of the required anti-affinity.
-    AntiAffinity,
-    /// Pods whose required anti-affinity speaks of the class.
-    OthersAntiAffinity,
-    /// The sum of weights by which pods are wanted near.
-    Preference,
-    /// Pods a hard or soft spreading constraint counts, by its index.
-    Hard(usize),
-    Soft(usize),
-}
 
 /// How nodes that differ in a label's value only are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,87 +37,6 @@ struct Key {
     tables: Vec<usize>,
     /// Of a label told by counts: the nodes with each value.
     members: NumberMap<Symbol, Vec<Slot>>,
-}
-
-#[derive(Debug)]
-pub struct Table {
-    pub purpose: Purpose,
-    key: usize,
-    /// Its index among the key's tables.
-    position: usize,
-    domains: NumberMap<Symbol, Domain>,
-    total: i64,
-    /// Of hard constraints: how many domains have so many pods.
-    crowded: BTreeMap<i64, usize>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Domain {
-    pods: i64,
-    nodes: usize,
-}
-
-impl Table {
-    /// All pods counted.
-    pub fn total(&self) -> i64 {
-        self.total
-    }
-    pub fn domain_count(&self) -> i64 {
-        self.domains.len() as i64
-    }
-    /// The fewest pods any domain has, if one with `here` pods had `more`.
-    pub fn least(&self, here: i64, more: i64) -> i64 {
-        let mut counts = self.crowded.iter();
-        let least = match counts.next() {
-            Some((count, 1)) if more != 0 && *count == here => counts.next(),
-            first => first,
-        };
-        let others = least.map(|(count, _)| *count);
-        match (others, more) {
-            (None, 0) => 0,
-            (Some(count), 0) => count,
-            (None, _) => here + more,
-            (Some(count), _) => count.min(here + more),
-        }
-    }
-    fn is_hard(&self) -> bool {
-        matches!(self.purpose, Purpose::Hard(_))
-    }
-    fn change(&mut self, value: Symbol, pods: i64, nodes: isize) {
-        let before = self.domains.get(&value).copied();
-        let mut domain = before.unwrap_or_default();
-        domain.pods += pods;
-        domain.nodes = domain.nodes.saturating_add_signed(nodes);
-        self.total += pods;
-        let gone = domain.nodes == 0;
-        if gone {
-            self.domains.remove(&value);
-        } else {
-            self.domains.insert(value, domain);
-        }
-        if self.is_hard() {
-            if let Some(before) = before {
-                self.crowd(before.pods, false);
-            }
-            if !gone {
-                self.crowd(domain.pods, true);
-            }
-        }
-    }
-    fn crowd(&mut self, pods: i64, more: bool) {
-        match self.crowded.entry(pods) {
-            Entry::Occupied(mut entry) if more => *entry.get_mut() += 1,
-            Entry::Occupied(mut entry) => {
-                *entry.get_mut() -= 1;
-                if *entry.get() == 0 {
-                    entry.remove();
-                }
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(1);
-            }
-        }
-    }
 }
 
 /// Where a node stands in all this.
@@ -199,14 +103,7 @@ impl Topology {
         });
         let position = self.keys[key].tables.len();
         self.keys[key].tables.push(self.tables.len());
-        self.tables.push(Table {
-            purpose,
-            key,
-            position,
-            domains: NumberMap::default(),
-            total: 0,
-            crowded: BTreeMap::new(),
-        });
+        self.tables.push(Table::new(purpose, key, position));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -227,7 +124,7 @@ impl Topology {
         let table = &self.tables[table];
         match &features.places[table.key] {
             Place::Nowhere => None,
-            Place::Domain(value) => Some(table.domains.get(value).map_or(0, |domain| domain.pods)),
+            Place::Domain(value) => Some(table.pods(*value)),
             Place::Counts(counts) => Some(counts[table.position]),
         }
     }
@@ -463,7 +360,7 @@ impl Topology {
         let counts = |key: &Key, value: Symbol| {
             let count = |table: &usize| match key.grain {
                 Grain::Node => presence.amounts[*table].unwrap_or(0),
-                _ => self.tables[*table].domains.get(&value).map_or(0, |domain| domain.pods),
+                _ => self.tables[*table].pods(value),
             };
             Place::Counts(key.tables.iter().map(count).collect())
         };
@@ -491,48 +388,10 @@ fn others_preference(pod: &Signature, template: &Template, label: Symbol, hard_w
 
 fn grain_of(snapshot: &Snapshot, label: Symbol) -> Grain {
     let values = snapshot.nodes().filter_map(|(_, _, shape)| shape.labels.get(label));
-    let (mut nodes, mut distinct) = (0, std::collections::HashSet::new());
+    let (mut nodes, mut distinct) = (0, HashSet::new());
     for value in values {
         nodes += 1;
         distinct.insert(value);
     }
     if distinct.len() * FEWEST_NODES_PER_VALUE > nodes { Grain::Count } else { Grain::Value }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table() -> Table {
-        Table {
-            purpose: Purpose::Hard(0),
-            key: 0,
-            position: 0,
-            domains: NumberMap::default(),
-            total: 0,
-            crowded: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn the_least_crowded_domain_is_known_through_all_changes() {
-        let mut symbols = crate::symbols::Symbols::default();
-        let mut table = table();
-        assert_eq!(table.least(0, 0), 0);
-        let changes = [
-            ("a", 2, 1, 2),
-            ("b", 1, 1, 1),
-            ("c", 0, 1, 0),
-            ("c", 3, 0, 1),
-            ("b", -1, 0, 0),
-            ("b", 0, -1, 2),
-        ];
-        for (domain, pods, nodes, least) in changes {
-            table.change(symbols.intern(domain), pods, nodes);
-            assert_eq!(table.least(0, 0), least, "{domain} {pods:+}");
-        }
-        assert_eq!((table.total(), table.domain_count()), (5, 2));
-        // a has 2, c has 3.
-        assert_eq!((table.least(2, -1), table.least(2, 5), table.least(3, -3)), (1, 3, 0));
-    }
 }

@@ -52,9 +52,6 @@ impl Trials {
     pub fn best(&self) -> Option<Slot> {
         self.ranked.first().map(|(_, slot)| *slot)
     }
-    pub fn ranked(&self) -> impl Iterator<Item = &(Rank, Slot)> {
-        self.ranked.iter()
-    }
     /// Why the others do not help, counted.
     pub fn outcomes(&self) -> impl Iterator<Item = (&str, usize)> {
         self.outcomes.iter().map(|(reason, times)| (reason.as_str(), *times))

@@ -116,6 +116,12 @@ impl Queue {
         self.take(key);
         self.entries.remove(key);
     }
+    /// Removes this very pod, not another of its name.
+    pub fn remove_instance(&mut self, pod: &PodInfo) {
+        if self.get(&pod.key).is_some_and(|known| known.uid == pod.uid) {
+            self.remove(&pod.key);
+        }
+    }
     pub fn get(&self, key: &str) -> Option<&Arc<PodInfo>> {
         self.entries.get(key).map(|entry| &entry.pod)
     }
@@ -194,9 +200,6 @@ impl Queue {
             }
         }
         counts
-    }
-    pub fn len(&self) -> usize {
-        self.entries.len()
     }
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -166,6 +166,20 @@ fn what_went_wrong_is_tried_again_and_parked_pods_are_flushed() {
 }
 
 #[test]
+fn a_pod_is_not_taken_for_another_of_its_name() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    let now = bench.at(0);
+    let old = bench.queue.pop(now).unwrap();
+    let successor =
+        PodInfo { uid: "another".into(), key: old.key.clone(), template: old.template.clone(), ..*old };
+    bench.queue.remove(&old.key);
+    bench.queue.add(Arc::new(successor), now);
+    bench.queue.remove_instance(&old);
+    assert_eq!(bench.pop(0).as_deref(), Some("a"));
+}
+
+#[test]
 fn a_pod_removed_in_any_place_is_gone() {
     let mut bench = Bench::new();
     for place in 0..4 {

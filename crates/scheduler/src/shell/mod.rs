@@ -230,7 +230,7 @@ impl Shell {
                 debug!(pod = &*pod.key, node, "bound");
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 self.recorder.normal(object, "Scheduled", message);
-                self.state.lock().queue.remove(&pod.key);
+                self.state.lock().queue.remove_instance(pod);
             }
             Err(error) => {
                 warn!(pod = &*pod.key, node, %error, "binding failed");
@@ -253,13 +253,15 @@ impl Shell {
     /// a conflict it may be bound already, which its informer will tell.
     fn take_back(&self, object: &CachedPod, pod: &PodInfo, is_gone: bool) {
         let mut state = self.state.lock();
-        let assumed = state.assumed.remove(&pod.key).is_some();
+        // Another pod of the name may have come meanwhile.
+        let assumed = state.assumed.get(&pod.key).is_some_and(|assumed| assumed.uid == pod.uid);
         if assumed {
+            state.assumed.remove(&pod.key);
             let removed = state.snapshot.remove_pod(&pod.key);
             state.happened(removed.as_deref().map(Event::PodRemoved));
         }
         if is_gone || !assumed {
-            state.queue.remove(&pod.key);
+            state.queue.remove_instance(pod);
         } else {
             let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(object));
             state.queue.add(Arc::new(info), now);

@@ -118,9 +118,6 @@ impl Snapshot {
         let slot = self.pods.get(key)?;
         self.node(*slot).pods.iter().find(|pod| &*pod.key == key)
     }
-    pub fn slot_of_pod(&self, key: &str) -> Option<Slot> {
-        self.pods.get(key).copied()
-    }
     pub fn pod_count(&self) -> usize {
         self.pods.len()
     }

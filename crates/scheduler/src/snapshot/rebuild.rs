@@ -19,7 +19,7 @@ impl Snapshot {
     /// would be much smaller.
     pub fn is_overgrown(&self) -> bool {
         let objects = self.pods.len() + self.nodes.len();
-        self.catalogue.symbols.len() > LEAST_SYMBOLS.max(SYMBOLS_PER_OBJECT * objects)
+        self.catalogue.symbols.count() > LEAST_SYMBOLS.max(SYMBOLS_PER_OBJECT * objects)
     }
 
     /// In what two snapshots of the same objects differ, by name; nothing, if both are right.
