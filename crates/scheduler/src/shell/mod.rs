@@ -130,7 +130,7 @@ impl Shell {
             let (step, wake) = {
                 let mut state = self.state.lock();
                 if decisions % DECISIONS_BETWEEN_CHECKS == 0 && state.snapshot.is_overgrown() {
-                    self.rebuild(&mut state, sources);
+                    *state = State::rebuilt(&self.config, &mut state, sources);
                 }
                 (self.next_step(&mut state, &sources.pods), state.queue.next_wake())
             };
@@ -271,3 +271,6 @@ impl Shell {
         self.work.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
