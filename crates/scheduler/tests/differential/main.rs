@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphipod_scheduler::decision::{Decision, Scheduler};
+use amphipod_scheduler::framework::{InterPodArgs, ScoringStrategy};
 use amphipod_scheduler::preemption::Preemption;
 use amphipod_scheduler::{Profile, Snapshot};
 use k8s_openapi::api::core::v1::Pod;
 
-use oracle::Oracle;
+use oracle::{Oracle, Settings};
 use random::Random;
 use world::World;
 
@@ -52,6 +53,7 @@ struct Outcomes {
 
 struct Run {
     random: Random,
+    settings: Settings,
     world: World,
     snapshot: Snapshot,
     scheduler: Scheduler,
@@ -59,11 +61,18 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let settings = Settings {
+            prefers_full_nodes: random.one_in(4),
+            hard_weight: random.below(3) as i64 * 5,
+            ignores_wishes_of_others: random.one_in(4),
+        };
         let mut run = Run {
-            random: Random::new(seed),
+            random,
+            settings,
             world: World::default(),
             snapshot: Snapshot::default(),
-            scheduler: Scheduler::new(vec![Profile::default()]),
+            scheduler: Scheduler::new(vec![profile(settings)]),
         };
         for _ in 0..run.random.below(12) + 3 {
             run.world.add_node(&mut run.random, &mut run.snapshot);
@@ -82,7 +91,7 @@ impl Run {
 
     fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
         let pod = self.world.new_pod(&mut self.random);
-        let oracle = Oracle::new(&self.world);
+        let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
         let expected = oracle.scores(&pod);
         let (class, profile) = self.scheduler.class(&self.snapshot, &info);
@@ -145,6 +154,18 @@ impl Run {
         let rebuilt = self.world.snapshot();
         assert_eq!(self.snapshot.differences(&rebuilt), [] as [String; 0], "SEED={seed}");
     }
+}
+
+fn profile(settings: Settings) -> Profile {
+    let mut profile = Profile::default();
+    if settings.prefers_full_nodes {
+        profile.arguments.fit.scoring = ScoringStrategy::MostAllocated;
+    }
+    profile.arguments.inter_pod_affinity = InterPodArgs {
+        hard_weight: settings.hard_weight,
+        ignore_preferred_terms_of_existing_pods: settings.ignores_wishes_of_others,
+    };
+    profile
 }
 
 fn check_victims(when: &str, oracle: &Oracle, pod: &Pod, chosen: Option<&(String, BTreeSet<String>)>) {

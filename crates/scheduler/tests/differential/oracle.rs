@@ -22,8 +22,17 @@ type Rank = (usize, i32, i64, usize, Reverse<i128>);
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// How both schedulers are configured, where that is not the default.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub prefers_full_nodes: bool,
+    pub hard_weight: i64,
+    pub ignores_wishes_of_others: bool,
+}
+
 pub struct Oracle<'a> {
     world: &'a World,
+    settings: Settings,
     placed: Vec<Pod>,
 }
 
@@ -229,12 +238,12 @@ fn keys_agree(keys: &Option<Vec<String>>, owner: &Pod, other: &Pod, equal: bool)
 }
 
 impl<'a> Oracle<'a> {
-    pub fn new(world: &'a World) -> Self {
+    pub fn new(world: &'a World, settings: Settings) -> Self {
         let counts = |pod: &&Pod| {
             let finished = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded");
             !finished && spec(pod).node_name.as_ref().is_some_and(|node| world.nodes.contains_key(node))
         };
-        Oracle { world, placed: world.pods.values().filter(counts).cloned().collect() }
+        Oracle { world, settings, placed: world.pods.values().filter(counts).cloned().collect() }
     }
 
     /// The feasible nodes and their total scores.
@@ -244,7 +253,7 @@ impl<'a> Oracle<'a> {
         let marks = [
             (3, normalise(feasible.iter().map(|n| unwelcome(pod, n)).collect(), true)),
             (2, normalise(feasible.iter().map(|n| preference(pod, n)).collect(), false)),
-            (1, feasible.iter().map(|n| self.least_allocated(pod, n)).collect()),
+            (1, feasible.iter().map(|n| self.allocated(pod, n)).collect()),
             (1, feasible.iter().map(|n| self.balanced(pod, n)).collect()),
             (1, feasible.iter().map(|n| self.images(pod, n)).collect()),
             (2, self.spreading(pod, &feasible)),
@@ -412,12 +421,16 @@ impl<'a> Oracle<'a> {
         self.placed.iter().filter(|p| is_on(p, node)).for_each(|p| add(&mut sum, &requests(p, fill)));
         sum
     }
-    fn least_allocated(&self, pod: &Pod, node: &Node) -> i64 {
+    fn allocated(&self, pod: &Pod, node: &Node) -> i64 {
         let (capacity, used, wanted) = (allocatable(node), self.used(node, true), requests(pod, true));
         let get = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(0);
         let mark = |name: &&str| {
             let (capacity, used) = (get(&capacity, name), get(&used, name) + get(&wanted, name));
-            if used > capacity { 0 } else { (capacity - used) * 100 / capacity }
+            match self.settings.prefers_full_nodes {
+                true => used.min(capacity) * 100 / capacity,
+                false if used > capacity => 0,
+                false => (capacity - used) * 100 / capacity,
+            }
         };
         (mark(&"cpu") + mark(&"memory")) / 2
     }
@@ -464,7 +477,10 @@ impl<'a> Oracle<'a> {
                 };
                 let own = preferred(pod).into_iter().filter(|(_, t)| self.matches(t, pod, other, false));
                 sum += own.filter(|(_, t)| together(t)).map(|(weight, _)| weight).sum::<i64>();
-                let hard = required(other, true).into_iter().map(|term| (1, term));
+                if self.settings.ignores_wishes_of_others && preferred(pod).is_empty() {
+                    continue;
+                }
+                let hard = required(other, true).into_iter().map(|term| (self.settings.hard_weight, term));
                 let about = hard.chain(preferred(other)).filter(|(_, t)| self.matches(t, other, pod, true));
                 sum += about.filter(|(_, t)| together(t)).map(|(weight, _)| weight).sum::<i64>();
             }
