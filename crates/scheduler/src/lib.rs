@@ -14,6 +14,7 @@ pub mod preemption;
 pub mod queue;
 mod shell;
 pub mod snapshot;
+pub mod storage;
 pub mod symbols;
 
 pub use decision::{Decision, Scheduler};

@@ -40,7 +40,8 @@ impl Classes {
     ) -> &mut Class {
         self.asked += 1;
         let (key, generations) = ((pod.template.id, pod.node), snapshot.generations());
-        let known = self.known.get(&key).filter(|(then, _)| *then == generations);
+        // What volumes come to is the pod's own, and may be another with each decision.
+        let known = self.known.get(&key).filter(|(then, _)| *then == generations && pod.volumes.is_none());
         let mut signature = None;
         let identity = match known {
             Some((_, identity)) => identity.clone(),
@@ -49,7 +50,9 @@ impl Classes {
                 if self.known.len() >= MAX_KNOWN_TEMPLATES {
                     self.known.clear();
                 }
-                self.known.insert(key, (generations, new.identity.clone()));
+                if pod.volumes.is_none() {
+                    self.known.insert(key, (generations, new.identity.clone()));
+                }
                 new.identity.clone()
             }
         };

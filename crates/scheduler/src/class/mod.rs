@@ -40,8 +40,8 @@ pub struct Class {
     standings: Vec<Standing>,
     refusals: Refusals,
     trials: Trials,
-    /// How far in the snapshot's log it has looked.
-    position: Option<u64>,
+    /// How far in the logs of nodes and of storage it has looked.
+    position: Option<(u64, u64)>,
 }
 
 /// What a node is to the class, by itself.
@@ -111,12 +111,8 @@ impl Class {
 
     /// Looks at what changed since the last time. The slots looked at are returned.
     pub fn refresh(&mut self, snapshot: &Snapshot, profile: &Profile) -> Vec<Slot> {
-        let changed = self.position.and_then(|position| snapshot.log().since(position));
-        let mut changed: Vec<Slot> = match changed {
-            Some(changed) => changed.collect(),
-            None => (0..snapshot.slots() as Slot).collect(),
-        };
-        self.position = Some(snapshot.log().position());
+        let mut changed = self.changed(snapshot).unwrap_or_else(|| (0..snapshot.slots() as Slot).collect());
+        self.position = Some((snapshot.log().position(), snapshot.storage.log().position()));
         self.standings.resize(snapshot.slots().max(self.standings.len()), Standing::Absent);
         let mut stale = Vec::new();
         for slot in &changed {
@@ -131,6 +127,18 @@ impl Class {
             self.look_at(snapshot, profile, *slot);
         }
         changed
+    }
+
+    /// The slots to look at; `None` for all.
+    fn changed(&self, snapshot: &Snapshot) -> Option<Vec<Slot>> {
+        let (nodes, storage) = self.position?;
+        let mut changed: Vec<Slot> = snapshot.log().since(nodes)?.collect();
+        if self.signature.volumes.is_some() {
+            changed.append(&mut snapshot.storage.log().since(snapshot, storage)?);
+            changed.sort_unstable();
+            changed.dedup();
+        }
+        Some(changed)
     }
 
     fn look_at(&mut self, snapshot: &Snapshot, profile: &Profile, slot: Slot) {
@@ -283,7 +291,7 @@ pub fn filter_node_with_nominated(view: &View, candidate: &Candidate) -> Verdict
     let mut nominated = candidate.node.nominated.iter().filter(|pod| pod.priority() >= priority).peekable();
     if nominated.peek().is_some() {
         let mut fill: Fill = candidate.fill.clone();
-        nominated.for_each(|pod| fill.add(&pod.template.spec));
+        nominated.for_each(|pod| fill.add(pod));
         filter_node(view, &Candidate { fill: &fill, ..*candidate })?;
     }
     filter_node(view, candidate)

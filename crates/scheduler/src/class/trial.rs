@@ -212,11 +212,11 @@ impl<'a> Stage<'a> {
         Stage { class, snapshot, profile, slot, fill, change: vec![0; class.topology.len()] }
     }
     fn take_out(&mut self, pod: &PodInfo) {
-        self.fill.remove(&pod.template.spec);
+        self.fill.remove(pod);
         self.count(pod, -1);
     }
     fn put_back(&mut self, pod: &PodInfo) {
-        self.fill.add(&pod.template.spec);
+        self.fill.add(pod);
         self.count(pod, 1);
     }
     fn count(&mut self, pod: &PodInfo, sign: i64) {

@@ -92,7 +92,8 @@ impl Catalogue {
                 template
             }
         };
-        PodInfo { key: pod.key.clone(), uid: pod.uid.clone(), template, node: Some(node), ..*pod }
+        let (key, uid, volumes) = (pod.key.clone(), pod.uid.clone(), pod.volumes.clone());
+        PodInfo { key, uid, volumes, template, node: Some(node), ..*pod }
     }
 
     /// Forgets templates no pod has any more.

@@ -40,6 +40,7 @@ impl Catalogue {
             uid: pod.uid().into(),
             template: self.template(parsed),
             node: node_name(pod).map(|name| self.symbols.intern(name)),
+            volumes: super::volumes::volumes(&mut self.symbols, pod),
             started: started.unwrap_or(NOT_STARTED),
             preempted: pod.is_terminating() && is_preempted(pod),
         }

@@ -5,6 +5,7 @@
 mod evict;
 mod observe;
 mod status;
+mod storage;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,11 +20,14 @@ use tracing::{debug, warn};
 
 use crate::decision::{Decision, Scheduler as Core};
 use crate::framework::{Event, Profile};
+use crate::node::Slot;
 use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
+use crate::storage::Reservation;
 use observe::Sources;
+use storage::VolumeWork;
 
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
@@ -56,6 +60,8 @@ struct State {
     queue: Queue,
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// What is being written for the claims of those among them that wait for volumes.
+    reservations: HashMap<Arc<str>, Reservation>,
 }
 
 impl State {
@@ -65,6 +71,7 @@ impl State {
             core: Core::new(config.profiles()),
             queue: Queue::default(),
             assumed: HashMap::new(),
+            reservations: HashMap::new(),
         }
     }
     /// Lets parked pods know.
@@ -81,12 +88,16 @@ struct Shell {
     recorder: EventRecorder,
     state: Mutex<State>,
     work: Notify,
+    /// Told when anything of storage changes.
+    storage_news: Notify,
     bindings: Arc<Semaphore>,
+    sources: Sources,
+    cancel: CancellationToken,
 }
 
 /// A decision that is to be carried out.
 enum Step {
-    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String },
+    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String, volumes: VolumeWork },
     Refuse(Refused),
 }
 
@@ -111,16 +122,19 @@ pub async fn run(
         state: Mutex::new(State::new(&config)),
         config,
         work: Notify::new(),
+        storage_news: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+        sources: Sources::new(&informers.for_run(&cancel)),
+        cancel: cancel.clone(),
     });
-    let sources = Sources::new(&informers.for_run(&cancel));
+    let sources = &shell.sources;
     // Pods are only decided once all kinds are known: half a view places badly.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
-    shell.observe(&sources);
-    shell.decide_forever(&sources, cancel).await;
+    shell.observe(sources);
+    shell.clone().decide_forever(sources, cancel).await;
     Ok(())
 }
 
@@ -176,10 +190,11 @@ impl Shell {
             let refused = match decision {
                 Decision::Node(slot) => {
                     let node = state.snapshot.name(slot).to_owned();
+                    let volumes = reserve(state, &pod, slot);
                     let placed = state.snapshot.place(&pod, slot);
                     state.assumed.insert(pod.key.clone(), placed.clone());
                     state.happened(Some(Event::PodPlaced(&placed)));
-                    return Some(Step::Bind { pod, object, node });
+                    return Some(Step::Bind { pod, object, node, volumes });
                 }
                 Decision::Unschedulable(refused) => refused,
             };
@@ -200,7 +215,18 @@ impl Shell {
     async fn take(self: &Arc<Self>, step: Step) {
         let this = self.clone();
         match step {
-            Step::Bind { pod, object, node } => {
+            // A pod may wait for its volumes for long; the others do not wait for it.
+            Step::Bind { pod, object, node, volumes } if !volumes.reservation.is_empty() => {
+                tokio::spawn(async move {
+                    if let Err(message) = this.bind_volumes(&object, &pod, &volumes).await {
+                        return this.give_up(&object, &pod, &message).await;
+                    }
+                    let Ok(permit) = this.bindings.clone().acquire_owned().await else { return };
+                    this.bind(&object, &pod, &node).await;
+                    drop(permit);
+                });
+            }
+            Step::Bind { pod, object, node, .. } => {
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
                     this.bind(&object, &pod, &node).await;
@@ -249,6 +275,16 @@ impl Shell {
         self.work.notify_one();
     }
 
+    /// What had to be done before the pod could be bound has failed.
+    async fn give_up(&self, object: &CachedPod, pod: &PodInfo, message: &str) {
+        if self.cancel.is_cancelled() {
+            return; // whoever leads next decides anew
+        }
+        warn!(pod = &*pod.key, message, "binding failed");
+        self.tell_failed(object, message).await;
+        self.take_back(object, pod, false);
+    }
+
     /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on
     /// a conflict it may be bound already, which its informer will tell.
     fn take_back(&self, object: &CachedPod, pod: &PodInfo, is_gone: bool) {
@@ -270,6 +306,20 @@ impl Shell {
         drop(state);
         self.work.notify_one();
     }
+}
+
+/// Settles how the pod's claims get their volumes where it goes.
+fn reserve(state: &mut State, pod: &PodInfo, slot: Slot) -> VolumeWork {
+    let reservation = match pod.volumes {
+        Some(_) => state.snapshot.reserve(pod, slot),
+        None => Reservation::default(),
+    };
+    if !reservation.is_empty() {
+        state.reservations.insert(pod.key.clone(), reservation.clone());
+    }
+    let profile = state.core.profile_of(&state.snapshot, &pod.template).unwrap_or(0);
+    let timeout = state.core.profiles()[profile].arguments.volume_binding.bind_timeout;
+    VolumeWork { reservation, timeout }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
+use super::storage::StorageSources;
 use super::{Config, Shell, State};
 use crate::framework::Event;
 use crate::pod::{is_finished, node_name};
@@ -23,6 +24,7 @@ pub struct Sources {
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
     budgets: Informer<PodDisruptionBudget>,
+    pub storage: StorageSources,
 }
 
 impl Sources {
@@ -36,6 +38,7 @@ impl Sources {
             replica_sets: informers.get(),
             stateful_sets: informers.get(),
             budgets: informers.get(),
+            storage: StorageSources::new(informers),
         }
     }
     pub async fn synced(&self) {
@@ -47,6 +50,7 @@ impl Sources {
         self.replica_sets.synced().await;
         self.stateful_sets.synced().await;
         self.budgets.synced().await;
+        self.storage.synced().await;
     }
 }
 
@@ -59,6 +63,7 @@ impl Shell {
         self.on_change(&sources.replica_sets, State::controller_changed);
         self.on_change(&sources.stateful_sets, State::controller_changed);
         self.on_change(&sources.budgets, State::budget_changed);
+        self.observe_storage(&sources.storage);
         self.on_change(&sources.pods, State::pod_changed);
     }
 
@@ -83,6 +88,11 @@ impl State {
         state.feed(&sources.replica_sets, State::controller_changed);
         state.feed(&sources.stateful_sets, State::controller_changed);
         state.feed(&sources.budgets, State::budget_changed);
+        sources.storage.tell(&mut state);
+        for (key, reservation) in std::mem::take(&mut old.reservations) {
+            state.snapshot.assume(&reservation);
+            state.reservations.insert(key, reservation);
+        }
         // Those on their way first, or they would be taken for waiting ones.
         for pod in old.assumed.values() {
             let node = pod.node.map(|node| old.snapshot.catalogue.symbols.text(node));
