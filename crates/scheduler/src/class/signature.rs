@@ -77,7 +77,7 @@ impl Signature {
         let mut terms = spec.affinity.iter();
         let joins_itself = terms.all(|term| term.matches(symbols, namespace, labels, about));
         let others = others(snapshot, &profiles[profile], template);
-        let volumes = snapshot.storage.needs(pod);
+        let volumes = snapshot.storage.needs(pod, |slot| snapshot.node(slot).shape.is_some());
         let identity = Identity {
             profile,
             spec: template.spec_id,

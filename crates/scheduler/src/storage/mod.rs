@@ -8,6 +8,7 @@ mod needs;
 mod object;
 mod objects;
 mod reach;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,9 +95,9 @@ impl Storage {
         let limits = self.limits.get(&node)?.iter();
         limits.into_iter().find(|(name, _)| *name == driver).map(|(_, limit)| *limit)
     }
-    /// How many placed pods use a claim.
-    pub fn users(&self, claim: Symbol) -> usize {
-        self.users.get(&claim).map_or(0, Vec::len)
+    /// How many pods on such nodes use a claim.
+    fn users_on(&self, claim: Symbol, exists: impl Fn(Slot) -> bool) -> usize {
+        self.users.get(&claim).map_or(0, |slots| slots.iter().filter(|slot| exists(**slot)).count())
     }
     pub fn log(&self) -> &StorageLog {
         &self.log

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{Claim, Reach, Storage, Wish};
+use crate::node::Slot;
 use crate::pod::{Disk, PodClaim, PodInfo};
 use crate::symbols::Symbol;
 
@@ -71,8 +72,9 @@ impl Attached {
 
 impl Storage {
     /// `None` for a pod without such volumes. Claims that do not exist ask for nothing: whoever
-    /// needs them has refused the pod before.
-    pub fn needs(&self, pod: &PodInfo) -> Option<Arc<Needs>> {
+    /// needs them has refused the pod before. `exists`: whether there is (still) a node in a slot;
+    /// pods of one that is gone hold nothing.
+    pub fn needs(&self, pod: &PodInfo, exists: impl Fn(Slot) -> bool) -> Option<Arc<Needs>> {
         let volumes = pod.volumes.as_ref()?;
         let claims = || volumes.claims.iter().filter_map(|claim| Some((claim, self.claim(claim.key)?)));
         let mut bound: Vec<Bound> = Vec::new();
@@ -99,7 +101,7 @@ impl Storage {
             attachments: self.attachments(pod),
             exclusive: claims()
                 .filter(|(of, claim)| !of.ephemeral && claim.wish.modes.is_for_one_pod())
-                .map(|(of, _)| (of.key, self.users(of.key)))
+                .map(|(of, _)| (of.key, self.users_on(of.key, &exists)))
                 .filter(|(_, users)| *users > 0)
                 .collect(),
         }))
@@ -158,7 +160,7 @@ impl Storage {
         };
         let volume = self.claim(claim).and_then(|claim| claim.volume);
         shared
-            || self.users(claim) > 0
+            || self.users.contains_key(&claim)
             || volume.is_some_and(|name| self.attached_volumes.contains_key(&name))
     }
 

@@ -71,6 +71,11 @@ impl<T: Ord + Clone> ByNode<T> {
         });
         labelled.chain(std::iter::once(&self.anywhere))
     }
+    /// Every place with something in it, by the label that says so.
+    pub fn places(&self) -> impl Iterator<Item = (Option<(Symbol, Symbol)>, &BTreeSet<T>)> {
+        let labelled = self.by_label.iter().map(|(label, things)| (Some(*label), things));
+        labelled.chain(std::iter::once((None, &self.anywhere)))
+    }
     pub fn is_empty(&self) -> bool {
         self.anywhere.is_empty() && self.keys.is_empty()
     }

@@ -480,7 +480,7 @@ fn pods_whose_claims_differ_in_name_only_are_of_one_class() {
     cluster.claim(&claim("x", json!({}))).claim(&claim("y", json!({})));
     let needs = |cluster: &mut Cluster, claim: &str| {
         let pod = cluster.snapshot.catalogue.pod(&parse(&pod("p", &[claim])));
-        cluster.snapshot.storage.needs(&pod).unwrap()
+        cluster.snapshot.storage.needs(&pod, |_| true).unwrap()
     };
     assert_eq!(needs(&mut cluster, "x"), needs(&mut cluster, "y"));
     cluster.place(&pod("q", &["y"]), "a");
