@@ -6,7 +6,7 @@ use super::*;
 use crate::decision::{Decision, Scheduler};
 use crate::framework::Profile;
 use crate::snapshot::Snapshot;
-use amphipod_client::CachedPod;
+use amphipod_client::{CachedPod, Resource};
 
 const AFTERWARDS: &str = ". no new claims to deallocate, preemption: 0/";
 
@@ -456,6 +456,26 @@ fn a_claim_for_one_pod_is_taken_from_pods_that_matter_less() {
     assert_eq!(cluster.victims(&important), ["holder"]);
     cluster.snapshot.remove_pod("ns/holder");
     assert_eq!(cluster.ask(&pod("p", &["x"])), "a b c");
+}
+
+#[test]
+fn victims_make_room_for_volumes_and_a_lower_limit_asks_for_more() {
+    let mut cluster = Cluster::new();
+    cluster.class("late", json!({})).limit("a", 2).limit("b", 0).limit("c", 0);
+    for name in ["x", "y", "z"] {
+        cluster.claim(&bound(name, name)).volume(&of_driver(name, name));
+    }
+    let with_priority = |name: &str, claim: &str, priority: i32| {
+        let mut pod = pod(name, &[claim]);
+        pod["spec"]["priority"] = priority.into();
+        pod
+    };
+    cluster.place(&with_priority("less", "x", 1), "a");
+    cluster.place(&with_priority("more", "y", 2), "a");
+    let important = with_priority("p", "z", 5);
+    assert_eq!(cluster.victims(&important), ["less"]);
+    cluster.limit("a", 1);
+    assert_eq!(cluster.victims(&important), ["more", "less"]);
 }
 
 #[test]
