@@ -152,8 +152,11 @@ fn unschedulable(
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);
     if let Some(message) = preemption.as_ref().and_then(Preemption::message) {
-        let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
-        explanation.afterwards = claims.into_iter().chain([format!("preemption: {message}")]).collect();
+        let claims = match pod.devices.is_some() && explanation.beforehand.is_none() {
+            true => "still not schedulable".to_owned(),
+            false => "no new claims to deallocate".to_owned(),
+        };
+        explanation.afterwards = [claims].into_iter().chain([format!("preemption: {message}")]).collect();
     }
     Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
 }

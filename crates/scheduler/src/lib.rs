@@ -4,6 +4,7 @@
 pub mod amounts;
 pub mod class;
 pub mod decision;
+pub mod devices;
 pub mod explanation;
 pub mod framework;
 pub mod labels;

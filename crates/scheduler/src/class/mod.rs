@@ -40,8 +40,8 @@ pub struct Class {
     standings: Vec<Standing>,
     refusals: Refusals,
     trials: Trials,
-    /// How far in the logs of nodes and of storage it has looked.
-    position: Option<(u64, u64)>,
+    /// How far in the logs of nodes, of storage and of devices it has looked.
+    position: Option<[u64; 3]>,
 }
 
 /// What a node is to the class, by itself.
@@ -112,7 +112,8 @@ impl Class {
     /// Looks at what changed since the last time. The slots looked at are returned.
     pub fn refresh(&mut self, snapshot: &Snapshot, profile: &Profile) -> Vec<Slot> {
         let mut changed = self.changed(snapshot).unwrap_or_else(|| (0..snapshot.slots() as Slot).collect());
-        self.position = Some((snapshot.log().position(), snapshot.storage.log().position()));
+        let (storage, devices) = (snapshot.storage.log(), snapshot.devices.log());
+        self.position = Some([snapshot.log().position(), storage.position(), devices.position()]);
         self.standings.resize(snapshot.slots().max(self.standings.len()), Standing::Absent);
         let mut stale = Vec::new();
         for slot in &changed {
@@ -131,10 +132,15 @@ impl Class {
 
     /// The slots to look at; `None` for all.
     fn changed(&self, snapshot: &Snapshot) -> Option<Vec<Slot>> {
-        let (nodes, storage) = self.position?;
+        let [nodes, storage, devices] = self.position?;
         let mut changed: Vec<Slot> = snapshot.log().since(nodes)?.collect();
         if self.signature.volumes.is_some() {
             changed.append(&mut snapshot.storage.log().since(snapshot, storage)?);
+        }
+        if self.signature.devices.is_some() {
+            changed.append(&mut snapshot.devices.log().since(snapshot, devices)?);
+        }
+        if self.signature.volumes.is_some() || self.signature.devices.is_some() {
             changed.sort_unstable();
             changed.dedup();
         }

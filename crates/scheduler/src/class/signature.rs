@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::devices::DeviceNeeds;
 use crate::framework::{DefaultConstraints, Profile};
 use crate::labels::{Labels, Selector};
 use crate::pod::{Force, OwnedTerm, PodInfo, Spec, SpreadConstraint, Template, TermId};
@@ -27,6 +28,7 @@ pub struct Identity {
     /// How often namespaces had changed, where the pod's own rules select by their labels.
     namespaces: Option<u64>,
     volumes: Option<Arc<Needs>>,
+    devices: Option<Arc<DeviceNeeds>>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +48,7 @@ pub struct Signature {
     pub others: Vec<(TermId, Arc<OwnedTerm>)>,
     /// What its volumes ask of nodes.
     pub volumes: Option<Arc<Needs>>,
+    pub devices: Option<Arc<DeviceNeeds>>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +81,7 @@ impl Signature {
         let joins_itself = terms.all(|term| term.matches(symbols, namespace, labels, about));
         let others = others(snapshot, &profiles[profile], template);
         let volumes = snapshot.storage.needs(pod, |slot| snapshot.node(slot).shape.is_some());
+        let devices = snapshot.devices.needs(pod);
         let identity = Identity {
             profile,
             spec: template.spec_id,
@@ -89,6 +93,7 @@ impl Signature {
             others: others.iter().map(|(id, _)| *id).collect(),
             namespaces: selects_namespaces(&spec).then(|| snapshot.generations().namespaces),
             volumes: volumes.clone(),
+            devices: devices.clone(),
         };
         Signature {
             identity: Arc::new(identity),
@@ -100,6 +105,7 @@ impl Signature {
             joins_itself,
             others,
             volumes,
+            devices,
             spec,
         }
     }

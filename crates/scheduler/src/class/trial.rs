@@ -54,6 +54,7 @@ struct Everywhere {
     budgets: u64,
     /// How far storage had changed, for pods with volumes.
     storage: Option<u64>,
+    devices: Option<u64>,
 }
 
 impl Trials {
@@ -105,7 +106,11 @@ impl Class {
     /// Tries what has not been tried on the nodes as they are now. [`Class::refresh`] comes first.
     pub fn try_preemption(&mut self, snapshot: &Snapshot, profile: &Profile) -> &Trials {
         let storage = self.signature.volumes.is_some().then(|| snapshot.storage.log().position());
-        let now = (snapshot.log().position(), Everywhere { budgets: snapshot.budgets_generation(), storage });
+        let devices = self.signature.devices.is_some().then(|| snapshot.devices.log().position());
+        let now = (
+            snapshot.log().position(),
+            Everywhere { budgets: snapshot.budgets_generation(), storage, devices },
+        );
         let mut trials = std::mem::take(&mut self.trials);
         // A trial of a pod with rules about places depends on pods elsewhere as well.
         let alone = !self.signature.has_rules_about_places();

@@ -34,6 +34,8 @@ pub enum Event<'a> {
     /// A namespace has other labels.
     NamespaceChanged,
     Storage(StorageChange),
+    /// A claim of devices, a slice of them or a class of them is another now.
+    Devices,
 }
 
 /// What is new of storage, as far as it may help anybody.

@@ -3,6 +3,7 @@
 //! of what a [`View`](crate::framework::View) shows.
 
 pub mod default_preemption;
+pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -26,7 +27,7 @@ use crate::framework::Point::{
 use crate::framework::{Filter, MAX_SCORE, Plugin, Score};
 
 /// The default plugins with their default weights, in kube-scheduler's order.
-pub static TABLE: [Plugin; 18] = [
+pub static TABLE: [Plugin; 19] = [
     Plugin::row(scheduling_gates::NAME, &[PreEnqueue]),
     Plugin::row("PrioritySort", &[QueueSort]),
     Plugin::row(node_unschedulable::NAME, &[AtFilter])
@@ -49,7 +50,7 @@ pub static TABLE: [Plugin; 18] = [
         .filters(Filter::Node(volume_restrictions::filter), volume_restrictions::hint),
     Plugin::row(node_volume_limits::NAME, &[PreFilter, AtFilter])
         .filters(Filter::Node(node_volume_limits::filter), node_volume_limits::hint),
-    Plugin::row(volume_binding::NAME, &[PreFilter, AtFilter, Reserve, PreBind, PreScore, AtScore])
+    Plugin::row(volume_binding::NAME, &[PreFilter, AtFilter, Reserve, PreBind])
         .asks_before(volume_binding::before)
         .filters(Filter::Node(volume_binding::filter), volume_binding::hint),
     Plugin::row(volume_zone::NAME, &[PreFilter, AtFilter])
@@ -63,6 +64,9 @@ pub static TABLE: [Plugin; 18] = [
         .filters(Filter::Place(inter_pod_affinity::filter), inter_pod_affinity::hint)
         .scores(2, Score::Groups(inter_pod_affinity::score))
         .cares_for_placed_pods(),
+    Plugin::row(dynamic_resources::NAME, &[PreFilter, AtFilter, PostFilter, Reserve, PreBind])
+        .asks_before(dynamic_resources::before)
+        .filters(Filter::Node(dynamic_resources::filter), dynamic_resources::hint),
     Plugin::row(default_preemption::NAME, &[PostFilter]),
     Plugin::row(node_resources_balanced_allocation::NAME, &[PreScore, AtScore])
         .scores(1, Score::Node(node_resources_balanced_allocation::score)),

@@ -92,8 +92,9 @@ impl Catalogue {
                 template
             }
         };
-        let (key, uid, volumes) = (pod.key.clone(), pod.uid.clone(), pod.volumes.clone());
-        PodInfo { key, uid, volumes, template, node: Some(node), ..*pod }
+        let (key, uid) = (pod.key.clone(), pod.uid.clone());
+        let (volumes, devices) = (pod.volumes.clone(), pod.devices.clone());
+        PodInfo { key, uid, volumes, devices, template, node: Some(node), ..*pod }
     }
 
     /// Forgets templates no pod has any more.

@@ -2,6 +2,7 @@
 //! all pods that ask for the same; of its own a pod keeps its name, its uid and when it started.
 
 mod catalogue;
+mod devices;
 mod parse;
 mod requests;
 mod volumes;
@@ -9,6 +10,7 @@ mod volumes;
 use std::sync::Arc;
 
 pub use catalogue::{Catalogue, TermId};
+pub use devices::{DeviceClaim, NotMade};
 pub use parse::{effect, is_finished, node_name};
 pub use volumes::{Disk, PodClaim, PodVolumes};
 
@@ -31,6 +33,8 @@ pub struct PodInfo {
     pub started: i64,
     /// Of pods with volumes that bind them to nodes.
     pub volumes: Option<Arc<PodVolumes>>,
+    /// Of pods that claim devices.
+    pub devices: Option<Arc<[DeviceClaim]>>,
     /// It is on its way out because the scheduler made room for another.
     pub preempted: bool,
 }
@@ -100,7 +104,6 @@ pub struct Spec {
     pub spread: Box<[SpreadConstraint]>,
     pub gates: Box<[Symbol]>,
     pub scheduler: Symbol,
-    pub has_claims: bool,
 }
 
 impl Spec {

@@ -15,11 +15,11 @@ pub struct Parked {
     caring: usize,
 }
 
-/// Of pods with volumes each has claims of its own, and hopes for something else than the others.
+/// Of pods with volumes or devices each has claims of its own, and hopes for something else than the others.
 type GroupKey = (u32, PluginSet, Option<Arc<str>>);
 
 fn key(pod: &PodInfo, by: PluginSet) -> GroupKey {
-    (pod.template.id, by, pod.volumes.is_some().then(|| pod.key.clone()))
+    (pod.template.id, by, (pod.volumes.is_some() || pod.devices.is_some()).then(|| pod.key.clone()))
 }
 
 struct Group {

@@ -2,6 +2,7 @@
 //! bindings and evictions are written side by side. Whatever happens in the cluster is taken in under
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
+mod devices;
 mod evict;
 mod observe;
 mod status;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::decision::{Decision, Scheduler as Core};
+use crate::devices::ClaimWork;
 use crate::framework::{Event, Profile};
 use crate::node::Slot;
 use crate::pod::{PodInfo, node_name};
@@ -27,7 +29,7 @@ use crate::queue::Queue;
 use crate::snapshot::Snapshot;
 use crate::storage::Reservation;
 use observe::Sources;
-use storage::VolumeWork;
+use storage::Work;
 
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
@@ -61,7 +63,7 @@ struct State {
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
     /// What is being written for the claims of those among them that wait for volumes.
-    reservations: HashMap<Arc<str>, Reservation>,
+    reservations: HashMap<Arc<str>, (Reservation, Vec<ClaimWork>)>,
 }
 
 impl State {
@@ -97,8 +99,14 @@ struct Shell {
 
 /// A decision that is to be carried out.
 enum Step {
-    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String, volumes: VolumeWork },
+    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String, work: Work },
     Refuse(Refused),
+}
+
+/// A pod that could not be bound.
+struct Unbound {
+    /// For there is no such pod.
+    is_gone: bool,
 }
 
 struct Refused {
@@ -190,11 +198,11 @@ impl Shell {
             let refused = match decision {
                 Decision::Node(slot) => {
                     let node = state.snapshot.name(slot).to_owned();
-                    let volumes = reserve(state, &pod, slot);
+                    let work = reserve(state, &pod, slot);
                     let placed = state.snapshot.place(&pod, slot);
                     state.assumed.insert(pod.key.clone(), placed.clone());
                     state.happened(Some(Event::PodPlaced(&placed)));
-                    return Some(Step::Bind { pod, object, node, volumes });
+                    return Some(Step::Bind { pod, object, node, work });
                 }
                 Decision::Unschedulable(refused) => refused,
             };
@@ -216,20 +224,15 @@ impl Shell {
         let this = self.clone();
         match step {
             // A pod may wait for its volumes for long; the others do not wait for it.
-            Step::Bind { pod, object, node, volumes } if !volumes.reservation.is_empty() => {
-                tokio::spawn(async move {
-                    if let Err(message) = this.bind_volumes(&object, &pod, &volumes).await {
-                        return this.give_up(&object, &pod, &message).await;
-                    }
-                    let Ok(permit) = this.bindings.clone().acquire_owned().await else { return };
-                    this.bind(&object, &pod, &node).await;
-                    drop(permit);
-                });
+            Step::Bind { pod, object, node, work } if !work.is_empty() => {
+                tokio::spawn(async move { this.prepare_and_bind(&object, &pod, &node, &work).await });
             }
             Step::Bind { pod, object, node, .. } => {
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    this.bind(&object, &pod, &node).await;
+                    if let Err(unbound) = this.bind(&object, &pod, &node).await {
+                        this.take_back(&object, &pod, unbound.is_gone);
+                    }
                     drop(permit);
                 });
             }
@@ -243,7 +246,43 @@ impl Shell {
         }
     }
 
-    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
+    /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
+    async fn prepare_and_bind(&self, object: &CachedPod, pod: &PodInfo, node: &str, work: &Work) {
+        let prepared = self.prepare(object, work).await;
+        let message = prepared.as_ref().err().cloned();
+        let outcome = match prepared {
+            Ok(()) => {
+                let Ok(_permit) = self.bindings.clone().acquire_owned().await else { return };
+                self.bind(object, pod, node).await
+            }
+            Err(_) => Err(Unbound { is_gone: false }),
+        };
+        self.state.lock().reservations.remove(&pod.key);
+        let Err(unbound) = outcome else { return };
+        if self.cancel.is_cancelled() {
+            return; // whoever leads next decides anew
+        }
+        self.disclaim_devices(object, &work.claims).await;
+        if let Some(message) = message {
+            warn!(pod = &*pod.key, message, "binding failed");
+            self.tell_failed(object, &message).await;
+        }
+        self.take_back(object, pod, unbound.is_gone);
+    }
+    async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
+        let bound = self.bind_volumes(object, work).await;
+        {
+            let mut state = self.state.lock();
+            state.snapshot.release(&work.reservation);
+            if bound.is_err() {
+                state.snapshot.release_devices(&work.claims);
+            }
+        }
+        bound?;
+        self.claim_devices(object, &work.claims).await
+    }
+
+    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) -> Result<(), Unbound> {
         let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
         let name = object.name();
         let binding = json!({
@@ -257,10 +296,11 @@ impl Shell {
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 self.recorder.normal(object, "Scheduled", message);
                 self.state.lock().queue.remove_instance(pod);
+                Ok(())
             }
             Err(error) => {
                 warn!(pod = &*pod.key, node, %error, "binding failed");
-                self.take_back(object, pod, error.is_not_found());
+                Err(Unbound { is_gone: error.is_not_found() })
             }
         }
     }
@@ -273,16 +313,6 @@ impl Shell {
         };
         self.state.lock().queue.let_go(&refused.object.key(), !evicted, Instant::now());
         self.work.notify_one();
-    }
-
-    /// What had to be done before the pod could be bound has failed.
-    async fn give_up(&self, object: &CachedPod, pod: &PodInfo, message: &str) {
-        if self.cancel.is_cancelled() {
-            return; // whoever leads next decides anew
-        }
-        warn!(pod = &*pod.key, message, "binding failed");
-        self.tell_failed(object, message).await;
-        self.take_back(object, pod, false);
     }
 
     /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on
@@ -308,18 +338,22 @@ impl Shell {
     }
 }
 
-/// Settles how the pod's claims get their volumes where it goes.
-fn reserve(state: &mut State, pod: &PodInfo, slot: Slot) -> VolumeWork {
+/// Settles how the pod's claims get their volumes and devices where it goes.
+fn reserve(state: &mut State, pod: &PodInfo, slot: Slot) -> Work {
     let reservation = match pod.volumes {
         Some(_) => state.snapshot.reserve(pod, slot),
         None => Reservation::default(),
     };
-    if !reservation.is_empty() {
-        state.reservations.insert(pod.key.clone(), reservation.clone());
+    let claims = match pod.devices {
+        Some(_) => state.snapshot.reserve_devices(pod, slot),
+        None => Vec::new(),
+    };
+    if !reservation.is_empty() || !claims.is_empty() {
+        state.reservations.insert(pod.key.clone(), (reservation.clone(), claims.clone()));
     }
     let profile = state.core.profile_of(&state.snapshot, &pod.template).unwrap_or(0);
     let timeout = state.core.profiles()[profile].arguments.volume_binding.bind_timeout;
-    VolumeWork { reservation, timeout }
+    Work { reservation, claims, timeout }
 }
 
 #[cfg(test)]

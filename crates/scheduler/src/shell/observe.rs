@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
+use super::devices::DeviceSources;
 use super::storage::StorageSources;
 use super::{Config, Shell, State};
 use crate::framework::Event;
@@ -25,6 +26,7 @@ pub struct Sources {
     stateful_sets: Informer<StatefulSet>,
     budgets: Informer<PodDisruptionBudget>,
     pub storage: StorageSources,
+    pub devices: DeviceSources,
 }
 
 impl Sources {
@@ -39,6 +41,7 @@ impl Sources {
             stateful_sets: informers.get(),
             budgets: informers.get(),
             storage: StorageSources::new(informers),
+            devices: DeviceSources::new(informers),
         }
     }
     pub async fn synced(&self) {
@@ -51,6 +54,7 @@ impl Sources {
         self.stateful_sets.synced().await;
         self.budgets.synced().await;
         self.storage.synced().await;
+        self.devices.synced().await;
     }
 }
 
@@ -64,10 +68,15 @@ impl Shell {
         self.on_change(&sources.stateful_sets, State::controller_changed);
         self.on_change(&sources.budgets, State::budget_changed);
         self.observe_storage(&sources.storage);
+        self.observe_devices(&sources.devices);
         self.on_change(&sources.pods, State::pod_changed);
     }
 
-    fn on_change<T: Resource>(self: &Arc<Self>, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+    pub(super) fn on_change<T: Resource>(
+        self: &Arc<Self>,
+        informer: &Informer<T>,
+        take_in: fn(&mut State, &Change<T>),
+    ) {
         let this = self.clone();
         informer.on_change(move |change| {
             take_in(&mut this.state.lock(), change);
@@ -89,9 +98,11 @@ impl State {
         state.feed(&sources.stateful_sets, State::controller_changed);
         state.feed(&sources.budgets, State::budget_changed);
         sources.storage.tell(&mut state);
-        for (key, reservation) in std::mem::take(&mut old.reservations) {
+        sources.devices.tell(&mut state);
+        for (key, (reservation, claims)) in std::mem::take(&mut old.reservations) {
             state.snapshot.assume(&reservation);
-            state.reservations.insert(key, reservation);
+            state.snapshot.assume_devices(&claims);
+            state.reservations.insert(key, (reservation, claims));
         }
         // Those on their way first, or they would be taken for waiting ones.
         for pod in old.assumed.values() {
@@ -108,7 +119,7 @@ impl State {
         state.queue.inherit(std::mem::take(&mut old.queue));
         state
     }
-    fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+    pub(super) fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
         for object in informer.list() {
             take_in(self, &Change::Added(object));
         }

@@ -11,8 +11,8 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, Stor
 use serde_json::{Value, json};
 
 use super::{Shell, State};
+use crate::devices::ClaimWork;
 use crate::framework::Event;
-use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use crate::storage::{Reservation, SELECTED_NODE, StorageObject};
 
@@ -54,23 +54,20 @@ impl StorageSources {
     }
     /// Everything there is, for a snapshot that is built anew.
     pub fn tell(&self, state: &mut State) {
-        fn all<T: StorageObject>(informer: &Informer<T>, state: &mut State) {
-            let objects = informer.list().into_iter();
-            objects.for_each(|object| state.storage_changed(&Change::Added(object)));
-        }
-        all(&self.claims, state);
-        all(&self.volumes, state);
-        all(&self.classes, state);
-        all(&self.limits, state);
-        all(&self.drivers, state);
-        all(&self.capacities, state);
-        all(&self.attachments, state);
+        state.feed(&self.claims, State::storage_changed);
+        state.feed(&self.volumes, State::storage_changed);
+        state.feed(&self.classes, State::storage_changed);
+        state.feed(&self.limits, State::storage_changed);
+        state.feed(&self.drivers, State::storage_changed);
+        state.feed(&self.capacities, State::storage_changed);
+        state.feed(&self.attachments, State::storage_changed);
     }
 }
 
 /// What is to be done about a pod's claims before it is bound.
-pub struct VolumeWork {
+pub struct Work {
     pub reservation: Reservation,
+    pub claims: Vec<ClaimWork>,
     pub timeout: Duration,
 }
 
@@ -83,6 +80,12 @@ struct Written {
 
 fn version(object: &impl Resource) -> u64 {
     object.resource_version().parse().unwrap_or(0)
+}
+
+impl Work {
+    pub fn is_empty(&self) -> bool {
+        self.reservation.is_empty() && self.claims.is_empty()
+    }
 }
 
 impl Shell {
@@ -106,25 +109,20 @@ impl Shell {
 
     /// Writes what was decided about the pod's claims and waits until they are bound. An error says
     /// why that will not be, in kube-scheduler's words.
-    pub(super) async fn bind_volumes(
-        &self,
-        object: &CachedPod,
-        pod: &PodInfo,
-        work: &VolumeWork,
-    ) -> Result<(), String> {
+    pub(super) async fn bind_volumes(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
+        if work.reservation.is_empty() {
+            return Ok(());
+        }
         let outcome = tokio::select! {
             () = self.cancel.cancelled() => Err("binding volumes: context canceled".to_owned()),
             outcome = self.write_and_wait(object, work) => outcome,
         };
-        let mut state = self.state.lock();
-        state.reservations.remove(&pod.key);
-        state.snapshot.release(&work.reservation);
         outcome.map_err(|text| {
             format!("running PreBind plugin {:?}: {text}", crate::plugins::volume_binding::NAME)
         })
     }
 
-    async fn write_and_wait(&self, object: &CachedPod, work: &VolumeWork) -> Result<(), String> {
+    async fn write_and_wait(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
         let written = self.write_volumes(&work.reservation).await?;
         let deadline = tokio::time::sleep(work.timeout);
         tokio::pin!(deadline);

@@ -5,6 +5,7 @@
 mod budgets;
 mod log;
 mod rebuild;
+mod reserve;
 mod workloads;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,12 +18,12 @@ pub use budgets::Budget;
 pub use log::ChangeLog;
 pub use workloads::{Controller, Workloads};
 
+use crate::devices::Devices;
 use crate::framework::Event;
 use crate::labels::Labels;
 use crate::node::{NodeInfo, Shape, Slot};
-use crate::plugins::volume_binding;
 use crate::pod::{Catalogue, OwnedTerm, PodInfo, Template, TermId, is_finished, node_name};
-use crate::storage::{Binding, Reservation, Storage, Unbound};
+use crate::storage::Storage;
 use crate::symbols::{NumberMap, Symbol};
 
 #[derive(Debug, Default)]
@@ -43,6 +44,7 @@ pub struct Snapshot {
     images: NumberMap<Symbol, u32>,
     pub workloads: Workloads,
     pub storage: Storage,
+    pub devices: Devices,
     budgets: BTreeMap<String, Budget>,
     budgets_generation: u64,
     log: ChangeLog,
@@ -237,34 +239,6 @@ impl Snapshot {
         self.nodes[slot as usize].add(pod);
         self.log.record(slot);
         old
-    }
-    /// Settles how the pod's claims get their volumes on a node that takes it, before anything of it is
-    /// written. Whoever asks writes it, or releases it.
-    pub fn reserve(&mut self, pod: &PodInfo, slot: Slot) -> Reservation {
-        let (claims, unbound): (Vec<Symbol>, Vec<Unbound>) = self.storage.unbound(pod).into_iter().unzip();
-        let node = &self.nodes[slot as usize];
-        let Some(shape) = &node.shape else { return Reservation::default() };
-        let (symbols, storage) = (&self.catalogue.symbols, &self.storage);
-        let bindings = volume_binding::bindings(storage, symbols, &unbound, node.name, &shape.labels);
-        let bindings: Vec<(Symbol, Binding)> = claims.into_iter().zip(bindings.unwrap_or_default()).collect();
-        let reservation = Reservation::new(symbols, node.name, &bindings);
-        self.assume(&reservation);
-        reservation
-    }
-    /// The same of one made on another snapshot.
-    pub fn assume(&mut self, reservation: &Reservation) {
-        self.storage.assume(&mut self.catalogue.symbols, reservation);
-    }
-    /// Whether all that was reserved is bound, according to the API; an error says why it will not be.
-    pub fn is_bound(&self, reservation: &Reservation) -> Result<bool, String> {
-        let node = &reservation.node;
-        let shape = self.slot(node).and_then(|slot| self.node(slot).shape.as_ref());
-        let shape = shape.ok_or_else(|| format!("failed to get node {node:?}: node {node:?} not found"))?;
-        self.storage.is_bound(&self.catalogue.symbols, reservation, &shape.labels)
-    }
-    /// What was reserved came to nothing, or the API shows it.
-    pub fn release(&mut self, reservation: &Reservation) {
-        self.storage.release(&self.catalogue.symbols, reservation);
     }
     /// What the pod was, if it counted.
     pub fn remove_pod(&mut self, key: &str) -> Option<Arc<PodInfo>> {

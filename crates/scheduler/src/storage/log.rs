@@ -31,7 +31,7 @@ pub struct StorageLog {
 }
 
 impl StorageLog {
-    pub(super) fn record(&mut self, affected: Affected) {
+    pub(crate) fn record(&mut self, affected: Affected) {
         self.entries.push_back(affected);
         if self.entries.len() > MAX_KEPT {
             self.entries.pop_front();
