@@ -2,6 +2,7 @@
 //! the same snapshot, pod and tie-break give the same answer; what is remembered of classes of pods
 //! makes it fast and changes nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::class::{Class, Classes, Signature, Topology, filter_node_with_nominated};
@@ -78,14 +79,12 @@ impl Scheduler {
     ) -> Decision {
         let nodes = snapshot.node_count();
         let preempts = self.profiles[profile].is_enabled(default_preemption::NAME, Point::PostFilter);
-        let named = match node_affinity::named_nodes(&pod.template.spec) {
-            Ok(named) => named,
-            Err(conflict) => {
-                let explanation = Explanation { nodes, beforehand: Some(conflict), ..Explanation::default() };
-                let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
-                return unschedulable(pod, explanation, PluginSet::of([node_affinity::NAME]), preemption);
-            }
-        };
+        if let Some((plugin, text)) = self.refusal_beforehand(snapshot, pod, profile) {
+            let explanation = Explanation { nodes, beforehand: Some(text), ..Explanation::default() };
+            let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
+            return unschedulable(pod, explanation, PluginSet::of([plugin]), preemption);
+        }
+        let named = node_affinity::named_nodes(&pod.template.spec).ok().flatten();
         if let Some([name]) = named.as_deref()
             && let Some(slot) = snapshot.slot_of(*name)
             && self.takes_named(snapshot, pod, profile, slot)
@@ -106,6 +105,20 @@ impl Scheduler {
         let plugins = PluginSet::of(judgement.refused.iter().map(|(refusal, _)| refusal.plugin));
         let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
         unschedulable(pod, explanation, plugins, preemption)
+    }
+
+    /// The plugin that refuses a pod every node, and why, if one does.
+    pub fn refusal_beforehand(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        profile: usize,
+    ) -> Option<(&'static str, Cow<'static, str>)> {
+        let mut enabled = self.profiles[profile].at(Point::PreFilter);
+        enabled.find_map(|enabled| {
+            let text = enabled.plugin.before?(snapshot, pod).err()?;
+            Some((enabled.plugin.name, text))
+        })
     }
 
     /// The class of a pod as it is now: what each node is to the pod, and why.
@@ -139,8 +152,11 @@ fn unschedulable(
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);
     if let Some(message) = preemption.as_ref().and_then(Preemption::message) {
-        let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
-        explanation.afterwards = claims.into_iter().chain([format!("preemption: {message}")]).collect();
+        let claims = match pod.devices.is_some() && explanation.beforehand.is_none() {
+            true => "still not schedulable".to_owned(),
+            false => "no new claims to deallocate".to_owned(),
+        };
+        explanation.afterwards = [claims].into_iter().chain([format!("preemption: {message}")]).collect();
     }
     Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
 }

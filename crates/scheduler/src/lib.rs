@@ -4,6 +4,7 @@
 pub mod amounts;
 pub mod class;
 pub mod decision;
+pub mod devices;
 pub mod explanation;
 pub mod framework;
 pub mod labels;
@@ -14,6 +15,7 @@ pub mod preemption;
 pub mod queue;
 mod shell;
 pub mod snapshot;
+pub mod storage;
 pub mod symbols;
 
 pub use decision::{Decision, Scheduler};

@@ -2,9 +2,11 @@
 //! bindings and evictions are written side by side. Whatever happens in the cluster is taken in under
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
+mod devices;
 mod evict;
 mod observe;
 mod status;
+mod storage;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,12 +20,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::decision::{Decision, Scheduler as Core};
+use crate::devices::ClaimWork;
 use crate::framework::{Event, Profile};
+use crate::node::Slot;
 use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
+use crate::storage::Reservation;
 use observe::Sources;
+use storage::Work;
 
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
@@ -56,6 +62,8 @@ struct State {
     queue: Queue,
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// What is being written for the claims of those among them that wait for volumes.
+    reservations: HashMap<Arc<str>, (Reservation, Vec<ClaimWork>)>,
 }
 
 impl State {
@@ -65,6 +73,7 @@ impl State {
             core: Core::new(config.profiles()),
             queue: Queue::default(),
             assumed: HashMap::new(),
+            reservations: HashMap::new(),
         }
     }
     /// Lets parked pods know.
@@ -81,13 +90,23 @@ struct Shell {
     recorder: EventRecorder,
     state: Mutex<State>,
     work: Notify,
+    /// Told when anything of storage changes.
+    storage_news: Notify,
     bindings: Arc<Semaphore>,
+    sources: Sources,
+    cancel: CancellationToken,
 }
 
 /// A decision that is to be carried out.
 enum Step {
-    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String },
+    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String, work: Work },
     Refuse(Refused),
+}
+
+/// A pod that could not be bound.
+struct Unbound {
+    /// For there is no such pod.
+    is_gone: bool,
 }
 
 struct Refused {
@@ -111,16 +130,19 @@ pub async fn run(
         state: Mutex::new(State::new(&config)),
         config,
         work: Notify::new(),
+        storage_news: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+        sources: Sources::new(&informers.for_run(&cancel)),
+        cancel: cancel.clone(),
     });
-    let sources = Sources::new(&informers.for_run(&cancel));
+    let sources = &shell.sources;
     // Pods are only decided once all kinds are known: half a view places badly.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
-    shell.observe(&sources);
-    shell.decide_forever(&sources, cancel).await;
+    shell.observe(sources);
+    shell.clone().decide_forever(sources, cancel).await;
     Ok(())
 }
 
@@ -130,7 +152,7 @@ impl Shell {
             let (step, wake) = {
                 let mut state = self.state.lock();
                 if decisions % DECISIONS_BETWEEN_CHECKS == 0 && state.snapshot.is_overgrown() {
-                    self.rebuild(&mut state, sources);
+                    *state = State::rebuilt(&self.config, &mut state, sources);
                 }
                 (self.next_step(&mut state, &sources.pods), state.queue.next_wake())
             };
@@ -176,10 +198,11 @@ impl Shell {
             let refused = match decision {
                 Decision::Node(slot) => {
                     let node = state.snapshot.name(slot).to_owned();
+                    let work = reserve(state, &pod, slot);
                     let placed = state.snapshot.place(&pod, slot);
                     state.assumed.insert(pod.key.clone(), placed.clone());
                     state.happened(Some(Event::PodPlaced(&placed)));
-                    return Some(Step::Bind { pod, object, node });
+                    return Some(Step::Bind { pod, object, node, work });
                 }
                 Decision::Unschedulable(refused) => refused,
             };
@@ -200,10 +223,16 @@ impl Shell {
     async fn take(self: &Arc<Self>, step: Step) {
         let this = self.clone();
         match step {
-            Step::Bind { pod, object, node } => {
+            // A pod may wait for its volumes for long; the others do not wait for it.
+            Step::Bind { pod, object, node, work } if !work.is_empty() => {
+                tokio::spawn(async move { this.prepare_and_bind(&object, &pod, &node, &work).await });
+            }
+            Step::Bind { pod, object, node, .. } => {
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    this.bind(&object, &pod, &node).await;
+                    if let Err(unbound) = this.bind(&object, &pod, &node).await {
+                        this.take_back(&object, &pod, unbound.is_gone);
+                    }
                     drop(permit);
                 });
             }
@@ -217,7 +246,43 @@ impl Shell {
         }
     }
 
-    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
+    /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
+    async fn prepare_and_bind(&self, object: &CachedPod, pod: &PodInfo, node: &str, work: &Work) {
+        let prepared = self.prepare(object, work).await;
+        let message = prepared.as_ref().err().cloned();
+        let outcome = match prepared {
+            Ok(()) => {
+                let Ok(_permit) = self.bindings.clone().acquire_owned().await else { return };
+                self.bind(object, pod, node).await
+            }
+            Err(_) => Err(Unbound { is_gone: false }),
+        };
+        self.state.lock().reservations.remove(&pod.key);
+        let Err(unbound) = outcome else { return };
+        if self.cancel.is_cancelled() {
+            return; // whoever leads next decides anew
+        }
+        self.disclaim_devices(object, &work.claims).await;
+        if let Some(message) = message {
+            warn!(pod = &*pod.key, message, "binding failed");
+            self.tell_failed(object, &message).await;
+        }
+        self.take_back(object, pod, unbound.is_gone);
+    }
+    async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
+        let bound = self.bind_volumes(object, work).await;
+        {
+            let mut state = self.state.lock();
+            state.snapshot.release(&work.reservation);
+            if bound.is_err() {
+                state.snapshot.release_devices(&work.claims);
+            }
+        }
+        bound?;
+        self.claim_devices(object, &work.claims).await
+    }
+
+    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) -> Result<(), Unbound> {
         let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
         let name = object.name();
         let binding = json!({
@@ -231,10 +296,11 @@ impl Shell {
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 self.recorder.normal(object, "Scheduled", message);
                 self.state.lock().queue.remove_instance(pod);
+                Ok(())
             }
             Err(error) => {
                 warn!(pod = &*pod.key, node, %error, "binding failed");
-                self.take_back(object, pod, error.is_not_found());
+                Err(Unbound { is_gone: error.is_not_found() })
             }
         }
     }
@@ -271,3 +337,24 @@ impl Shell {
         self.work.notify_one();
     }
 }
+
+/// Settles how the pod's claims get their volumes and devices where it goes.
+fn reserve(state: &mut State, pod: &PodInfo, slot: Slot) -> Work {
+    let reservation = match pod.volumes {
+        Some(_) => state.snapshot.reserve(pod, slot),
+        None => Reservation::default(),
+    };
+    let claims = match pod.devices {
+        Some(_) => state.snapshot.reserve_devices(pod, slot),
+        None => Vec::new(),
+    };
+    if !reservation.is_empty() || !claims.is_empty() {
+        state.reservations.insert(pod.key.clone(), (reservation.clone(), claims.clone()));
+    }
+    let profile = state.core.profile_of(&state.snapshot, &pod.template).unwrap_or(0);
+    let timeout = state.core.profiles()[profile].arguments.volume_binding.bind_timeout;
+    Work { reservation, claims, timeout }
+}
+
+#[cfg(test)]
+mod tests;
