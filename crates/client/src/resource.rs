@@ -104,6 +104,7 @@ kinds! {
     cluster networking::v1::IPAddress;
     cluster networking::v1::ServiceCIDR;
     namespaced policy::v1::PodDisruptionBudget;
+    cluster storage::v1::StorageClass;
     cluster scheduling::v1::PriorityClass;
     cluster node::v1::RuntimeClass;
     cluster rbac::v1::ClusterRole;

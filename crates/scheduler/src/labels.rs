@@ -74,6 +74,24 @@ impl Requirement {
     }
 }
 
+impl Requirement {
+    /// In words that go behind "the label" or "a label".
+    pub fn text(&self, symbols: &Symbols) -> String {
+        let text = |symbol: &Symbol| symbols.text(*symbol);
+        let among = |values: &[Symbol]| values.iter().map(text).collect::<Vec<_>>().join(", ");
+        match self {
+            Requirement::In(key, values) if values.len() == 1 => format!("{}={}", text(key), among(values)),
+            Requirement::In(key, values) => format!("{} in ({})", text(key), among(values)),
+            Requirement::NotIn(key, values) => format!("{} not in ({})", text(key), among(values)),
+            Requirement::Exists(key) => text(key).to_owned(),
+            Requirement::Absent(key) => format!("!{}", text(key)),
+            Requirement::Above(key, bound) => format!("{} > {bound}", text(key)),
+            Requirement::Below(key, bound) => format!("{} < {bound}", text(key)),
+            Requirement::Never => "what nothing can match".to_owned(),
+        }
+    }
+}
+
 fn intern_all(symbols: &mut Symbols, texts: &[String]) -> Box<[Symbol]> {
     texts.iter().map(|text| symbols.intern(text)).collect()
 }
@@ -149,6 +167,14 @@ impl NodeTerm {
         !self.is_empty()
             && self.names.iter().all(by_name)
             && self.expressions.iter().all(|r| r.matches(symbols, labels))
+    }
+    /// The requirements on labels that do not hold.
+    pub fn unmet<'a>(
+        &'a self,
+        symbols: &'a Symbols,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a Requirement> {
+        self.expressions.iter().filter(|requirement| !requirement.matches(symbols, labels))
     }
     /// The names the term allows, if it names any.
     pub fn names(&self) -> Option<Vec<Symbol>> {

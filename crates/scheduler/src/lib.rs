@@ -15,6 +15,7 @@ pub mod queue;
 mod shell;
 pub mod snapshot;
 pub mod symbols;
+pub mod why;
 
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;

@@ -5,6 +5,7 @@
 
 mod oracle;
 mod random;
+mod why;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use world::World;
 
 const RUNS: u64 = 60;
 const STEPS: usize = 30;
+/// One pod of so many is explained as well.
+const EXPLAINED: u64 = 6;
 
 #[test]
 fn fast_and_slow_agree() {
@@ -39,8 +42,9 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting } = outcomes;
+        let Outcomes { placed, refused, preempting, told } = outcomes;
         assert!(placed > 300 && refused > 300 && preempting > 30, "{placed} {refused} {preempting}");
+        assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
 }
 
@@ -49,6 +53,7 @@ struct Outcomes {
     placed: usize,
     refused: usize,
     preempting: usize,
+    told: why::Told,
 }
 
 struct Run {
@@ -91,6 +96,9 @@ impl Run {
 
     fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
         let pod = self.world.new_pod(&mut self.random);
+        if self.random.one_in(EXPLAINED) {
+            why::check(when, &self.world, self.settings, &pod, &mut outcomes.told);
+        }
         let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
         let expected = oracle.scores(&pod);

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::random::{NAMESPACES, Random};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct World {
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<String, Pod>,
