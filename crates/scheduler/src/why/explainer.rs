@@ -12,8 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::waits::{Claim, claim_names};
 use super::{Asked, Cluster, change_nodes, change_requests, explain, waits};
-use crate::framework::Profile;
-use crate::pod::Catalogue;
+use crate::Config;
 
 /// A snapshot of a large cluster takes seconds of one core and hundreds of megabytes; more of them at
 /// once would take from the cluster itself.
@@ -28,19 +27,17 @@ pub enum Source {
     Lists(Client),
 }
 
-/// The scheduler's profiles, made with the symbols of a snapshot.
-pub type Profiles = Arc<dyn Fn(&mut Catalogue) -> Vec<Profile> + Send + Sync>;
-
 pub struct Explainer {
     client: Client,
     source: Source,
-    profiles: Profiles,
+    config: Config,
     turns: Semaphore,
 }
 
 impl Explainer {
-    pub fn new(client: Client, source: Source, profiles: Profiles) -> Self {
-        Explainer { client, source, profiles, turns: Semaphore::new(EXPLANATIONS_AT_ONCE) }
+    /// `config`: the scheduler's own.
+    pub fn new(client: Client, source: Source, config: Config) -> Self {
+        Explainer { client, source, config, turns: Semaphore::new(EXPLANATIONS_AT_ONCE) }
     }
 
     /// Explains a pod, given as the API has it.
@@ -52,8 +49,8 @@ impl Explainer {
         let mut assumed = change_requests(&mut pod, &changes.requests);
         let changed = change_nodes(&mut cluster, changes);
         assumed.extend(changed.map_err(|faults| Status::invalid(GROUP, KIND, "", &faults))?);
-        let profiles = self.profiles.clone();
-        let work = move || on_snapshot(&cluster, &profiles, pod, &claims, assumed);
+        let config = self.config.clone();
+        let work = move || on_snapshot(&cluster, &config, pod, &claims, assumed);
         tokio::task::spawn_blocking(work).await.map_err(Status::internal)
     }
 
@@ -118,13 +115,13 @@ fn refusal(error: Error) -> Status {
 
 fn on_snapshot(
     cluster: &Cluster,
-    profiles: &Profiles,
+    config: &Config,
     mut pod: Pod,
     claims: &[Claim],
     assumed: Vec<String>,
 ) -> Report {
     let mut snapshot = cluster.snapshot();
-    let profiles = profiles(&mut snapshot.catalogue);
+    let profiles = config.profiles();
     let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.clone());
     let ours = profiles.iter().any(|profile| Some(&profile.scheduler_name) == scheduler.as_ref());
     let waits_for = waits(&pod, claims, ours);
