@@ -13,6 +13,8 @@ use futures::future::BoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use amphipod_scheduler::why::Source;
+
 use crate::compose::{self, Failure, Local};
 use crate::node;
 use crate::options::{
@@ -81,7 +83,9 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
         let config = plane::server_config(&keys, &at, &options.network);
         let (server, store) = plane::start(&files, config, &options.store).await?;
-        compose::grant_rights(&Local(server.clone()).admin()).await?;
+        let local = Local(server.clone());
+        compose::grant_rights(&local.admin()).await?;
+        local.explain_scheduling(|client| Source::Lists(client.clone()));
         server.serve(TcpListener::bind(options.listen)?, cancel).await?;
         store.close().await?;
         Ok(())

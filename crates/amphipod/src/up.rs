@@ -9,6 +9,7 @@ use amphipod_cluster::preflight::{self, Needs};
 use amphipod_cluster::progress::Progress;
 use amphipod_cluster::{Files, node as host};
 use amphipod_kubelet::hollow;
+use amphipod_scheduler::why::Source;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -192,6 +193,7 @@ async fn start(
     progress.done("API server");
 
     let informers = local.informers(cancel.clone());
+    local.explain_scheduling(|_| Source::Informers(informers.clone()));
     roles::spawn_local_plane(&local, &informers, &keys, &cancel, |name, role| cluster.spawn(name, role));
     progress.done("scheduler and controllers");
     if let Some(config) = hollow {

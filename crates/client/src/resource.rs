@@ -104,8 +104,8 @@ kinds! {
     cluster networking::v1::IPAddress;
     cluster networking::v1::ServiceCIDR;
     namespaced policy::v1::PodDisruptionBudget;
-    cluster scheduling::v1::PriorityClass;
     cluster storage::v1::StorageClass;
+    cluster scheduling::v1::PriorityClass;
     cluster storage::v1::CSINode;
     cluster storage::v1::CSIDriver;
     namespaced storage::v1::CSIStorageCapacity;

@@ -17,6 +17,7 @@ mod shell;
 pub mod snapshot;
 pub mod storage;
 pub mod symbols;
+pub mod why;
 
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;

@@ -203,6 +203,13 @@ impl Class {
         Some(Ok((Features::of(&view, &candidate, slot, nominated), score_node(&view, &candidate))))
     }
 
+    /// What makes a node better or worse, whether it will do or not. `None` if there is none.
+    pub fn features(&self, view: &View, slot: Slot) -> Option<Features> {
+        let node = view.snapshot.node(slot);
+        let candidate = Candidate { node, shape: node.shape.as_ref()?, fill: &node.fill };
+        Some(Features::of(view, &candidate, slot, self.nominated(view, slot)))
+    }
+
     /// What pods that wait for room on the node, and matter at least as much, would add to the tables.
     fn nominated(&self, view: &View, slot: Slot) -> Box<[i64]> {
         let waiting = &view.snapshot.node(slot).nominated;

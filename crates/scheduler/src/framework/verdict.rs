@@ -58,6 +58,10 @@ impl Refusal {
 }
 
 impl Shortage {
+    /// How much more would have to be free.
+    pub fn missing(&self) -> i64 {
+        self.wanted - (self.capacity - self.used)
+    }
     fn reason(&self, resources: &Resources) -> String {
         match self.resource {
             None => "Too many pods".to_owned(),

@@ -50,7 +50,7 @@ impl Default for Config {
 }
 
 impl Config {
-    fn profiles(&self) -> Vec<Profile> {
+    pub(crate) fn profiles(&self) -> Vec<Profile> {
         vec![Profile { scheduler_name: self.scheduler_name.clone(), ..Profile::default() }]
     }
 }

@@ -6,6 +6,7 @@
 mod oracle;
 mod random;
 mod volumes;
+mod why;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use world::World;
 
 const RUNS: u64 = 60;
 const STEPS: usize = 30;
+/// One pod of so many is explained as well.
+const EXPLAINED: u64 = 6;
 
 #[test]
 fn fast_and_slow_agree() {
@@ -40,9 +43,10 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting, by_volumes } = outcomes;
+        let Outcomes { placed, refused, preempting, by_volumes, told } = outcomes;
         let enough = placed > 300 && refused > 300 && preempting > 30 && by_volumes > 50;
         assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
+        assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
 }
 
@@ -52,6 +56,7 @@ struct Outcomes {
     refused: usize,
     preempting: usize,
     by_volumes: usize,
+    told: why::Told,
 }
 
 struct Run {
@@ -95,6 +100,9 @@ impl Run {
 
     fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
         let pod = self.world.new_pod(&mut self.random);
+        if self.random.one_in(EXPLAINED) {
+            why::check(when, &self.world, self.settings, &pod, &mut outcomes.told);
+        }
         let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
         let expected = oracle.scores(&pod);

@@ -15,7 +15,7 @@ pub const DRIVER: &str = "csi.example.com";
 const CLASSES: [&str; 3] = ["late", "hand", "soon"];
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Storage {
     pub claims: BTreeMap<String, PersistentVolumeClaim>,
     pub volumes: BTreeMap<String, PersistentVolume>,

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::random::{NAMESPACES, Random};
 use crate::volumes::Storage;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct World {
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<String, Pod>,
