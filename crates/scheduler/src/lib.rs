@@ -3,6 +3,7 @@
 
 pub mod amounts;
 pub mod class;
+pub mod config;
 pub mod decision;
 pub mod explanation;
 pub mod framework;

@@ -8,7 +8,7 @@ mod requests;
 use std::sync::Arc;
 
 pub use catalogue::{Catalogue, TermId};
-pub use parse::{effect, is_finished, node_name};
+pub use parse::{effect, is_finished, node_name, spread_constraint};
 
 use crate::amounts::Amounts;
 use crate::labels::{Labels, NodeTerm, Selector};
