@@ -6,6 +6,7 @@ pub mod class;
 pub mod config;
 pub mod decision;
 pub mod explanation;
+pub mod extender;
 pub mod framework;
 pub mod labels;
 pub mod node;
@@ -17,7 +18,8 @@ mod shell;
 pub mod snapshot;
 pub mod symbols;
 
+pub use config::Config;
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;
-pub use shell::{Config, run};
+pub use shell::run;
 pub use snapshot::Snapshot;

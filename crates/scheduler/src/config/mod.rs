@@ -18,6 +18,7 @@ use std::time::Duration;
 use amphipod_api::codec;
 use amphipod_api::field::{Faults, go_quote};
 use amphipod_api::schema::Node;
+use amphipod_client::leader;
 use serde_json::Value;
 
 pub use arguments::PluginConfig;
@@ -25,10 +26,13 @@ pub use plugins::{PluginSet, Plugins};
 
 use crate::framework::Profile;
 use crate::pod::Catalogue;
+use crate::queue::Backoff;
 use fields::{Fields, Problems};
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
+/// Of pods that name no scheduler, and of a profile without a name that is the only one.
+pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 /// How long an extender may take where its configuration does not say.
 const EXTENDER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,7 +52,7 @@ fn lines(faults: &Faults) -> String {
 }
 
 #[derive(Clone, Debug)]
-pub struct Configuration {
+pub struct Config {
     /// The scheduler decides in one thread; upstream's number of workers is only checked.
     pub parallelism: i32,
     pub leader_election: LeaderElection,
@@ -126,13 +130,29 @@ pub struct ExtenderTls {
     pub ca_data: Vec<u8>,
 }
 
-impl Default for Configuration {
+impl LeaderElection {
+    /// The lease to hold; `None` where the scheduler is not to wait for one.
+    pub fn lease(&self, identity: &str) -> Option<leader::Config> {
+        // Validation leaves no negative ones.
+        let duration = |nanoseconds: i64| Duration::from_nanos(nanoseconds.unsigned_abs());
+        self.leader_elect.then(|| leader::Config {
+            namespace: self.resource_namespace.clone(),
+            name: self.resource_name.clone(),
+            identity: identity.to_owned(),
+            lease_duration: duration(self.lease_duration),
+            renew_deadline: duration(self.renew_deadline),
+            retry_period: duration(self.retry_period),
+        })
+    }
+}
+
+impl Default for Config {
     fn default() -> Self {
         Fields::read(KIND, Value::Null, read::configuration).0
     }
 }
 
-impl Configuration {
+impl Config {
     /// Reads a file's contents, YAML or JSON.
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
         let (value, duplicates) =
@@ -157,9 +177,13 @@ impl Configuration {
         profiles.collect()
     }
 
-    /// Pods that name one of these are this scheduler's.
-    pub fn scheduler_names(&self) -> impl Iterator<Item = &str> {
-        self.profiles.iter().map(|profile| profile.scheduler_name.as_str())
+    pub fn backoff(&self) -> Backoff {
+        // Validation leaves no negative ones.
+        let seconds = |number: i64| Duration::from_secs(number.unsigned_abs());
+        Backoff {
+            first: seconds(self.pod_initial_backoff_seconds),
+            last: seconds(self.pod_max_backoff_seconds),
+        }
     }
 }
 

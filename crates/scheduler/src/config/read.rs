@@ -6,21 +6,20 @@ use std::time::Duration;
 use super::arguments::{self, PluginConfig};
 use super::fields::Fields;
 use super::{
-    ClientConnection, Configuration, EXTENDER_TIMEOUT, Extender, ExtenderTls, LeaderElection,
+    ClientConnection, Config, DEFAULT_SCHEDULER, EXTENDER_TIMEOUT, Extender, ExtenderTls, LeaderElection,
     ManagedResource, Plugins, ProfileSettings,
 };
 
-const DEFAULT_SCHEDULER: &str = "default-scheduler";
 const SECOND: i64 = 1_000_000_000;
 
-pub(super) fn configuration(fields: &mut Fields) -> Configuration {
+pub(super) fn configuration(fields: &mut Fields) -> Config {
     for known in ["apiVersion", "kind"] {
         fields.text(known);
     }
     for ignored in ["enableProfiling", "enableContentionProfiling", "delayCacheUntilActive"] {
         fields.boolean(ignored);
     }
-    Configuration {
+    Config {
         parallelism: fields.int32("parallelism").unwrap_or(16),
         leader_election: fields.object_or_empty("leaderElection", leader_election),
         client_connection: fields.object_or_empty("clientConnection", client_connection),

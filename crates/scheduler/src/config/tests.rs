@@ -6,12 +6,12 @@ fn file(body: &str) -> String {
     format!("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n{body}")
 }
 
-fn parsed(body: &str) -> Configuration {
-    Configuration::parse(file(body).as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"))
+fn parsed(body: &str) -> Config {
+    Config::parse(file(body).as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"))
 }
 
 fn refused(body: &str) -> String {
-    match Configuration::parse(file(body).as_bytes()) {
+    match Config::parse(file(body).as_bytes()) {
         Ok(_) => panic!("accepted: {body}"),
         Err(error) => error.to_string(),
     }
@@ -27,7 +27,7 @@ fn names(profile: &Profile, point: Point) -> Vec<&'static str> {
 
 #[test]
 fn an_empty_file_is_the_default() {
-    for configuration in [parsed(""), Configuration::default()] {
+    for configuration in [parsed(""), Config::default()] {
         let profiles = configuration.profiles(&mut Snapshot::default().catalogue);
         let (read, default) = (&profiles[0], Profile::default());
         assert_eq!(profiles.len(), 1);
@@ -56,7 +56,7 @@ fn an_empty_file_is_the_default() {
 
 #[test]
 fn what_is_no_such_document_is_refused() {
-    let parse = |text: &str| Configuration::parse(text.as_bytes()).map(drop).map_err(|e| e.to_string());
+    let parse = |text: &str| Config::parse(text.as_bytes()).map(drop).map_err(|e| e.to_string());
     let error = |text: &str| Err::<(), _>(text.to_owned());
     assert_eq!(parse("apiVersion: v1\n"), error("Object 'Kind' is missing in '{\"apiVersion\":\"v1\"}'"));
     assert_eq!(parse("kind: X\n"), error("Object 'apiVersion' is missing in '{\"kind\":\"X\"}'"));
@@ -388,7 +388,10 @@ extenders:
   managedResources: [{name: example.com/seen}, {name: example.com/theirs, ignoredByScheduler: true}]";
     let mut snapshot = Snapshot::default();
     let configuration = parsed(body);
-    assert_eq!(configuration.scheduler_names().collect::<Vec<_>>(), ["packing", "plain"]);
+    assert_eq!(
+        configuration.profiles.iter().map(|p| &*p.scheduler_name).collect::<Vec<_>>(),
+        ["packing", "plain"]
+    );
     let profiles = configuration.profiles(&mut snapshot.catalogue);
     let arguments = &profiles[0].arguments;
     let points = [(0, 0), (100, 10)].map(|(utilization, score)| ShapePoint { utilization, score });

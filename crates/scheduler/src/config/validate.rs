@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::plugins::PluginSet;
 use super::validate_arguments;
-use super::{API_VERSION, Configuration, Extender, LeaderElection, ProfileSettings};
+use super::{API_VERSION, Config, Extender, LeaderElection, ProfileSettings};
 
 /// Plugins that earlier versions had.
 const GONE: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
 
-pub(super) fn configuration(config: &Configuration) -> Faults {
+pub(super) fn configuration(config: &Config) -> Faults {
     let mut faults = Faults::new();
     let root = Path::default();
     if config.client_connection.burst < 0 {

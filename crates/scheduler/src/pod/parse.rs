@@ -14,6 +14,7 @@ use super::{
     Catalogue, Effect, Force, HostPort, NOT_STARTED, OwnedTerm, Owner, OwnerKind, PodInfo, Spec,
     SpreadConstraint, Term, Toleration, TolerationOperator,
 };
+use crate::config::DEFAULT_SCHEDULER;
 use crate::labels::{Labels, NodeTerm, Requirement, Selector};
 use crate::symbols::{Symbol, Symbols};
 
@@ -116,7 +117,7 @@ fn spec(symbols: &mut Symbols, spec: &PodSpec, namespace: Symbol, own: Option<&W
             .map(|c| spread_constraint(symbols, c, own))
             .collect(),
         gates: spec.scheduling_gates.iter().flatten().map(|gate| symbols.intern(&gate.name)).collect(),
-        scheduler: symbols.intern(spec.scheduler_name.as_deref().unwrap_or("default-scheduler")),
+        scheduler: symbols.intern(spec.scheduler_name.as_deref().unwrap_or(DEFAULT_SCHEDULER)),
         has_claims: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
         ..Spec::default()
     }

@@ -15,8 +15,8 @@ use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use parked::Parked;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
+/// More doublings than this reach any last back-off.
+const MAX_DOUBLINGS: u32 = 31;
 /// A refused pod is tried again after this long even if nothing seems to have happened.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
 
@@ -61,6 +61,7 @@ pub struct Queue {
     due: BTreeSet<(Instant, Arc<str>)>,
     parked: Parked,
     next_number: u64,
+    backoff: Backoff,
 }
 
 /// How many pods are where.
@@ -72,12 +73,31 @@ pub struct Counts {
     pub gated: usize,
 }
 
-fn backoff(attempts: u32) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(LAST_BACKOFF.as_secs().ilog2() + 1);
-    (FIRST_BACKOFF * (1 << doublings)).min(LAST_BACKOFF)
+/// How long a refused pod waits at least before it is tried again: twice as long each time.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    pub first: Duration,
+    pub last: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Duration::from_secs(1), last: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(MAX_DOUBLINGS);
+        self.first.saturating_mul(1 << doublings).min(self.last)
+    }
 }
 
 impl Queue {
+    pub fn new(backoff: Backoff) -> Self {
+        Queue { backoff, ..Queue::default() }
+    }
+
     /// Adds a pod, or takes over what has changed of it: a refused pod may try again then.
     pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let key = pod.key.clone();
@@ -252,7 +272,7 @@ impl Queue {
     }
     fn back_off(&mut self, key: &str, now: Instant) {
         let Some(entry) = self.entries.get(key) else { return };
-        let until = entry.last_attempt + backoff(entry.attempts);
+        let until = entry.last_attempt + self.backoff.after(entry.attempts);
         self.put(key, if until > now { Place::Backoff(until) } else { Place::Active });
     }
     fn wake_due(&mut self, now: Instant) {

@@ -2,6 +2,7 @@
 //! bindings and evictions are written side by side. Whatever happens in the cluster is taken in under
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
+mod consult;
 mod evict;
 mod observe;
 mod status;
@@ -17,8 +18,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
-use crate::framework::{Event, Profile};
+use crate::extender::Extenders;
+use crate::framework::Event;
 use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::Queue;
@@ -31,24 +34,6 @@ const BINDINGS_IN_FLIGHT: usize = 64;
 /// is looked for after so many decisions.
 const DECISIONS_BETWEEN_CHECKS: u64 = 10_000;
 
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods that name this scheduler are ours.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { scheduler_name: "default-scheduler".to_owned() }
-    }
-}
-
-impl Config {
-    fn profiles(&self) -> Vec<Profile> {
-        vec![Profile { scheduler_name: self.scheduler_name.clone(), ..Profile::default() }]
-    }
-}
-
 /// What decisions are made of.
 struct State {
     snapshot: Snapshot,
@@ -60,13 +45,53 @@ struct State {
 
 impl State {
     fn new(config: &Config) -> Self {
+        let mut snapshot = Snapshot::default();
         State {
-            snapshot: Snapshot::default(),
-            core: Core::new(config.profiles()),
-            queue: Queue::default(),
+            core: Core::new(config.profiles(&mut snapshot.catalogue)),
+            snapshot,
+            queue: Queue::new(config.backoff()),
             assumed: HashMap::new(),
         }
     }
+    /// Where room is being made for a pod; empty for nowhere.
+    fn nominated(&self, key: &str) -> String {
+        let slot = self.snapshot.nominated_slot(key);
+        slot.map(|slot| self.snapshot.name(slot).to_owned()).unwrap_or_default()
+    }
+    /// What is to be done about a decision. `missed`: something happened since the pod was taken from
+    /// the queue, which may have been what helps it.
+    fn settle(
+        &mut self,
+        pod: Arc<PodInfo>,
+        object: Arc<CachedPod>,
+        decision: Decision,
+        missed: bool,
+    ) -> Step {
+        let refused = match decision {
+            Decision::Node(slot) => {
+                let node = self.snapshot.name(slot).to_owned();
+                let placed = self.snapshot.place(&pod, slot);
+                self.assumed.insert(pod.key.clone(), placed.clone());
+                self.happened(Some(Event::PodPlaced(&placed)));
+                return Step::Bind { pod, object, node };
+            }
+            Decision::Unschedulable(refused) => refused,
+        };
+        let eviction = match refused.preemption {
+            Some(Preemption::Plan(plan)) => Some(plan),
+            _ => None,
+        };
+        let now = Instant::now();
+        self.queue.hold(&pod.key);
+        if missed {
+            self.queue.failed(&pod.key, now);
+        } else {
+            self.queue.refused(&pod.key, refused.plugins, now);
+        }
+        let (reason, message) = ("Unschedulable", refused.explanation.message());
+        Step::Refuse(Refused { object, reason, message, nominated: self.nominated(&pod.key), eviction })
+    }
+
     /// Lets parked pods know.
     fn happened(&mut self, event: Option<Event>) {
         if let Some(event) = event {
@@ -82,6 +107,7 @@ struct Shell {
     state: Mutex<State>,
     work: Notify,
     bindings: Arc<Semaphore>,
+    extenders: Extenders,
 }
 
 /// A decision that is to be carried out.
@@ -90,8 +116,23 @@ enum Step {
     Refuse(Refused),
 }
 
+/// What a pod taken from the queue comes to.
+enum Next {
+    /// Others have a say first.
+    Consult(consult::Question),
+    Step(Step),
+}
+
+/// Why a pod was not bound.
+struct NotBound {
+    why: String,
+    is_gone: bool,
+}
+
 struct Refused {
     object: Arc<CachedPod>,
+    /// Of its condition.
+    reason: &'static str,
     message: String,
     /// Where room is being made for it; empty for nowhere.
     nominated: String,
@@ -105,8 +146,10 @@ pub async fn run(
     config: Config,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
+    let extenders = Extenders::connect(&config.extenders).await?;
     let shell = Arc::new(Shell {
-        recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
+        extenders,
+        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),
         config,
@@ -124,20 +167,34 @@ pub async fn run(
     Ok(())
 }
 
+/// The scheduler a pod names.
+fn scheduler_name(pod: &CachedPod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
+}
+
 impl Shell {
+    /// Events are told under the name of the scheduler the pod has chosen.
+    fn recorder(&self, pod: &CachedPod) -> EventRecorder {
+        self.recorder.as_component(scheduler_name(pod))
+    }
+
     async fn decide_forever(self: Arc<Self>, sources: &Sources, cancel: CancellationToken) {
         for decisions in 1_u64.. {
-            let (step, wake) = {
+            let (next, wake) = {
                 let mut state = self.state.lock();
                 if decisions % DECISIONS_BETWEEN_CHECKS == 0 && state.snapshot.is_overgrown() {
                     *state = State::rebuilt(&self.config, &mut state, sources);
                 }
                 (self.next_step(&mut state, &sources.pods), state.queue.next_wake())
             };
+            let step = match next {
+                Some(Next::Consult(question)) => self.consult(question, sources).await,
+                Some(Next::Step(step)) => Some(step),
+                None if self.wait(wake, &cancel).await => None,
+                None => return,
+            };
             if let Some(step) = step {
                 self.take(step).await;
-            } else if !self.wait(wake, &cancel).await {
-                return;
             }
             if cancel.is_cancelled() {
                 return;
@@ -162,7 +219,7 @@ impl Shell {
     }
 
     /// Decides about the next pod, if one is ready.
-    fn next_step(&self, state: &mut State, pods: &Informer<CachedPod>) -> Option<Step> {
+    fn next_step(&self, state: &mut State, pods: &Informer<CachedPod>) -> Option<Next> {
         loop {
             let now = Instant::now();
             let pod = state.queue.pop(now)?;
@@ -172,28 +229,16 @@ impl Shell {
                 state.queue.remove(&pod.key);
                 continue;
             };
-            let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
-            let refused = match decision {
-                Decision::Node(slot) => {
-                    let node = state.snapshot.name(slot).to_owned();
-                    let placed = state.snapshot.place(&pod, slot);
-                    state.assumed.insert(pod.key.clone(), placed.clone());
-                    state.happened(Some(Event::PodPlaced(&placed)));
-                    return Some(Step::Bind { pod, object, node });
+            if self.extenders.consults(&object) {
+                let slots = state.core.feasible(&mut state.snapshot, &pod);
+                let nodes = slots.into_iter().map(|slot| state.snapshot.name(slot).to_owned());
+                let (nodes, position) = (nodes.collect::<Vec<_>>(), state.snapshot.log().position());
+                if !nodes.is_empty() {
+                    return Some(Next::Consult(consult::Question { pod, object, nodes, position }));
                 }
-                Decision::Unschedulable(refused) => refused,
-            };
-            let nominated = state.snapshot.nominated_slot(&pod.key);
-            let nominated = nominated.map(|slot| state.snapshot.name(slot).to_owned());
-            let eviction = match refused.preemption {
-                Some(Preemption::Plan(plan)) => Some(plan),
-                _ => None,
-            };
-            state.queue.hold(&pod.key);
-            state.queue.refused(&pod.key, refused.plugins, now);
-            let message = refused.explanation.message();
-            let nominated = nominated.unwrap_or_default();
-            return Some(Step::Refuse(Refused { object, message, nominated, eviction }));
+            }
+            let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
+            return Some(Next::Step(state.settle(pod, object, decision, false)));
         }
     }
 
@@ -218,6 +263,24 @@ impl Shell {
     }
 
     async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
+        match self.write_binding(object, node).await {
+            Ok(()) => {
+                debug!(pod = &*pod.key, node, "bound");
+                let message = format!("Successfully assigned {} to {node}", pod.key);
+                self.recorder(object).normal(object, "Scheduled", message);
+                self.state.lock().queue.remove_instance(pod);
+            }
+            Err(NotBound { why, is_gone }) => {
+                warn!(pod = &*pod.key, node, why, "binding failed");
+                self.take_back(object, pod, is_gone);
+            }
+        }
+    }
+
+    async fn write_binding(&self, object: &CachedPod, node: &str) -> Result<(), NotBound> {
+        if self.bound_by_extender(object, node).await? {
+            return Ok(());
+        }
         let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
         let name = object.name();
         let binding = json!({
@@ -225,22 +288,12 @@ impl Shell {
             "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        match api.create_subresource(name, "binding", &binding).await {
-            Ok(_) => {
-                debug!(pod = &*pod.key, node, "bound");
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.normal(object, "Scheduled", message);
-                self.state.lock().queue.remove_instance(pod);
-            }
-            Err(error) => {
-                warn!(pod = &*pod.key, node, %error, "binding failed");
-                self.take_back(object, pod, error.is_not_found());
-            }
-        }
+        let failed = |error: Error| NotBound { why: error.to_string(), is_gone: error.is_not_found() };
+        api.create_subresource(name, "binding", &binding).await.map(drop).map_err(failed)
     }
 
     async fn carry_out(&self, refused: &Refused) {
-        self.tell_unschedulable(&refused.object, &refused.message, &refused.nominated).await;
+        self.tell_unschedulable(refused).await;
         let evicted = match &refused.eviction {
             Some(plan) => self.evict(&refused.object, &refused.nominated, plan).await,
             None => true,

@@ -41,7 +41,8 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     sources.synced().await;
     let config = Config::default();
     let shell = Arc::new(Shell {
-        recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
+        extenders: Extenders::default(),
+        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),
         config,

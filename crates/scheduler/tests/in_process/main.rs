@@ -1,6 +1,8 @@
 //! The scheduler with the real API server in this process, under the identity RBAC knows it by.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod extender;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +37,10 @@ impl Drop for Cluster {
 }
 
 async fn start() -> Cluster {
+    start_with(Config::default()).await
+}
+
+async fn start_with(config: Config) -> Cluster {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
     let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
@@ -42,7 +48,7 @@ async fn start() -> Cluster {
     cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;
     cluster.create::<ServiceAccount>("ns", json!({"metadata": {"name": "default"}})).await;
     cluster.create::<PriorityClass>("", json!({"metadata": {"name": "high"}, "value": 1000})).await;
-    cluster.schedule();
+    cluster.schedule(config);
     cluster
 }
 
@@ -62,13 +68,13 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn
 }
 
 impl Cluster {
-    fn schedule(&self) {
+    fn schedule(&self, config: Config) {
         let user = UserInfo::new("system:kube-scheduler", &["system:authenticated"]);
         let client = Client::local(self.server.local_service(user));
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, Config::default(), cancel).await.unwrap();
+            amphipod_scheduler::run(client, &informers, config, cancel).await.unwrap();
         });
     }
     fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
@@ -207,4 +213,104 @@ async fn a_node_is_filled_to_the_last_and_no_further() {
         pods.iter().all(|pod| pod.node_name.is_some() || told(pod)).then(|| (on("a"), on("b")))
     };
     assert_eq!(eventually("all are decided", all_decided).await, (5, 5));
+}
+
+fn configured(body: &str) -> Config {
+    let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+    Config::parse(format!("{head}{body}").as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn pods_choose_a_profile_by_name_and_other_schedulers_pods_are_left_alone() {
+    let packing = "
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 100}]}}
+  plugins:
+    score: {disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]}";
+    let cluster = start_with(configured(packing)).await;
+    cluster.node("empty").await;
+    cluster.node("filled").await;
+    cluster.pod("first", "300m", json!({"nodeSelector": {"kubernetes.io/hostname": "none"}})).await;
+    cluster.condition("first", "PodScheduled").await;
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"kubernetes.io/hostname": "none"}}}));
+    cluster.api::<Node>("").patch("filled", &labels).await.unwrap();
+    assert_eq!(cluster.bound("first").await, "filled");
+
+    cluster.pod("elsewhere", "10m", json!({"schedulerName": "second"})).await;
+    cluster.pod("packed", "10m", json!({"schedulerName": "packing"})).await;
+    cluster.pod("spread", "10m", json!({})).await;
+    assert_eq!(
+        (cluster.bound("packed").await.as_str(), cluster.bound("spread").await.as_str()),
+        ("filled", "empty")
+    );
+    cluster.event("packed", "Scheduled").await;
+    let (_, events) = cluster.api::<Event>("ns").list(&ListParams::default()).await.unwrap();
+    let told = events.iter().find(|event| event.involved_object.name.as_deref() == Some("packed"));
+    assert_eq!(told.unwrap().reporting_component.as_deref(), Some("packing"));
+    assert_eq!(cluster.get("elsewhere").await.unwrap().node_name, None);
+    cluster.schedule(configured("profiles: [{schedulerName: second}]"));
+    cluster.bound("elsewhere").await;
+}
+
+#[tokio::test]
+async fn extenders_filter_prioritize_and_bind_the_pods_they_are_interested_in() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "
+extenders:
+- urlPrefix: {url}/api/
+  filterVerb: filter
+  prioritizeVerb: prioritize
+  bindVerb: bind
+  weight: 5
+  nodeCacheCapable: true
+  managedResources: [{{name: example.com/device, ignoredByScheduler: true}}]
+- {{urlPrefix: http://127.0.0.1:1, filterVerb: filter, ignorable: true}}",
+        url = server.url
+    )))
+    .await;
+    for name in ["a", "b", "c"] {
+        cluster.node(name).await;
+    }
+    cluster.pod("plain", "10m", json!({})).await;
+    cluster.bound("plain").await;
+    assert_eq!(server.asked(), Vec::<String>::new(), "pods it is not interested in are not its business");
+
+    let device = |name: &str| {
+        let resources =
+            json!({"requests": {"example.com/device": "1"}, "limits": {"example.com/device": "1"}});
+        json!({"containers": [{"name": name, "image": "i", "resources": resources}]})
+    };
+    server.answer("filter", json!({"NodeNames": ["a", "c"], "FailedNodes": {"b": "no device"}}));
+    server.answer("prioritize", json!([{"Host": "a", "Score": 1}, {"Host": "c", "Score": 10}]));
+    server.answer("bind", json!({"Error": ""}));
+    cluster.pod("wanting", "10m", device("wanting")).await;
+    let asked = || async { server.question("bind") };
+    let binding = eventually("the extender is asked to bind", asked).await;
+    assert_eq!(
+        (&binding["PodName"], &binding["PodNamespace"], &binding["Node"]),
+        (&json!("wanting"), &json!("ns"), &json!("c"))
+    );
+    let question = server.question("filter").unwrap();
+    assert_eq!(question["NodeNames"], json!(["a", "b", "c"]));
+    assert_eq!(question["Pod"]["metadata"]["name"], "wanting");
+    assert_eq!(cluster.event("wanting", "Scheduled").await, "Successfully assigned ns/wanting to c");
+
+    server.answer(
+        "filter",
+        json!({"NodeNames": [], "FailedNodes": {"a": "no device", "b": "no device", "c": "broken"}}),
+    );
+    cluster.pod("refused", "10m", device("refused")).await;
+    let (reason, message) = cluster.condition("refused", "PodScheduled").await;
+    assert_eq!(reason, "Unschedulable");
+    assert!(message.starts_with("0/3 nodes are available: 1 broken, 2 no device. "), "{message}");
+
+    server.answer("filter", json!({"Error": "out of order"}));
+    cluster.pod("failed", "10m", device("failed")).await;
+    let expected = ("SchedulerError".to_owned(), "out of order".to_owned());
+    assert_eq!(cluster.condition("failed", "PodScheduled").await, expected);
 }
