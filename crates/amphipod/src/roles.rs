@@ -157,7 +157,9 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
         let (client, informers) = remote(&kubeconfig, &cancel).await?;
         let lease = config.leader_election.lease(&identity());
         led(client.clone(), lease, cancel, |working| async move {
-            Ok(amphipod_scheduler::run(client, &informers, config, working).await?)
+            // Nobody asks a scheduler that runs alone.
+            let metrics = amphipod_scheduler::Metrics::default();
+            Ok(amphipod_scheduler::run(client, &informers, config, metrics, working).await?)
         })
         .await
     })
@@ -215,9 +217,14 @@ pub fn spawn_local_plane(
 ) {
     let (client, shared, stop) =
         (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
+    let metrics = amphipod_scheduler::Metrics::default();
+    let counted = metrics.clone();
+    local.0.metrics.also(move || metrics.render());
     spawn(
         "scheduler",
-        Box::pin(async move { Ok(amphipod_scheduler::run(client, &shared, scheduler, stop).await?) }),
+        Box::pin(
+            async move { Ok(amphipod_scheduler::run(client, &shared, scheduler, counted, stop).await?) },
+        ),
     );
     let each = local.clone();
     let context = controllers_context(

@@ -42,6 +42,7 @@ struct Entry {
     number: u64,
     attempts: u32,
     last_attempt: Instant,
+    first_attempt: Option<Instant>,
     /// What was decided is still being carried out: what happens meanwhile is only remembered.
     held: bool,
     helped: bool,
@@ -62,6 +63,14 @@ pub struct Queue {
     parked: Parked,
     next_number: u64,
     backoff: Backoff,
+}
+
+/// One try at a pod, counted from one, and when the first began.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub number: u32,
+    pub first: Instant,
+    pub started: Instant,
 }
 
 /// How many pods are where.
@@ -111,6 +120,7 @@ impl Queue {
                 number,
                 attempts: 0,
                 last_attempt: now,
+                first_attempt: None,
                 held: false,
                 helped: false,
             };
@@ -156,8 +166,15 @@ impl Queue {
         let entry = self.entries.get_mut(&key)?;
         entry.attempts += 1;
         entry.last_attempt = now;
+        entry.first_attempt.get_or_insert(now);
         entry.helped = false;
         Some(entry.pod.clone())
+    }
+    /// The attempt the pod in flight is in.
+    pub fn attempt(&self, key: &str) -> Option<Attempt> {
+        let entry = self.entries.get(key)?;
+        let started = entry.last_attempt;
+        Some(Attempt { number: entry.attempts, first: entry.first_attempt.unwrap_or(started), started })
     }
     /// The pod in flight found no node. These plugins refused it nodes; what they hope for brings it
     /// back.
@@ -200,7 +217,8 @@ impl Queue {
     pub fn inherit(&mut self, old: Queue) {
         for (key, old) in old.entries {
             if let Some(entry) = self.entries.get_mut(&key) {
-                (entry.attempts, entry.last_attempt, entry.held) = (old.attempts, old.last_attempt, old.held);
+                (entry.attempts, entry.held) = (old.attempts, old.held);
+                (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
             }
         }
     }
@@ -220,6 +238,13 @@ impl Queue {
             }
         }
         counts
+    }
+    /// Refused pods, and by whom.
+    pub fn parked(&self) -> impl Iterator<Item = (&Arc<PodInfo>, PluginSet)> {
+        self.entries.values().filter_map(|entry| match entry.place {
+            Place::Parked { by, .. } => Some((&entry.pod, by)),
+            _ => None,
+        })
     }
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

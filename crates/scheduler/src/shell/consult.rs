@@ -12,7 +12,7 @@ use serde_json::Value;
 use tracing::{debug, info};
 
 use super::observe::Sources;
-use super::{NotBound, Refused, Shell, State, Step};
+use super::{NotBound, Refused, SCHEDULER_ERROR, Shell, State, Step};
 use crate::decision::Advice;
 use crate::extender::{Extender, wire};
 use crate::pod::PodInfo;
@@ -32,7 +32,7 @@ impl Shell {
         let advice = self.advice(&question, sources).await;
         let Question { pod, object, position, .. } = question;
         let mut state = self.state.lock();
-        state.queue.get(&pod.key)?;
+        let attempt = state.queue.attempt(&pod.key)?;
         match advice {
             Ok(advice) => {
                 let State { core, snapshot, .. } = &mut *state;
@@ -44,8 +44,15 @@ impl Shell {
                 info!(pod = &*pod.key, message, "an extender failed");
                 state.queue.failed(&pod.key, Instant::now());
                 let nominated = state.nominated(&pod.key);
-                let reason = "SchedulerError";
-                Some(Step::Refuse(Refused { object, reason, message, nominated, eviction: None }))
+                Some(Step::Refuse(Refused {
+                    object,
+                    attempt,
+                    reason: SCHEDULER_ERROR,
+                    message,
+                    nominated,
+                    eviction: None,
+                    preemption_tried: false,
+                }))
             }
         }
     }

@@ -7,7 +7,7 @@ mod evict;
 mod observe;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,12 +22,16 @@ use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
 use crate::extender::Extenders;
 use crate::framework::Event;
+use crate::metrics::{Metrics, Outcome, Standing};
 use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
-use crate::queue::Queue;
+use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
 use observe::Sources;
 
+/// The reasons of the condition of a pod without a node.
+const UNSCHEDULABLE: &str = "Unschedulable";
+const SCHEDULER_ERROR: &str = "SchedulerError";
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
 /// Of symbols no object has any more the memory is only given back by building anew; that this is due
@@ -67,31 +71,50 @@ impl State {
         decision: Decision,
         missed: bool,
     ) -> Step {
+        let now = Instant::now();
+        let unknown = Attempt { number: 1, first: now, started: now };
+        let attempt = self.queue.attempt(&pod.key).unwrap_or(unknown);
         let refused = match decision {
             Decision::Node(slot) => {
                 let node = self.snapshot.name(slot).to_owned();
                 let placed = self.snapshot.place(&pod, slot);
                 self.assumed.insert(pod.key.clone(), placed.clone());
                 self.happened(Some(Event::PodPlaced(&placed)));
-                return Step::Bind { pod, object, node };
+                return Step::Bind(Binding { pod, object, node, attempt });
             }
             Decision::Unschedulable(refused) => refused,
         };
+        let preemption_tried = refused.preemption.is_some();
         let eviction = match refused.preemption {
             Some(Preemption::Plan(plan)) => Some(plan),
             _ => None,
         };
-        let now = Instant::now();
         self.queue.hold(&pod.key);
         if missed {
             self.queue.failed(&pod.key, now);
         } else {
             self.queue.refused(&pod.key, refused.plugins, now);
         }
-        let (reason, message) = ("Unschedulable", refused.explanation.message());
-        Step::Refuse(Refused { object, reason, message, nominated: self.nominated(&pod.key), eviction })
+        let (reason, message) = (UNSCHEDULABLE, refused.explanation.message());
+        let nominated = self.nominated(&pod.key);
+        Step::Refuse(Refused { object, attempt, reason, message, nominated, eviction, preemption_tried })
     }
 
+    fn standing(&self) -> Standing {
+        let mut refused: BTreeMap<(&'static str, &str), usize> = BTreeMap::new();
+        for (pod, by) in self.queue.parked() {
+            let profile = self.snapshot.catalogue.symbols.text(pod.template.spec.scheduler);
+            by.names().for_each(|plugin| *refused.entry((plugin, profile)).or_default() += 1);
+        }
+        let told = refused.into_iter();
+        Standing {
+            queue: self.queue.counts(),
+            nodes: self.snapshot.node_count(),
+            pods: self.snapshot.pod_count(),
+            assumed_pods: self.assumed.len(),
+            unschedulable: told.map(|((plugin, profile), pods)| (plugin, profile.to_owned(), pods)).collect(),
+        }
+    }
     /// Lets parked pods know.
     fn happened(&mut self, event: Option<Event>) {
         if let Some(event) = event {
@@ -108,12 +131,20 @@ struct Shell {
     work: Notify,
     bindings: Arc<Semaphore>,
     extenders: Extenders,
+    metrics: Metrics,
 }
 
 /// A decision that is to be carried out.
 enum Step {
-    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String },
+    Bind(Binding),
     Refuse(Refused),
+}
+
+struct Binding {
+    pod: Arc<PodInfo>,
+    object: Arc<CachedPod>,
+    node: String,
+    attempt: Attempt,
 }
 
 /// What a pod taken from the queue comes to.
@@ -131,12 +162,14 @@ struct NotBound {
 
 struct Refused {
     object: Arc<CachedPod>,
+    attempt: Attempt,
     /// Of its condition.
     reason: &'static str,
     message: String,
     /// Where room is being made for it; empty for nowhere.
     nominated: String,
     eviction: Option<Plan>,
+    preemption_tried: bool,
 }
 
 /// Schedules until cancelled.
@@ -144,11 +177,13 @@ pub async fn run(
     client: Client,
     informers: &SharedInformers,
     config: Config,
+    metrics: Metrics,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
     let extenders = Extenders::connect(&config.extenders).await?;
     let shell = Arc::new(Shell {
         extenders,
+        metrics,
         recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),
@@ -163,6 +198,9 @@ pub async fn run(
         () = sources.synced() => {}
     }
     shell.observe(&sources);
+    let watched = Arc::downgrade(&shell);
+    let standing = move || watched.upgrade().map(|shell| shell.state.lock().standing()).unwrap_or_default();
+    shell.metrics.look_at(standing);
     shell.decide_forever(&sources, cancel).await;
     Ok(())
 }
@@ -245,10 +283,11 @@ impl Shell {
     async fn take(self: &Arc<Self>, step: Step) {
         let this = self.clone();
         match step {
-            Step::Bind { pod, object, node } => {
+            Step::Bind(binding) => {
+                self.metrics.decided(&binding.attempt);
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    this.bind(&object, &pod, &node).await;
+                    this.bind(&binding).await;
                     drop(permit);
                 });
             }
@@ -262,16 +301,20 @@ impl Shell {
         }
     }
 
-    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
+    async fn bind(&self, binding: &Binding) {
+        let Binding { pod, object, node, attempt } = binding;
+        let ended = |outcome| self.metrics.ended(outcome, scheduler_name(object), attempt);
         match self.write_binding(object, node).await {
             Ok(()) => {
                 debug!(pod = &*pod.key, node, "bound");
+                ended(Outcome::Scheduled);
                 let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder(object).normal(object, "Scheduled", message);
+                self.recorder(object).normal(&**object, "Scheduled", message);
                 self.state.lock().queue.remove_instance(pod);
             }
             Err(NotBound { why, is_gone }) => {
                 warn!(pod = &*pod.key, node, why, "binding failed");
+                ended(Outcome::Error);
                 self.take_back(object, pod, is_gone);
             }
         }
@@ -293,9 +336,17 @@ impl Shell {
     }
 
     async fn carry_out(&self, refused: &Refused) {
+        let outcome = if refused.reason == UNSCHEDULABLE { Outcome::Unschedulable } else { Outcome::Error };
+        self.metrics.ended(outcome, scheduler_name(&refused.object), &refused.attempt);
+        if refused.preemption_tried {
+            self.metrics.preemption_tried();
+        }
         self.tell_unschedulable(refused).await;
         let evicted = match &refused.eviction {
-            Some(plan) => self.evict(&refused.object, &refused.nominated, plan).await,
+            Some(plan) => {
+                self.metrics.preempted(plan.victims.len());
+                self.evict(&refused.object, &refused.nominated, plan).await
+            }
             None => true,
         };
         self.state.lock().queue.let_go(&refused.object.key(), !evicted, Instant::now());

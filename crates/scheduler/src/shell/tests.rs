@@ -42,6 +42,7 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     let config = Config::default();
     let shell = Arc::new(Shell {
         extenders: Extenders::default(),
+        metrics: Metrics::default(),
         recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),

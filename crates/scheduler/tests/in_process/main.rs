@@ -12,7 +12,7 @@ use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{
     Api, CachedPod, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable,
 };
-use amphipod_scheduler::Config;
+use amphipod_scheduler::{Config, Metrics};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -48,7 +48,8 @@ async fn start_with(config: Config) -> Cluster {
     cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;
     cluster.create::<ServiceAccount>("ns", json!({"metadata": {"name": "default"}})).await;
     cluster.create::<PriorityClass>("", json!({"metadata": {"name": "high"}, "value": 1000})).await;
-    cluster.schedule(config);
+    let metrics = cluster.schedule(config);
+    cluster.server.metrics.also(move || metrics.render());
     cluster
 }
 
@@ -68,14 +69,17 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn
 }
 
 impl Cluster {
-    fn schedule(&self, config: Config) {
+    fn schedule(&self, config: Config) -> Metrics {
+        let metrics = Metrics::default();
+        let counted = metrics.clone();
         let user = UserInfo::new("system:kube-scheduler", &["system:authenticated"]);
         let client = Client::local(self.server.local_service(user));
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, config, cancel).await.unwrap();
+            amphipod_scheduler::run(client, &informers, config, counted, cancel).await.unwrap();
         });
+        metrics
     }
     fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
         match namespace {
@@ -254,6 +258,22 @@ profiles:
     assert_eq!(cluster.get("elsewhere").await.unwrap().node_name, None);
     cluster.schedule(configured("profiles: [{schedulerName: second}]"));
     cluster.bound("elsewhere").await;
+    let counted = || async {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = cluster.client.request(request).await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert!(
+            text.contains("apiserver_request_total") && !text.contains("# EOF"),
+            "the server's own are there"
+        );
+        let has = |line: &str| text.lines().any(|found| found == line);
+        let counts = has("scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"packing\"} 1")
+            && has("scheduler_pending_pods{queue=\"active\"} 0")
+            && has("scheduler_cache_size{type=\"nodes\"} 2")
+            && has("scheduler_cache_size{type=\"pods\"} 4");
+        counts.then_some(())
+    };
+    eventually("attempts are counted", counted).await;
 }
 
 #[tokio::test]
