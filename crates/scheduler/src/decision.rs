@@ -11,7 +11,7 @@ use crate::framework::{Candidate, PluginSet, Point, Profile, View};
 use crate::node::Slot;
 use crate::plugins::{default_preemption, node_affinity};
 use crate::pod::{PodInfo, Template};
-use crate::preemption::{Preemption, hopeless, preempt};
+use crate::preemption::{Preemption, Room, among, hopeless, preempt, rooms};
 use crate::snapshot::Snapshot;
 
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Scheduler {
             Decision::Node(_) => None,
             Decision::Unschedulable(unschedulable) => match &unschedulable.preemption {
                 Some(Preemption::Plan(plan)) => Some(plan.slot),
-                Some(Preemption::NoHelp(_)) => None,
+                Some(Preemption::NoHelp(_) | Preemption::Vetoed(_)) => None,
                 Some(Preemption::NotEligible(_)) | None => waited_at,
             },
         };
@@ -164,9 +164,22 @@ impl Scheduler {
         for reason in advice.iter().flat_map(|advice| &advice.refused) {
             explanation.count(reason, 1);
         }
-        let plugins = PluginSet::of(judgement.refused.iter().map(|(refusal, _)| refusal.plugin));
+        // What may help a pod that others refused nodes to, nobody knows.
+        let refusing = judgement.refused.iter().filter(|_| advice.is_none());
+        let plugins = PluginSet::of(refusing.map(|(refusal, _)| refusal.plugin));
         let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
         unschedulable(pod, explanation, plugins, preemption)
+    }
+
+    /// Where room could be made for a pod that no node takes, for others to be asked about.
+    pub fn rooms(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>) -> Vec<Room> {
+        let waits_at = snapshot.denominate(&pod.key);
+        let (class, profile) = self.class(snapshot, pod);
+        let rooms = rooms(class, snapshot, profile);
+        if let Some(slot) = waits_at {
+            snapshot.nominate(pod.clone(), slot);
+        }
+        rooms
     }
 
     /// The class of a pod as it is now: what each node is to the pod, and why.
@@ -199,11 +212,27 @@ fn unschedulable(
     preemption: Option<Preemption>,
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);
-    if let Some(message) = preemption.as_ref().and_then(Preemption::message) {
-        let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
-        explanation.afterwards = claims.into_iter().chain([format!("preemption: {message}")]).collect();
-    }
+    explanation.afterwards = afterwards(pod, preemption.as_ref());
     Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
+}
+
+fn afterwards(pod: &PodInfo, preemption: Option<&Preemption>) -> Vec<String> {
+    let Some(message) = preemption.and_then(Preemption::message) else { return Vec::new() };
+    let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
+    claims.into_iter().chain([format!("preemption: {message}")]).collect()
+}
+
+impl Unschedulable {
+    /// Takes over what others made of the places where room could be made.
+    pub fn revise(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>, left: Result<Vec<Room>, String>) {
+        snapshot.denominate(&pod.key);
+        let preemption = left.map_or_else(Preemption::Vetoed, |rooms| among(snapshot, rooms));
+        if let Preemption::Plan(plan) = &preemption {
+            snapshot.nominate(pod.clone(), plan.slot);
+        }
+        self.explanation.afterwards = afterwards(pod, Some(&preemption));
+        self.preemption = Some(preemption);
+    }
 }
 
 #[cfg(test)]

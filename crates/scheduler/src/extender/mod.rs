@@ -4,6 +4,7 @@
 
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,9 @@ impl Extender {
     pub fn prioritizes(&self) -> bool {
         !self.settings.prioritize_verb.is_empty()
     }
+    pub fn preempts(&self) -> bool {
+        !self.settings.preempt_verb.is_empty()
+    }
     pub fn binds(&self) -> bool {
         !self.settings.bind_verb.is_empty()
     }
@@ -125,6 +129,16 @@ impl Extender {
         let question = wire::question(pod, nodes, self.needs_nodes());
         let answer = self.ask(&self.settings.prioritize_verb, &question).await?;
         wire::priorities(&answer, self.settings.weight)
+    }
+    /// Where room may be made, and by taking which pods away.
+    pub async fn preempt(
+        &self,
+        pod: &Value,
+        nodes: &BTreeMap<&str, wire::Victims>,
+        whole: &BTreeMap<String, Value>,
+    ) -> Result<BTreeMap<String, wire::Victims>, String> {
+        let question = wire::preemption(pod, nodes, self.needs_nodes().then_some(whole));
+        Ok(wire::preempted(&self.ask(&self.settings.preempt_verb, &question).await?))
     }
     pub async fn bind(&self, binding: &wire::Binding<'_>) -> Result<(), String> {
         wire::bound(&self.ask(&self.settings.bind_verb, &binding.question()).await?)

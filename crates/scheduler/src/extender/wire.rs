@@ -68,6 +68,48 @@ pub fn filtered(url: &str, answer: &Value, asked: &Nodes<'_>, whole: bool) -> Re
     Ok(Filtered { nodes, failed })
 }
 
+/// Of one node: the uids of its victims, and how many of them overrun a disruption budget.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Victims {
+    pub uids: Vec<String>,
+    pub violations: usize,
+}
+
+/// `ExtenderPreemptionArgs`; `whole` are the victims' pods by uid, where the extender is to see them.
+pub fn preemption(
+    pod: &Value,
+    nodes: &BTreeMap<&str, Victims>,
+    whole: Option<&BTreeMap<String, Value>>,
+) -> Value {
+    let victims = |victims: &Victims| {
+        let shown = |uid: &String| match whole {
+            Some(pods) => pods.get(uid).cloned().unwrap_or_default(),
+            None => json!({"UID": uid}),
+        };
+        let pods: Vec<Value> = victims.uids.iter().map(shown).collect();
+        json!({"Pods": pods, "NumPDBViolations": victims.violations})
+    };
+    let nodes: Map<String, Value> =
+        nodes.iter().map(|(node, there)| ((*node).to_owned(), victims(there))).collect();
+    let (known, shown) = if whole.is_some() { (None, Some(nodes)) } else { (Some(nodes), None) };
+    json!({"Pod": pod, "NodeNameToVictims": shown, "NodeNameToMetaVictims": known})
+}
+
+/// `ExtenderPreemptionResult`
+pub fn preempted(answer: &Value) -> BTreeMap<String, Victims> {
+    let nodes = field(answer, "NodeNameToMetaVictims").and_then(Value::as_object).into_iter().flatten();
+    let victims = |there: &Value| {
+        let pods = field(there, "Pods").and_then(Value::as_array).into_iter().flatten();
+        let uid = |pod: &Value| field(pod, "UID").and_then(Value::as_str).map(str::to_owned);
+        let violations = field(there, "NumPDBViolations").and_then(Value::as_u64).unwrap_or_default();
+        Victims {
+            uids: pods.filter_map(uid).collect(),
+            violations: usize::try_from(violations).unwrap_or(usize::MAX),
+        }
+    };
+    nodes.map(|(node, there)| (node.clone(), victims(there))).collect()
+}
+
 /// `HostPriorityList`, weighted and scaled to the plugins' scores.
 pub fn priorities(answer: &Value, weight: i64) -> Result<Vec<(String, i64)>, String> {
     let Some(list) = answer.as_array() else {
@@ -145,6 +187,23 @@ mod tests {
         let stranger =
             "extender \"http://x\" claims a filtered node \"c\" which is not found in the input node list";
         assert_eq!(read(json!({"NodeNames": ["c"]}), false), Err(stranger.to_owned()));
+    }
+
+    #[test]
+    fn victims_are_shown_whole_or_by_uid() {
+        let there = || Victims { uids: vec!["u1".to_owned()], violations: 2 };
+        let nodes = BTreeMap::from([("a", there())]);
+        let known = json!({"Pod": {}, "NodeNameToVictims": null,
+            "NodeNameToMetaVictims": {"a": {"Pods": [{"UID": "u1"}], "NumPDBViolations": 2}}});
+        assert_eq!(preemption(&json!({}), &nodes, None), known);
+        let pods = BTreeMap::from([("u1".to_owned(), json!({"kind": "Pod"}))]);
+        let shown = json!({"Pod": {}, "NodeNameToMetaVictims": null,
+            "NodeNameToVictims": {"a": {"Pods": [{"kind": "Pod"}], "NumPDBViolations": 2}}});
+        assert_eq!(preemption(&json!({}), &nodes, Some(&pods)), shown);
+        let answer =
+            json!({"nodeNameToMetaVictims": {"a": {"pods": [{"uid": "u1"}], "numPDBViolations": 2}}});
+        assert_eq!(preempted(&answer), BTreeMap::from([("a".to_owned(), there())]));
+        assert_eq!(preempted(&json!({})), BTreeMap::new());
     }
 
     #[test]

@@ -151,6 +151,13 @@ struct Binding {
 enum Next {
     /// Others have a say first.
     Consult(consult::Question),
+    Decided(Decided),
+}
+
+/// What a decision comes to.
+enum Decided {
+    /// Others have a say about where room is made.
+    MakeRoom(Box<consult::RoomQuestion>),
     Step(Step),
 }
 
@@ -225,11 +232,16 @@ impl Shell {
                 }
                 (self.next_step(&mut state, &sources.pods), state.queue.next_wake())
             };
-            let step = match next {
+            let decided = match next {
                 Some(Next::Consult(question)) => self.consult(question, sources).await,
-                Some(Next::Step(step)) => Some(step),
+                Some(Next::Decided(decided)) => Some(decided),
                 None if self.wait(wake, &cancel).await => None,
                 None => return,
+            };
+            let step = match decided {
+                Some(Decided::MakeRoom(question)) => self.make_room(*question).await,
+                Some(Decided::Step(step)) => Some(step),
+                None => None,
             };
             if let Some(step) = step {
                 self.take(step).await;
@@ -276,7 +288,7 @@ impl Shell {
                 }
             }
             let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
-            return Some(Next::Step(state.settle(pod, object, decision, false)));
+            return Some(Next::Decided(self.decided(state, pod, object, decision, false)));
         }
     }
 

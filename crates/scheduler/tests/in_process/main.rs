@@ -334,3 +334,40 @@ extenders:
     let expected = ("SchedulerError".to_owned(), "out of order".to_owned());
     assert_eq!(cluster.condition("failed", "PodScheduled").await, expected);
 }
+
+#[tokio::test]
+async fn extenders_have_a_say_where_room_is_made() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "extenders: [{{urlPrefix: {}/api, preemptVerb: preempt}}]",
+        server.url
+    )))
+    .await;
+    let mut uids = Vec::new();
+    for name in ["a", "b"] {
+        cluster.node(name).await;
+        let there = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]}}}});
+        let victim = format!("on-{name}");
+        cluster.pod(&victim, "800m", there).await;
+        assert_eq!(cluster.bound(&victim).await, name);
+        uids.push(cluster.get(&victim).await.unwrap().metadata.uid.unwrap());
+    }
+    // The later victim on b would have been taken.
+    server.answer("preempt", json!({"NodeNameToMetaVictims": {"a": {"Pods": [{"UID": uids[0]}]}}}));
+    cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
+    cluster.condition("on-a", "DisruptionTarget").await;
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    assert_eq!(eventually("a node is nominated", nominated).await, "a");
+    let question = server.question("preempt").unwrap();
+    assert_eq!(question["NodeNameToVictims"]["b"]["Pods"][0]["metadata"]["uid"], uids[1].as_str());
+    assert!(!cluster.get("on-b").await.unwrap().is_terminating());
+
+    server.answer("preempt", json!({"NodeNameToMetaVictims": {}}));
+    cluster.pod("vetoed", "900m", json!({"priorityClassName": "high"})).await;
+    let (_, message) = cluster.condition("vetoed", "PodScheduled").await;
+    assert!(
+        message.ends_with("no new claims to deallocate, preemption: no candidate node for preemption"),
+        "{message}"
+    );
+}
