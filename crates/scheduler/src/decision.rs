@@ -2,6 +2,7 @@
 //! the same snapshot, pod and tie-break give the same answer; what is remembered of classes of pods
 //! makes it fast and changes nothing.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -90,6 +91,10 @@ impl Scheduler {
 
     /// The nodes that will do for a waiting pod, for others to be asked about.
     pub fn feasible(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>) -> Vec<Slot> {
+        let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
+        if self.refusal_beforehand(snapshot, pod, profile).is_some() {
+            return Vec::new();
+        }
         let waited_at = snapshot.denominate(&pod.key);
         let (class, profile) = self.class(snapshot, pod);
         let slots = class.judge(snapshot, profile).scores().map(|(slot, _)| slot).collect();
@@ -130,14 +135,12 @@ impl Scheduler {
         let Question { pod, profile, waited_at, tie_break, advice } = *question;
         let nodes = snapshot.node_count();
         let preempts = self.profiles[profile].is_enabled(default_preemption::NAME, Point::PostFilter);
-        let named = match node_affinity::named_nodes(&pod.template.spec) {
-            Ok(named) => named,
-            Err(conflict) => {
-                let explanation = Explanation { nodes, beforehand: Some(conflict), ..Explanation::default() };
-                let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
-                return unschedulable(pod, explanation, PluginSet::of([node_affinity::NAME]), preemption);
-            }
-        };
+        if let Some((plugin, text)) = self.refusal_beforehand(snapshot, pod, profile) {
+            let explanation = Explanation { nodes, beforehand: Some(text), ..Explanation::default() };
+            let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
+            return unschedulable(pod, explanation, PluginSet::of([plugin]), preemption);
+        }
+        let named = node_affinity::named_nodes(&pod.template.spec).ok().flatten();
         if let Some([name]) = named.as_deref()
             && advice.is_none()
             && let Some(slot) = snapshot.slot_of(*name)
@@ -182,6 +185,20 @@ impl Scheduler {
         rooms
     }
 
+    /// The plugin that refuses a pod every node, and why, if one does.
+    pub fn refusal_beforehand(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        profile: usize,
+    ) -> Option<(&'static str, Cow<'static, str>)> {
+        let mut enabled = self.profiles[profile].at(Point::PreFilter);
+        enabled.find_map(|enabled| {
+            let text = enabled.plugin.before?(snapshot, pod).err()?;
+            Some((enabled.plugin.name, text))
+        })
+    }
+
     /// The class of a pod as it is now: what each node is to the pod, and why.
     pub fn class(&mut self, snapshot: &Snapshot, pod: &PodInfo) -> (&mut Class, &Profile) {
         let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
@@ -212,14 +229,19 @@ fn unschedulable(
     preemption: Option<Preemption>,
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);
-    explanation.afterwards = afterwards(pod, preemption.as_ref());
+    explanation.afterwards = afterwards(pod, &explanation, preemption.as_ref());
     Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
 }
 
-fn afterwards(pod: &PodInfo, preemption: Option<&Preemption>) -> Vec<String> {
+/// What came of the attempts to make room. Only a pod that has nodes filtered for it has come as far as
+/// looking for claims that could give their devices back.
+fn afterwards(pod: &PodInfo, explanation: &Explanation, preemption: Option<&Preemption>) -> Vec<String> {
     let Some(message) = preemption.and_then(Preemption::message) else { return Vec::new() };
-    let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
-    claims.into_iter().chain([format!("preemption: {message}")]).collect()
+    let claims = match pod.devices.is_some() && explanation.beforehand.is_none() {
+        true => "still not schedulable".to_owned(),
+        false => "no new claims to deallocate".to_owned(),
+    };
+    vec![claims, format!("preemption: {message}")]
 }
 
 impl Unschedulable {
@@ -230,7 +252,7 @@ impl Unschedulable {
         if let Preemption::Plan(plan) = &preemption {
             snapshot.nominate(pod.clone(), plan.slot);
         }
-        self.explanation.afterwards = afterwards(pod, Some(&preemption));
+        self.explanation.afterwards = afterwards(pod, &self.explanation, Some(&preemption));
         self.preemption = Some(preemption);
     }
 }

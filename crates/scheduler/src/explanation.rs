@@ -1,5 +1,6 @@
 //! Why no node would do, counted, in kube-scheduler's words.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::amounts::Resources;
@@ -9,7 +10,7 @@ use crate::framework::Refusal;
 pub struct Explanation {
     pub nodes: usize,
     /// A reason that holds for all nodes; nobody looked at them one by one then.
-    pub beforehand: Option<&'static str>,
+    pub beforehand: Option<Cow<'static, str>>,
     pub reasons: BTreeMap<String, usize>,
     /// What was tried afterwards, and why it did not help.
     pub afterwards: Vec<String>,
@@ -39,7 +40,7 @@ impl Explanation {
         let mut parts: Vec<String> =
             self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         parts.sort();
-        let reasons = self.beforehand.map_or_else(|| parts.join(", "), str::to_owned);
+        let reasons = self.beforehand.as_deref().map_or_else(|| parts.join(", "), str::to_owned);
         if !reasons.is_empty() {
             text += &format!(" {reasons}.");
         }

@@ -74,6 +74,15 @@ impl Requirement {
     }
 }
 
+/// Of several such requirements the one with the fewest values.
+fn handhold(requirements: &[Requirement]) -> Option<(Symbol, &[Symbol])> {
+    let lists = requirements.iter().filter_map(|requirement| match requirement {
+        Requirement::In(key, values) => Some((*key, &**values)),
+        _ => None,
+    });
+    lists.min_by_key(|(_, values)| values.len())
+}
+
 fn intern_all(symbols: &mut Symbols, texts: &[String]) -> Box<[Symbol]> {
     texts.iter().map(|text| symbols.intern(text)).collect()
 }
@@ -107,6 +116,10 @@ impl Selector {
     }
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
+    }
+    /// A label, and the values one of which it asks for, if there is such a label.
+    pub fn handhold(&self) -> Option<(Symbol, &[Symbol])> {
+        handhold(&self.0)
     }
     pub fn matches(&self, symbols: &Symbols, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.matches(symbols, labels))
@@ -149,6 +162,10 @@ impl NodeTerm {
         !self.is_empty()
             && self.names.iter().all(by_name)
             && self.expressions.iter().all(|r| r.matches(symbols, labels))
+    }
+    /// A label, and the values one of which it asks for, if there is such a label.
+    pub fn handhold(&self) -> Option<(Symbol, &[Symbol])> {
+        handhold(&self.expressions)
     }
     /// The names the term allows, if it names any.
     pub fn names(&self) -> Option<Vec<Symbol>> {

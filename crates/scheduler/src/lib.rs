@@ -5,6 +5,7 @@ pub mod amounts;
 pub mod class;
 pub mod config;
 pub mod decision;
+pub mod devices;
 pub mod explanation;
 pub mod extender;
 pub mod framework;
@@ -17,6 +18,7 @@ pub mod preemption;
 pub mod queue;
 mod shell;
 pub mod snapshot;
+pub mod storage;
 pub mod symbols;
 
 pub use config::Config;

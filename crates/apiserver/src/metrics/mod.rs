@@ -1,6 +1,7 @@
 //! What `/metrics` says about the server, in Kubernetes' names and labels.
 
 mod access;
+mod cache;
 mod labels;
 mod process;
 mod sizes;
@@ -22,11 +23,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::body::{self, Body};
+use crate::cache::Standing;
 use crate::config::{Version, version};
 use crate::http::limits::Kind;
 use crate::seams::Attributes;
 use access::Access;
 pub use access::Step;
+use cache::CacheFamilies;
 use labels::{
     Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
     Target, Terminated, VersionedLabels, resource_labels, store_labels,
@@ -298,14 +301,15 @@ pub struct Metrics {
     parts: RwLock<Vec<Part>>,
     families: Arc<Families>,
     process: Process,
+    cache: CacheFamilies,
     /// Who asks, and whether they may.
     pub access: Access,
 }
 
 /// What the server looks like at the moment it is asked.
 pub struct Scrape {
-    /// (group, resource, objects)
-    pub collections: Vec<(String, String, usize)>,
+    /// Group, resource, and how the cache of it stands.
+    pub collections: Vec<(String, String, Standing)>,
     pub store_bytes: u64,
     /// (kind, being served, waiting)
     pub load: [(Kind, usize, usize); 2],
@@ -318,6 +322,7 @@ impl Metrics {
         families.register(&mut registry);
         let process = Process::new(&mut registry);
         let access = Access::new(&mut registry);
+        let cache = CacheFamilies::new(&mut registry);
         let (major, minor) = version.numbers();
         let build = BuildLabels {
             major: major.to_owned(),
@@ -331,7 +336,8 @@ impl Metrics {
             platform,
         };
         families.build.get_or_create(&build).set(1);
-        Metrics { registry, parts: RwLock::default(), families: Arc::new(families), process, access }
+        let (parts, families) = (RwLock::default(), Arc::new(families));
+        Metrics { registry, parts, families, process, cache, access }
     }
 
     pub fn request(&self, request: &Observed<'_>) -> RequestMeter {
@@ -388,11 +394,12 @@ impl Metrics {
     /// The text of `/metrics` and its content type.
     pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        for (group, resource, objects) in &scrape.collections {
+        for (group, resource, standing) in &scrape.collections {
             let labels = StoredLabels { resource: qualified(group, resource) };
-            self.families.objects.get_or_create(&labels).set(number(*objects));
+            self.families.objects.get_or_create(&labels).set(number(standing.objects));
             let labels = ResourceLabels { group: group.clone(), resource: resource.clone() };
-            self.families.resource_objects.get_or_create(&labels).set(number(*objects));
+            self.families.resource_objects.get_or_create(&labels).set(number(standing.objects));
+            self.cache.show(&labels, standing);
         }
         for (kind, served, waiting) in scrape.load {
             let labels = KindLabels { request_kind: kind.name() };

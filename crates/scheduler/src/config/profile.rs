@@ -1,5 +1,7 @@
 //! From a profile's settings to the profile the decision works with.
 
+use std::time::Duration;
+
 use super::ProfileSettings;
 use super::arguments::{Arguments, Fit, ResourceSpec, Spread};
 use crate::framework::{
@@ -40,8 +42,13 @@ fn apply(arguments: &mut framework::Arguments, given: &Arguments, catalogue: &mu
         Arguments::PodTopologySpread(spread) => {
             arguments.default_constraints = default_constraints(spread, catalogue);
         }
+        Arguments::VolumeBinding(given) => {
+            // Validation has seen to it that it is not negative.
+            let seconds = u64::try_from(given.bind_timeout_seconds).unwrap_or_default();
+            arguments.volume_binding.bind_timeout = Duration::from_secs(seconds);
+        }
         // These change nothing in how this scheduler decides.
-        Arguments::DefaultPreemption(_) | Arguments::DynamicResources(_) | Arguments::VolumeBinding(_) => {}
+        Arguments::DefaultPreemption(_) | Arguments::DynamicResources(_) => {}
     }
 }
 

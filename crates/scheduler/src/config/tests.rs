@@ -382,6 +382,7 @@ profiles:
       defaultingType: List
       defaultConstraints: [{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
   - {name: InterPodAffinity, args: {hardPodAffinityWeight: 4, ignorePreferredTermsOfExistingPods: true}}
+  - {name: VolumeBinding, args: {bindTimeoutSeconds: 20}}
 - schedulerName: plain
 extenders:
 - urlPrefix: http://127.0.0.1:1/
@@ -408,4 +409,6 @@ extenders:
     let DefaultConstraints::List(list) = &arguments.default_constraints else { panic!("a list") };
     assert!(list[0].hard && list[0].max_skew == 2);
     assert_eq!(profiles[1].arguments.inter_pod_affinity.hard_weight, 1);
+    let waits = profiles.iter().map(|profile| profile.arguments.volume_binding.bind_timeout.as_secs());
+    assert_eq!(waits.collect::<Vec<_>>(), [20, 600]);
 }

@@ -41,6 +41,8 @@ impl Catalogue {
             uid: pod.uid().into(),
             template: self.template(parsed),
             node: node_name(pod).map(|name| self.symbols.intern(name)),
+            volumes: super::volumes::volumes(&mut self.symbols, pod),
+            devices: super::devices::claims(&mut self.symbols, pod),
             started: started.unwrap_or(NOT_STARTED),
             preempted: pod.is_terminating() && is_preempted(pod),
         }
@@ -118,7 +120,6 @@ fn spec(symbols: &mut Symbols, spec: &PodSpec, namespace: Symbol, own: Option<&W
             .collect(),
         gates: spec.scheduling_gates.iter().flatten().map(|gate| symbols.intern(&gate.name)).collect(),
         scheduler: symbols.intern(spec.scheduler_name.as_deref().unwrap_or(DEFAULT_SCHEDULER)),
-        has_claims: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
         ..Spec::default()
     }
 }

@@ -127,7 +127,9 @@ impl Queue {
             self.entries.insert(key.clone(), entry);
             return self.put(&key, if gated { Place::Gated } else { Place::Active });
         };
-        let (place, changed) = (entry.place, entry.pod.template.id != pod.template.id);
+        // Claims that were made for the pod are told by its status.
+        let changed = entry.pod.template.id != pod.template.id || entry.pod.devices != pod.devices;
+        let place = entry.place;
         self.take(&key);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.helped |= changed;

@@ -11,8 +11,9 @@ use http::Request;
 use serde_json::Value;
 use tracing::{debug, info};
 
+use super::bind::NotBound;
 use super::observe::Sources;
-use super::{Decided, NotBound, Refused, SCHEDULER_ERROR, Shell, State, Step};
+use super::{Decided, Refused, SCHEDULER_ERROR, Shell, State, Step};
 use crate::decision::{Advice, Decision, Unschedulable};
 use crate::extender::{Extender, wire};
 use crate::pod::PodInfo;
@@ -23,8 +24,8 @@ pub(super) struct Question {
     pub pod: Arc<PodInfo>,
     pub object: Arc<CachedPod>,
     pub nodes: Vec<String>,
-    /// How far the snapshot's log was.
-    pub position: u64,
+    /// How many events there had been.
+    pub events: u64,
 }
 
 /// A pod for which room could be made on these nodes.
@@ -33,7 +34,7 @@ pub(super) struct RoomQuestion {
     object: Arc<CachedPod>,
     refused: Unschedulable,
     rooms: Vec<Room>,
-    position: u64,
+    events: u64,
     missed: bool,
 }
 
@@ -76,13 +77,13 @@ impl Shell {
     /// Asks, and decides with the answers. `None` if the pod no longer waits.
     pub(super) async fn consult(&self, question: Question, sources: &Sources) -> Option<Decided> {
         let advice = self.advice(&question, sources).await;
-        let Question { pod, object, position, .. } = question;
+        let Question { pod, object, events, .. } = question;
         let mut state = self.state.lock();
         let attempt = state.queue.attempt(&pod.key)?;
         match advice {
             Ok(advice) => {
+                let missed = state.events != events;
                 let State { core, snapshot, .. } = &mut *state;
-                let missed = snapshot.log().position() != position;
                 let decision = core.decide_advised(snapshot, &pod, rand::random(), Some(&advice));
                 Some(self.decided(&mut state, pod, object, decision, missed))
             }
@@ -159,8 +160,8 @@ impl Shell {
                     && self.extenders.interested(&object).any(Extender::preempts) =>
             {
                 let rooms = state.core.rooms(&mut state.snapshot, &pod);
-                let position = state.snapshot.log().position();
-                Decided::MakeRoom(Box::new(RoomQuestion { pod, object, refused, rooms, position, missed }))
+                let events = state.events;
+                Decided::MakeRoom(Box::new(RoomQuestion { pod, object, refused, rooms, events, missed }))
             }
             decision => Decided::Step(state.settle(pod, object, decision, missed)),
         }
@@ -168,11 +169,11 @@ impl Shell {
 
     /// Asks where room is to be made, and decides with the answers.
     pub(super) async fn make_room(&self, question: RoomQuestion) -> Option<Step> {
-        let RoomQuestion { pod, object, mut refused, rooms, position, missed } = question;
+        let RoomQuestion { pod, object, mut refused, rooms, events, missed } = question;
         let left = self.rooms_left(&object, rooms).await;
         let mut state = self.state.lock();
         state.queue.get(&pod.key)?;
-        let missed = missed || state.snapshot.log().position() != position;
+        let missed = missed || state.events != events;
         refused.revise(&mut state.snapshot, &pod, left);
         Some(state.settle(pod, object, Decision::Unschedulable(refused), missed))
     }

@@ -2,24 +2,26 @@
 //! bindings and evictions are written side by side. Whatever happens in the cluster is taken in under
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
+mod bind;
 mod consult;
+mod devices;
 mod evict;
 mod observe;
 mod status;
+mod storage;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use amphipod_client::{Api, CachedPod, Client, Error, EventRecorder, Informer, Resource, SharedInformers};
+use amphipod_client::{CachedPod, Client, Error, EventRecorder, Informer, Resource, SharedInformers};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
+use crate::devices::ClaimWork;
 use crate::extender::Extenders;
 use crate::framework::Event;
 use crate::metrics::{Metrics, Outcome, Standing};
@@ -27,6 +29,8 @@ use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
+use crate::storage::Reservation;
+use bind::Binding;
 use observe::Sources;
 
 /// The reasons of the condition of a pod without a node.
@@ -45,6 +49,10 @@ struct State {
     queue: Queue,
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// What is being written for the claims of those among them that wait for volumes.
+    reservations: HashMap<Arc<str>, (Reservation, Vec<ClaimWork>)>,
+    /// How many events parked pods were told of: a pod that is being decided about misses them.
+    events: u64,
 }
 
 impl State {
@@ -55,6 +63,8 @@ impl State {
             snapshot,
             queue: Queue::new(config.backoff()),
             assumed: HashMap::new(),
+            reservations: HashMap::new(),
+            events: 0,
         }
     }
     /// Where room is being made for a pod; empty for nowhere.
@@ -77,10 +87,11 @@ impl State {
         let refused = match decision {
             Decision::Node(slot) => {
                 let node = self.snapshot.name(slot).to_owned();
+                let work = self.reserve(&pod, slot);
                 let placed = self.snapshot.place(&pod, slot);
                 self.assumed.insert(pod.key.clone(), placed.clone());
                 self.happened(Some(Event::PodPlaced(&placed)));
-                return Step::Bind(Binding { pod, object, node, attempt });
+                return Step::Bind(Binding { pod, object, node, work, attempt });
             }
             Decision::Unschedulable(refused) => refused,
         };
@@ -118,6 +129,7 @@ impl State {
     /// Lets parked pods know.
     fn happened(&mut self, event: Option<Event>) {
         if let Some(event) = event {
+            self.events += 1;
             self.queue.happened(&self.snapshot, self.core.profiles(), event, Instant::now());
         }
     }
@@ -129,22 +141,19 @@ struct Shell {
     recorder: EventRecorder,
     state: Mutex<State>,
     work: Notify,
+    /// Told when anything of storage changes.
+    storage_news: Notify,
     bindings: Arc<Semaphore>,
     extenders: Extenders,
     metrics: Metrics,
+    sources: Sources,
+    cancel: CancellationToken,
 }
 
 /// A decision that is to be carried out.
 enum Step {
     Bind(Binding),
     Refuse(Refused),
-}
-
-struct Binding {
-    pod: Arc<PodInfo>,
-    object: Arc<CachedPod>,
-    node: String,
-    attempt: Attempt,
 }
 
 /// What a pod taken from the queue comes to.
@@ -159,12 +168,6 @@ enum Decided {
     /// Others have a say about where room is made.
     MakeRoom(Box<consult::RoomQuestion>),
     Step(Step),
-}
-
-/// Why a pod was not bound.
-struct NotBound {
-    why: String,
-    is_gone: bool,
 }
 
 struct Refused {
@@ -196,19 +199,22 @@ pub async fn run(
         state: Mutex::new(State::new(&config)),
         config,
         work: Notify::new(),
+        storage_news: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+        sources: Sources::new(&informers.for_run(&cancel)),
+        cancel: cancel.clone(),
     });
-    let sources = Sources::new(&informers.for_run(&cancel));
+    let sources = &shell.sources;
     // Pods are only decided once all kinds are known: half a view places badly.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
-    shell.observe(&sources);
+    shell.observe(sources);
     let watched = Arc::downgrade(&shell);
     let standing = move || watched.upgrade().map(|shell| shell.state.lock().standing()).unwrap_or_default();
     shell.metrics.look_at(standing);
-    shell.decide_forever(&sources, cancel).await;
+    shell.clone().decide_forever(sources, cancel).await;
     Ok(())
 }
 
@@ -282,9 +288,10 @@ impl Shell {
             if self.extenders.consults(&object) {
                 let slots = state.core.feasible(&mut state.snapshot, &pod);
                 let nodes = slots.into_iter().map(|slot| state.snapshot.name(slot).to_owned());
-                let (nodes, position) = (nodes.collect::<Vec<_>>(), state.snapshot.log().position());
+                let nodes: Vec<_> = nodes.collect();
                 if !nodes.is_empty() {
-                    return Some(Next::Consult(consult::Question { pod, object, nodes, position }));
+                    let events = state.events;
+                    return Some(Next::Consult(consult::Question { pod, object, nodes, events }));
                 }
             }
             let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
@@ -295,11 +302,18 @@ impl Shell {
     async fn take(self: &Arc<Self>, step: Step) {
         let this = self.clone();
         match step {
+            // A pod may wait for its volumes for long; the others do not wait for it.
+            Step::Bind(binding) if !binding.work.is_empty() => {
+                self.metrics.decided(&binding.attempt);
+                tokio::spawn(async move { this.prepare_and_bind(&binding).await });
+            }
             Step::Bind(binding) => {
                 self.metrics.decided(&binding.attempt);
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    this.bind(&binding).await;
+                    if let Err(not_bound) = this.bind(&binding).await {
+                        this.take_back(&binding, &not_bound);
+                    }
                     drop(permit);
                 });
             }
@@ -313,47 +327,13 @@ impl Shell {
         }
     }
 
-    async fn bind(&self, binding: &Binding) {
-        let Binding { pod, object, node, attempt } = binding;
-        let ended = |outcome| self.metrics.ended(outcome, scheduler_name(object), attempt);
-        match self.write_binding(object, node).await {
-            Ok(()) => {
-                debug!(pod = &*pod.key, node, "bound");
-                ended(Outcome::Scheduled);
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder(object).normal(&**object, "Scheduled", message);
-                self.state.lock().queue.remove_instance(pod);
-            }
-            Err(NotBound { why, is_gone }) => {
-                warn!(pod = &*pod.key, node, why, "binding failed");
-                ended(Outcome::Error);
-                self.take_back(object, pod, is_gone);
-            }
-        }
-    }
-
-    async fn write_binding(&self, object: &CachedPod, node: &str) -> Result<(), NotBound> {
-        if self.bound_by_extender(object, node).await? {
-            return Ok(());
-        }
-        let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
-        let name = object.name();
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
-        let failed = |error: Error| NotBound { why: error.to_string(), is_gone: error.is_not_found() };
-        api.create_subresource(name, "binding", &binding).await.map(drop).map_err(failed)
-    }
-
     async fn carry_out(&self, refused: &Refused) {
         let outcome = if refused.reason == UNSCHEDULABLE { Outcome::Unschedulable } else { Outcome::Error };
         self.metrics.ended(outcome, scheduler_name(&refused.object), &refused.attempt);
         if refused.preemption_tried {
             self.metrics.preemption_tried();
         }
-        self.tell_unschedulable(refused).await;
+        self.tell(&refused.object, (refused.reason, &refused.message), &refused.nominated).await;
         let evicted = match &refused.eviction {
             Some(plan) => {
                 self.metrics.preempted(plan.victims.len());
@@ -362,28 +342,6 @@ impl Shell {
             None => true,
         };
         self.state.lock().queue.let_go(&refused.object.key(), !evicted, Instant::now());
-        self.work.notify_one();
-    }
-
-    /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on
-    /// a conflict it may be bound already, which its informer will tell.
-    fn take_back(&self, object: &CachedPod, pod: &PodInfo, is_gone: bool) {
-        let mut state = self.state.lock();
-        // Another pod of the name may have come meanwhile.
-        let assumed = state.assumed.get(&pod.key).is_some_and(|assumed| assumed.uid == pod.uid);
-        if assumed {
-            state.assumed.remove(&pod.key);
-            let removed = state.snapshot.remove_pod(&pod.key);
-            state.happened(removed.as_deref().map(Event::PodRemoved));
-        }
-        if is_gone || !assumed {
-            state.queue.remove_instance(pod);
-        } else {
-            let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(object));
-            state.queue.add(Arc::new(info), now);
-            state.queue.failed(&pod.key, now);
-        }
-        drop(state);
         self.work.notify_one();
     }
 }

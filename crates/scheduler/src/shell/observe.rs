@@ -8,6 +8,8 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
+use super::devices::DeviceSources;
+use super::storage::StorageSources;
 use super::{Config, Shell, State};
 use crate::framework::Event;
 use crate::pod::{is_finished, node_name};
@@ -23,6 +25,8 @@ pub struct Sources {
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
     budgets: Informer<PodDisruptionBudget>,
+    pub storage: StorageSources,
+    pub devices: DeviceSources,
 }
 
 impl Sources {
@@ -36,6 +40,8 @@ impl Sources {
             replica_sets: informers.get(),
             stateful_sets: informers.get(),
             budgets: informers.get(),
+            storage: StorageSources::new(informers),
+            devices: DeviceSources::new(informers),
         }
     }
     pub async fn synced(&self) {
@@ -47,6 +53,8 @@ impl Sources {
         self.replica_sets.synced().await;
         self.stateful_sets.synced().await;
         self.budgets.synced().await;
+        self.storage.synced().await;
+        self.devices.synced().await;
     }
 }
 
@@ -59,10 +67,16 @@ impl Shell {
         self.on_change(&sources.replica_sets, State::controller_changed);
         self.on_change(&sources.stateful_sets, State::controller_changed);
         self.on_change(&sources.budgets, State::budget_changed);
+        self.observe_storage(&sources.storage);
+        self.observe_devices(&sources.devices);
         self.on_change(&sources.pods, State::pod_changed);
     }
 
-    fn on_change<T: Resource>(self: &Arc<Self>, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+    pub(super) fn on_change<T: Resource>(
+        self: &Arc<Self>,
+        informer: &Informer<T>,
+        take_in: fn(&mut State, &Change<T>),
+    ) {
         let this = self.clone();
         informer.on_change(move |change| {
             take_in(&mut this.state.lock(), change);
@@ -83,6 +97,13 @@ impl State {
         state.feed(&sources.replica_sets, State::controller_changed);
         state.feed(&sources.stateful_sets, State::controller_changed);
         state.feed(&sources.budgets, State::budget_changed);
+        sources.storage.tell(&mut state);
+        sources.devices.tell(&mut state);
+        for (key, (reservation, claims)) in std::mem::take(&mut old.reservations) {
+            state.snapshot.assume(&reservation);
+            state.snapshot.assume_devices(&claims);
+            state.reservations.insert(key, (reservation, claims));
+        }
         // Those on their way first, or they would be taken for waiting ones.
         for pod in old.assumed.values() {
             let node = pod.node.map(|node| old.snapshot.catalogue.symbols.text(node));
@@ -98,7 +119,7 @@ impl State {
         state.queue.inherit(std::mem::take(&mut old.queue));
         state
     }
-    fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+    pub(super) fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
         for object in informer.list() {
             take_in(self, &Change::Added(object));
         }

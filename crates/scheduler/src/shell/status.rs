@@ -5,16 +5,16 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::{Refused, Shell};
+use super::Shell;
 
 /// The longest an event's message may be; conditions hold it whole.
 const MAX_EVENT_BYTES: usize = 1024;
 
 impl Shell {
-    pub(super) async fn tell_unschedulable(&self, refused: &Refused) {
-        let Refused { object: pod, reason, message, nominated, .. } = refused;
-        self.recorder(pod).warning(&**pod, "FailedScheduling", shortened(message));
-        let Some(status) = news(pod, (reason, message), nominated, Timestamp::now()) else { return };
+    /// `why`: the reason of its condition, and in words.
+    pub(super) async fn tell(&self, pod: &CachedPod, why: (&str, &str), nominated: &str) {
+        self.recorder(pod).warning(pod, "FailedScheduling", shortened(why.1));
+        let Some(status) = news(pod, why, nominated, Timestamp::now()) else { return };
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
         match api.patch_status(pod.name(), &patch).await {

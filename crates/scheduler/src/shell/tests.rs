@@ -2,10 +2,10 @@ use super::*;
 use crate::framework::PluginSet;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
-use amphipod_client::{Patch, Writable};
+use amphipod_client::{Api, Patch, Writable};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn create<K: Writable>(client: &Client, namespace: &str, object: Value) {
     let api = match namespace {
@@ -37,9 +37,8 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
     objects(&client).await;
     let cancel = CancellationToken::new();
-    let sources = Sources::new(&SharedInformers::new(client.clone(), cancel.clone()));
-    sources.synced().await;
     let config = Config::default();
+    let sources = Sources::new(&SharedInformers::new(client.clone(), cancel.clone()));
     let shell = Arc::new(Shell {
         extenders: Extenders::default(),
         metrics: Metrics::default(),
@@ -48,9 +47,14 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
         state: Mutex::new(State::new(&config)),
         config,
         work: Notify::new(),
+        storage_news: Notify::new(),
         bindings: Arc::new(Semaphore::new(1)),
+        sources,
+        cancel: cancel.clone(),
     });
-    shell.observe(&sources);
+    let sources = &shell.sources;
+    sources.synced().await;
+    shell.observe(sources);
 
     let mut state = shell.state.lock();
     let pod = state.queue.get("ns/assumed").unwrap().clone();
@@ -62,7 +66,7 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     state.queue.refused(&tried.key, PluginSet::default(), Instant::now());
     assert_eq!(&*tried.key, "ns/waiting");
 
-    let rebuilt = State::rebuilt(&shell.config, &mut state, &sources);
+    let rebuilt = State::rebuilt(&shell.config, &mut state, sources);
     assert_eq!(rebuilt.snapshot.differences(&state.snapshot), [] as [String; 0]);
     assert_eq!((rebuilt.snapshot.pod_count(), rebuilt.assumed.len()), (2, 1), "the placed and the assumed");
     *state = rebuilt;

@@ -5,6 +5,7 @@
 
 mod oracle;
 mod random;
+mod volumes;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +40,9 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting } = outcomes;
-        assert!(placed > 300 && refused > 300 && preempting > 30, "{placed} {refused} {preempting}");
+        let Outcomes { placed, refused, preempting, by_volumes } = outcomes;
+        let enough = placed > 300 && refused > 300 && preempting > 30 && by_volumes > 50;
+        assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
     }
 }
 
@@ -49,6 +51,7 @@ struct Outcomes {
     placed: usize,
     refused: usize,
     preempting: usize,
+    by_volumes: usize,
 }
 
 struct Run {
@@ -74,6 +77,7 @@ impl Run {
             snapshot: Snapshot::default(),
             scheduler: Scheduler::new(vec![profile(settings)]),
         };
+        run.world.set_up_storage(&mut run.random, &mut run.snapshot);
         for _ in 0..run.random.below(12) + 3 {
             run.world.add_node(&mut run.random, &mut run.snapshot);
         }
@@ -94,13 +98,19 @@ impl Run {
         let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
         let expected = oracle.scores(&pod);
+        let before = oracle.before(&pod);
         let (class, profile) = self.scheduler.class(&self.snapshot, &info);
         let judgement = class.judge(&self.snapshot, profile);
         let name = |slot| self.snapshot.name(slot).to_owned();
         let scores: BTreeMap<String, i64> =
             judgement.scores().map(|(slot, score)| (name(slot), score)).collect();
         let yaml = || serde_json::to_string_pretty(&pod).expect("a pod is JSON");
-        assert_eq!(scores, expected, "{when}: scores, refused for {:?}, of {}", oracle.reasons(&pod), yaml());
+        assert!(
+            before.is_some() || scores == expected,
+            "{when}: {scores:?} against {expected:?}, refused for {:?}, of {}",
+            oracle.reasons(&pod),
+            yaml()
+        );
         match self.scheduler.decide(&mut self.snapshot, &info, self.random.next()) {
             Decision::Node(slot) => {
                 outcomes.placed += 1;
@@ -117,6 +127,10 @@ impl Run {
             Decision::Unschedulable(unschedulable) => {
                 outcomes.refused += 1;
                 assert!(expected.is_empty(), "{when}: refused, but {expected:?}");
+                outcomes.by_volumes += usize::from(
+                    unschedulable.explanation.message().to_lowercase().contains("persistentvolume"),
+                );
+                assert_eq!(unschedulable.explanation.beforehand.as_deref(), before.as_deref(), "{when}");
                 assert_eq!(unschedulable.explanation.reasons, oracle.reasons(&pod), "{when}: {}", yaml());
                 let chosen = match &unschedulable.preemption {
                     Some(Preemption::Plan(plan)) => {

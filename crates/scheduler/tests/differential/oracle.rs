@@ -16,7 +16,7 @@ use crate::world::{World, key};
 type Labels = BTreeMap<String, String>;
 type Amounts = BTreeMap<String, i64>;
 /// Reasons, and whether fewer pods on the node could help.
-type Verdict = Result<(), (Vec<String>, bool)>;
+pub type Verdict = Result<(), (Vec<String>, bool)>;
 type Rank = (usize, i32, i64, usize, Reverse<i128>);
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -36,19 +36,19 @@ pub struct Oracle<'a> {
     placed: Vec<Pod>,
 }
 
-fn refuse(reason: &str, resolvable: bool) -> Verdict {
+pub fn refuse(reason: &str, resolvable: bool) -> Verdict {
     Err((vec![reason.to_owned()], resolvable))
 }
-fn spec(pod: &Pod) -> &PodSpec {
+pub fn spec(pod: &Pod) -> &PodSpec {
     pod.spec.as_ref().expect("a specification")
 }
-fn name(node: &Node) -> &str {
+pub fn name(node: &Node) -> &str {
     node.metadata.name.as_deref().expect("a name")
 }
-fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+pub fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
-fn namespace(pod: &Pod) -> &str {
+pub fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().expect("a namespace")
 }
 fn labels(pod: &Pod) -> Labels {
@@ -57,7 +57,7 @@ fn labels(pod: &Pod) -> Labels {
 fn priority(pod: &Pod) -> i32 {
     spec(pod).priority.unwrap_or(0)
 }
-fn is_on(pod: &Pod, node: &Node) -> bool {
+pub fn is_on(pod: &Pod, node: &Node) -> bool {
     spec(pod).node_name.as_deref() == Some(name(node))
 }
 fn started(pod: &Pod) -> i128 {
@@ -78,7 +78,7 @@ fn requirement(key: &str, operator: &str, values: &[String], labels: &Labels) ->
         other => panic!("operator {other}"),
     }
 }
-fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
+pub fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
     let Some(selector) = selector else { return false };
     selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
         && selector
@@ -87,7 +87,7 @@ fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
             .flatten()
             .all(|r| requirement(&r.key, &r.operator, r.values.as_deref().unwrap_or_default(), labels))
 }
-fn term_selects(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub fn term_selects(term: &NodeSelectorTerm, node: &Node) -> bool {
     let own = node.metadata.labels.clone().unwrap_or_default();
     let fields: Labels = [("metadata.name".to_owned(), name(node).to_owned())].into();
     let holds = |r: &NodeSelectorRequirement, labels: &Labels| {
@@ -263,10 +263,15 @@ impl<'a> Oracle<'a> {
         feasible.iter().enumerate().map(|(i, node)| (name(node).to_owned(), total(i))).collect()
     }
 
+    /// Why no node at all will do.
+    pub fn before(&self, pod: &Pod) -> Option<String> {
+        let conflict = || "pod affinity terms conflict".to_owned();
+        named(pod).err().map(|()| conflict()).or_else(|| self.world.storage.before(pod))
+    }
     /// Why nodes will not do, counted.
     pub fn reasons(&self, pod: &Pod) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        if named(pod).is_err() {
+        if self.before(pod).is_some() {
             return counts;
         }
         for node in self.world.nodes.values() {
@@ -278,12 +283,14 @@ impl<'a> Oracle<'a> {
     }
 
     fn verdict(&self, pod: &Pod, node: &Node) -> Verdict {
+        if let Some(reason) = self.before(pod) {
+            return refuse(&reason, false);
+        }
         match named(pod) {
-            Err(()) => return refuse("pod affinity terms conflict", false),
             Ok(Some(names)) if !names.contains(name(node)) => {
                 return refuse("node(s) didn't satisfy plugin(s) [NodeAffinity]", false);
             }
-            Ok(_) => {}
+            _ => {}
         }
         self.with_nominated(&self.placed, pod, node)
     }
@@ -326,6 +333,7 @@ impl<'a> Oracle<'a> {
             return refuse("node(s) didn't have free ports for the requested pod ports", true);
         }
         fit(&here, pod, node)?;
+        self.world.storage.filter(&self.placed, placed, pod, node)?;
         self.spread_evenly(placed, pod, node)?;
         self.rules_hold(placed, pod, node)
     }

@@ -14,9 +14,13 @@ use amphipod_client::{
 };
 use amphipod_scheduler::{Config, Metrics};
 use amphipod_store::EmbeddedStore;
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -370,4 +374,152 @@ async fn extenders_have_a_say_where_room_is_made() {
         message.ends_with("no new claims to deallocate, preemption: no candidate node for preemption"),
         "{message}"
     );
+}
+
+/// Plays the controller that binds claims to volumes.
+async fn bind_claim(cluster: &Cluster, claim: &str, volume: &str) {
+    let annotations = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    let patch = json!({"metadata": {"annotations": annotations}, "spec": {"volumeName": volume}});
+    cluster.api::<PersistentVolumeClaim>("ns").patch(claim, &Patch::Merge(patch)).await.unwrap();
+}
+async fn late_claim(cluster: &Cluster, provisioner: &str) -> Value {
+    let class = json!({"metadata": {"name": "late"}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.create::<StorageClass>("", class).await;
+    let spec = json!({"storageClassName": "late", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    cluster.create::<PersistentVolumeClaim>("ns", json!({"metadata": {"name": "data"}, "spec": spec})).await;
+    json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})
+}
+
+#[tokio::test]
+async fn a_claim_gets_a_free_volume_where_its_pod_goes() {
+    let cluster = start().await;
+    cluster.node("a").await;
+    cluster.node("b").await;
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"disk": "here"}}}));
+    cluster.api::<Node>("").patch("b", &labels).await.unwrap();
+    let with_data = late_claim(&cluster, "kubernetes.io/no-provisioner").await;
+    cluster.pod("p", "1m", with_data).await;
+    let (_, message) = cluster.condition("p", "PodScheduled").await;
+    let expected = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind. ";
+    assert!(message.starts_with(expected), "{message}");
+    let term = json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["here"]}]});
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"storageClassName": "late", "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "local": {"path": "/v"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}});
+    cluster.create::<PersistentVolume>("", volume).await;
+    let available = Patch::Merge(json!({"status": {"phase": "Available"}}));
+    let volumes = cluster.api::<PersistentVolume>("");
+    volumes.patch_status("v", &available).await.unwrap();
+    let kept = || async { volumes.get("v").await.unwrap().spec?.claim_ref?.name };
+    assert_eq!(eventually("the volume is kept for the claim", kept).await, "data");
+    assert_eq!(cluster.get("p").await.unwrap().node_name, None, "it waits until the claim is bound");
+    bind_claim(&cluster, "data", "v").await;
+    assert_eq!(cluster.bound("p").await, "b");
+}
+
+#[tokio::test]
+async fn a_volume_is_asked_for_where_its_pod_goes_and_again_if_that_failed() {
+    let cluster = start().await;
+    cluster.node("a").await;
+    let with_data = late_claim(&cluster, "csi.example.com").await;
+    cluster.pod("p", "1m", with_data).await;
+    // Others do not wait meanwhile.
+    cluster.pod("other", "1m", json!({})).await;
+    cluster.bound("other").await;
+    let claims = cluster.api::<PersistentVolumeClaim>("ns");
+    let selected = || async {
+        let annotations = claims.get("data").await.unwrap().metadata.annotations?;
+        annotations.get("volume.kubernetes.io/selected-node").cloned()
+    };
+    assert_eq!(eventually("a node is selected", selected).await, "a");
+    // A provisioner that could not make the volume takes the node away.
+    let failed =
+        Patch::Merge(json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": null}}}));
+    claims.patch("data", &failed).await.unwrap();
+    let message = cluster.event("p", "FailedScheduling").await;
+    assert_eq!(
+        message,
+        "running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC \"data\""
+    );
+    assert_eq!(eventually("a node is selected again", selected).await, "a");
+    let reference = json!({"kind": "PersistentVolumeClaim", "namespace": "ns", "name": "data", "uid": claims.get("data").await.unwrap().metadata.uid});
+    let volume = json!({"metadata": {"name": "made"}, "spec": {"storageClassName": "late", "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "csi": {"driver": "csi.example.com", "volumeHandle": "h"}, "claimRef": reference}});
+    cluster.create::<PersistentVolume>("", volume).await;
+    bind_claim(&cluster, "data", "made").await;
+    assert_eq!(cluster.bound("p").await, "a");
+}
+
+#[tokio::test]
+async fn an_extender_binds_once_the_claims_are_bound() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "extenders: [{{urlPrefix: {}/api, filterVerb: filter, bindVerb: bind, nodeCacheCapable: true}}]",
+        server.url
+    )))
+    .await;
+    cluster.node("a").await;
+    server.answer("filter", json!({"NodeNames": ["a"]}));
+    server.answer("bind", json!({"Error": ""}));
+    let claim = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}]});
+    cluster.pod("without", "1m", claim).await;
+    let (_, message) = cluster.condition("without", "PodScheduled").await;
+    assert!(message.contains("persistentvolumeclaim \"none\" not found"), "{message}");
+    assert_eq!(server.asked(), Vec::<String>::new(), "no node will do: there is nothing to ask about");
+
+    let with_data = late_claim(&cluster, "csi.example.com").await;
+    cluster.pod("p", "1m", with_data).await;
+    let claims = cluster.api::<PersistentVolumeClaim>("ns");
+    let selected = || async { claims.get("data").await.unwrap().metadata.annotations };
+    eventually("a node is selected", selected).await;
+    assert_eq!(server.asked(), ["filter"], "it waits until the claim is bound");
+    let uid = claims.get("data").await.unwrap().metadata.uid;
+    let reference = json!({"kind": "PersistentVolumeClaim", "namespace": "ns", "name": "data", "uid": uid});
+    let volume = json!({"metadata": {"name": "made"}, "spec": {"storageClassName": "late", "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "csi": {"driver": "csi.example.com", "volumeHandle": "h"}, "claimRef": reference}});
+    cluster.create::<PersistentVolume>("", volume).await;
+    bind_claim(&cluster, "data", "made").await;
+    let asked = || async { server.question("bind") };
+    let binding = eventually("the extender is asked to bind", asked).await;
+    assert_eq!((&binding["PodName"], &binding["Node"]), (&json!("p"), &json!("a")));
+}
+
+#[tokio::test]
+async fn a_claim_is_given_a_device_before_its_pod_is_bound_and_the_next_waits() {
+    let cluster = start().await;
+    cluster.node("a").await;
+    cluster.node("b").await;
+    let selector = json!([{"cel": {"expression": "device.driver == 'gpu.com'"}}]);
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"selectors": selector}});
+    cluster.create::<DeviceClass>("", class).await;
+    let pool = json!({"name": "b", "generation": 1, "resourceSliceCount": 1});
+    let spec = json!({"driver": "gpu.com", "nodeName": "b", "pool": pool, "devices": [{"name": "d0"}]});
+    cluster.create::<ResourceSlice>("", json!({"metadata": {"name": "s"}, "spec": spec})).await;
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    for name in ["x", "y"] {
+        let claim = json!({"metadata": {"name": name}, "spec": {"devices": {"requests": [request]}}});
+        cluster.create::<ResourceClaim>("ns", claim).await;
+    }
+    let using = |claim: &str| json!({"resourceClaims": [{"name": "g", "resourceClaimName": claim}]});
+    cluster.pod("p", "1m", using("x")).await;
+    assert_eq!(cluster.bound("p").await, "b");
+    let claims = cluster.api::<ResourceClaim>("ns");
+    let claim = claims.get("x").await.unwrap();
+    let uid = cluster.get("p").await.unwrap().metadata.uid;
+    let status = claim.status.unwrap();
+    let consumers: Vec<Option<String>> =
+        status.reserved_for.unwrap().into_iter().map(|c| Some(c.uid)).collect();
+    assert_eq!(consumers, [uid]);
+    let results = status.allocation.unwrap().devices.unwrap().results.unwrap();
+    assert_eq!((results.len(), &*results[0].device), (1, "d0"));
+    assert_eq!(claim.metadata.finalizers.unwrap(), ["resource.kubernetes.io/delete-protection"]);
+    cluster.pod("q", "1m", using("y")).await;
+    let (_, message) = cluster.condition("q", "PodScheduled").await;
+    let expected = "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, \
+        preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    assert_eq!(message, expected);
+    // The device comes back.
+    let free = Patch::Merge(json!({"status": {"allocation": null, "reservedFor": null}}));
+    claims.patch_status("x", &free).await.unwrap();
+    assert_eq!(cluster.bound("q").await, "b");
 }
