@@ -52,10 +52,14 @@ impl Local {
         self.client("kubernetes-admin", &["system:masters"])
     }
     /// Has the server explain scheduling, with the scheduler's own eyes.
-    pub fn explain_scheduling(&self, source: impl FnOnce(&Client) -> why::Source) {
+    pub fn explain_scheduling(
+        &self,
+        config: amphipod_scheduler::Config,
+        source: impl FnOnce(&Client) -> why::Source,
+    ) {
         let client = self.client("system:kube-scheduler", &[]);
         let source = source(&client);
-        let explainer = why::Explainer::new(client, source, amphipod_scheduler::Config::default());
+        let explainer = why::Explainer::new(client, source, config);
         self.0.explain_scheduling_by(Arc::new(Why(explainer)));
     }
     /// A controller's own service account, as kube-controller-manager uses them.

@@ -3,11 +3,14 @@
 
 pub mod amounts;
 pub mod class;
+pub mod config;
 pub mod decision;
 pub mod devices;
 pub mod explanation;
+pub mod extender;
 pub mod framework;
 pub mod labels;
+mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -19,7 +22,9 @@ pub mod storage;
 pub mod symbols;
 pub mod why;
 
+pub use config::Config;
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;
-pub use shell::{Config, run};
+pub use metrics::Metrics;
+pub use shell::run;
 pub use snapshot::Snapshot;

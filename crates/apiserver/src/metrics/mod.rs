@@ -14,6 +14,7 @@ use amphipod_api::resource::Resource;
 use amphipod_api::status::qualified;
 use http::Response;
 use http_body::Body as _;
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -43,6 +44,8 @@ const DURATIONS: [f64; 23] = [
 ];
 /// Upper bounds in bytes of answers.
 const ANSWER_SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// What OpenMetrics text ends with.
+const END: &str = "# EOF\n";
 /// The one component these requests are of.
 const COMPONENT: &str = "apiserver";
 /// Paths that are no resources and are counted by name; others are counted as one.
@@ -289,8 +292,13 @@ impl RequestMeter {
     }
 }
 
+/// Series in the OpenMetrics text format.
+type Part = Box<dyn Fn() -> String + Send + Sync>;
+
 pub struct Metrics {
     registry: Registry,
+    /// Of others in this process.
+    parts: RwLock<Vec<Part>>,
     families: Arc<Families>,
     process: Process,
     cache: CacheFamilies,
@@ -328,7 +336,8 @@ impl Metrics {
             platform,
         };
         families.build.get_or_create(&build).set(1);
-        Metrics { registry, families: Arc::new(families), process, cache, access }
+        let (parts, families) = (RwLock::default(), Arc::new(families));
+        Metrics { registry, parts, families, process, cache, access }
     }
 
     pub fn request(&self, request: &Observed<'_>) -> RequestMeter {
@@ -377,6 +386,10 @@ impl Metrics {
     pub fn store_failed(&self, operation: &'static str, resource: &Resource) {
         self.families.store_errors.get_or_create(&store_labels(operation, resource)).inc();
     }
+    /// Shows the series of another component of this process with the server's.
+    pub fn also(&self, part: impl Fn() -> String + Send + Sync + 'static) {
+        self.parts.write().push(Box::new(part));
+    }
 
     /// The text of `/metrics` and its content type.
     pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
@@ -400,6 +413,11 @@ impl Metrics {
         let mut open = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut open, &self.registry);
+        for part in self.parts.read().iter() {
+            // There is one end, behind all.
+            open.truncate(open.trim_end_matches(END).len());
+            open.push_str(&part());
+        }
         if accept.contains("application/openmetrics-text") {
             (open, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         } else {

@@ -18,7 +18,7 @@ pub use memory::Classes;
 pub use signature::{Hard, Identity, Signature};
 pub use table::{Purpose, Table};
 pub use topology::Topology;
-pub use trial::{NOT_HELPFUL, Rank, Trial, Trials};
+pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, rank};
 
 use groups::{Groups, Member};
 

@@ -62,6 +62,10 @@ impl Trials {
     pub fn best(&self) -> Option<Slot> {
         self.ranked.first().map(|(_, slot)| *slot)
     }
+    /// Those that help, the best first.
+    pub fn ranked(&self) -> impl Iterator<Item = &(Rank, Slot)> {
+        self.ranked.iter()
+    }
     /// Why the others do not help, counted.
     pub fn outcomes(&self) -> impl Iterator<Item = (&str, usize)> {
         self.outcomes.iter().map(|(reason, times)| (reason.as_str(), *times))
@@ -178,7 +182,7 @@ fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
 }
 
 /// `None` without victims: then there is nothing to preempt.
-fn rank(violations: usize, victims: &[Arc<PodInfo>]) -> Option<Rank> {
+pub fn rank(violations: usize, victims: &[Arc<PodInfo>]) -> Option<Rank> {
     let highest_priority = victims.first()?.priority();
     let shift = i64::from(i32::MAX) + 1;
     let foremost = victims.iter().filter(|pod| pod.priority() == highest_priority);

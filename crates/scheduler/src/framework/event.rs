@@ -99,6 +99,9 @@ impl PluginSet {
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        self.rows().map(|index| TABLE[index].name)
+    }
     fn rows(self) -> impl Iterator<Item = usize> {
         (0..TABLE.len()).filter(move |index| self.0 & 1 << index != 0)
     }

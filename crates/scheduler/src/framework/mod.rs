@@ -54,6 +54,9 @@ impl Points {
         }
         Points(set)
     }
+    pub const fn with(self, point: Point) -> Self {
+        Points(self.0 | point as u16)
+    }
     pub fn has(self, point: Point) -> bool {
         self.0 & point as u16 != 0
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Filter, Plugin, Point, Points, Score};
 use crate::amounts::ResourceId;
+use crate::config::DEFAULT_SCHEDULER;
 use crate::labels::NodeTerm;
 use crate::plugins::TABLE;
 use crate::pod::SpreadConstraint;
@@ -32,7 +33,7 @@ impl Default for Profile {
         let enabled = TABLE.iter();
         let enabled = enabled.map(|plugin| Enabled { plugin, points: plugin.points, weight: plugin.weight });
         Profile {
-            scheduler_name: "default-scheduler".to_owned(),
+            scheduler_name: DEFAULT_SCHEDULER.to_owned(),
             enabled: enabled.collect(),
             arguments: Arguments::default(),
         }

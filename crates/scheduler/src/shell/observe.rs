@@ -18,7 +18,7 @@ use crate::snapshot::{Budget, Controller, Snapshot};
 /// All kinds decisions look at.
 pub struct Sources {
     pub pods: Informer<CachedPod>,
-    nodes: Informer<Node>,
+    pub nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
     services: Informer<Service>,
     replication_controllers: Informer<ReplicationController>,

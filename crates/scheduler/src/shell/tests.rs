@@ -2,10 +2,10 @@ use super::*;
 use crate::framework::PluginSet;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
-use amphipod_client::{Patch, Writable};
+use amphipod_client::{Api, Patch, Writable};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn create<K: Writable>(client: &Client, namespace: &str, object: Value) {
     let api = match namespace {
@@ -40,7 +40,9 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     let config = Config::default();
     let sources = Sources::new(&SharedInformers::new(client.clone(), cancel.clone()));
     let shell = Arc::new(Shell {
-        recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
+        extenders: Extenders::default(),
+        metrics: Metrics::default(),
+        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),
         config,

@@ -131,7 +131,7 @@ fn on_snapshot(
     assumed: Vec<String>,
 ) -> Report {
     let mut snapshot = cluster.snapshot();
-    let profiles = config.profiles();
+    let profiles = config.profiles(&mut snapshot.catalogue);
     let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.clone());
     let ours = profiles.iter().any(|profile| Some(&profile.scheduler_name) == scheduler.as_ref());
     let waits_for = waits(&pod, claims, ours);

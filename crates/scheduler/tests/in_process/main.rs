@@ -1,6 +1,8 @@
 //! The scheduler with the real API server in this process, under the identity RBAC knows it by.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod extender;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{
     Api, CachedPod, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable,
 };
-use amphipod_scheduler::Config;
+use amphipod_scheduler::{Config, Metrics};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{
     Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
@@ -39,6 +41,10 @@ impl Drop for Cluster {
 }
 
 async fn start() -> Cluster {
+    start_with(Config::default()).await
+}
+
+async fn start_with(config: Config) -> Cluster {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
     let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
@@ -46,7 +52,8 @@ async fn start() -> Cluster {
     cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;
     cluster.create::<ServiceAccount>("ns", json!({"metadata": {"name": "default"}})).await;
     cluster.create::<PriorityClass>("", json!({"metadata": {"name": "high"}, "value": 1000})).await;
-    cluster.schedule();
+    let metrics = cluster.schedule(config);
+    cluster.server.metrics.also(move || metrics.render());
     cluster
 }
 
@@ -66,14 +73,17 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn
 }
 
 impl Cluster {
-    fn schedule(&self) {
+    fn schedule(&self, config: Config) -> Metrics {
+        let metrics = Metrics::default();
+        let counted = metrics.clone();
         let user = UserInfo::new("system:kube-scheduler", &["system:authenticated"]);
         let client = Client::local(self.server.local_service(user));
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, Config::default(), cancel).await.unwrap();
+            amphipod_scheduler::run(client, &informers, config, counted, cancel).await.unwrap();
         });
+        metrics
     }
     fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
         match namespace {
@@ -213,6 +223,159 @@ async fn a_node_is_filled_to_the_last_and_no_further() {
     assert_eq!(eventually("all are decided", all_decided).await, (5, 5));
 }
 
+fn configured(body: &str) -> Config {
+    let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+    Config::parse(format!("{head}{body}").as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn pods_choose_a_profile_by_name_and_other_schedulers_pods_are_left_alone() {
+    let packing = "
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 100}]}}
+  plugins:
+    score: {disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]}";
+    let cluster = start_with(configured(packing)).await;
+    cluster.node("empty").await;
+    cluster.node("filled").await;
+    cluster.pod("first", "300m", json!({"nodeSelector": {"kubernetes.io/hostname": "none"}})).await;
+    cluster.condition("first", "PodScheduled").await;
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"kubernetes.io/hostname": "none"}}}));
+    cluster.api::<Node>("").patch("filled", &labels).await.unwrap();
+    assert_eq!(cluster.bound("first").await, "filled");
+
+    cluster.pod("elsewhere", "10m", json!({"schedulerName": "second"})).await;
+    cluster.pod("packed", "10m", json!({"schedulerName": "packing"})).await;
+    cluster.pod("spread", "10m", json!({})).await;
+    assert_eq!(
+        (cluster.bound("packed").await.as_str(), cluster.bound("spread").await.as_str()),
+        ("filled", "empty")
+    );
+    cluster.event("packed", "Scheduled").await;
+    let (_, events) = cluster.api::<Event>("ns").list(&ListParams::default()).await.unwrap();
+    let told = events.iter().find(|event| event.involved_object.name.as_deref() == Some("packed"));
+    assert_eq!(told.unwrap().reporting_component.as_deref(), Some("packing"));
+    assert_eq!(cluster.get("elsewhere").await.unwrap().node_name, None);
+    cluster.schedule(configured("profiles: [{schedulerName: second}]"));
+    cluster.bound("elsewhere").await;
+    let counted = || async {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = cluster.client.request(request).await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert!(
+            text.contains("apiserver_request_total") && !text.contains("# EOF"),
+            "the server's own are there"
+        );
+        let has = |line: &str| text.lines().any(|found| found == line);
+        let counts = has("scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"packing\"} 1")
+            && has("scheduler_pending_pods{queue=\"active\"} 0")
+            && has("scheduler_cache_size{type=\"nodes\"} 2")
+            && has("scheduler_cache_size{type=\"pods\"} 4");
+        counts.then_some(())
+    };
+    eventually("attempts are counted", counted).await;
+}
+
+#[tokio::test]
+async fn extenders_filter_prioritize_and_bind_the_pods_they_are_interested_in() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "
+extenders:
+- urlPrefix: {url}/api/
+  filterVerb: filter
+  prioritizeVerb: prioritize
+  bindVerb: bind
+  weight: 5
+  nodeCacheCapable: true
+  managedResources: [{{name: example.com/device, ignoredByScheduler: true}}]
+- {{urlPrefix: http://127.0.0.1:1, filterVerb: filter, ignorable: true}}",
+        url = server.url
+    )))
+    .await;
+    for name in ["a", "b", "c"] {
+        cluster.node(name).await;
+    }
+    cluster.pod("plain", "10m", json!({})).await;
+    cluster.bound("plain").await;
+    assert_eq!(server.asked(), Vec::<String>::new(), "pods it is not interested in are not its business");
+
+    let device = |name: &str| {
+        let resources =
+            json!({"requests": {"example.com/device": "1"}, "limits": {"example.com/device": "1"}});
+        json!({"containers": [{"name": name, "image": "i", "resources": resources}]})
+    };
+    server.answer("filter", json!({"NodeNames": ["a", "c"], "FailedNodes": {"b": "no device"}}));
+    server.answer("prioritize", json!([{"Host": "a", "Score": 1}, {"Host": "c", "Score": 10}]));
+    server.answer("bind", json!({"Error": ""}));
+    cluster.pod("wanting", "10m", device("wanting")).await;
+    let asked = || async { server.question("bind") };
+    let binding = eventually("the extender is asked to bind", asked).await;
+    assert_eq!(
+        (&binding["PodName"], &binding["PodNamespace"], &binding["Node"]),
+        (&json!("wanting"), &json!("ns"), &json!("c"))
+    );
+    let question = server.question("filter").unwrap();
+    assert_eq!(question["NodeNames"], json!(["a", "b", "c"]));
+    assert_eq!(question["Pod"]["metadata"]["name"], "wanting");
+    assert_eq!(cluster.event("wanting", "Scheduled").await, "Successfully assigned ns/wanting to c");
+
+    server.answer(
+        "filter",
+        json!({"NodeNames": [], "FailedNodes": {"a": "no device", "b": "no device", "c": "broken"}}),
+    );
+    cluster.pod("refused", "10m", device("refused")).await;
+    let (reason, message) = cluster.condition("refused", "PodScheduled").await;
+    assert_eq!(reason, "Unschedulable");
+    assert!(message.starts_with("0/3 nodes are available: 1 broken, 2 no device. "), "{message}");
+
+    server.answer("filter", json!({"Error": "out of order"}));
+    cluster.pod("failed", "10m", device("failed")).await;
+    let expected = ("SchedulerError".to_owned(), "out of order".to_owned());
+    assert_eq!(cluster.condition("failed", "PodScheduled").await, expected);
+}
+
+#[tokio::test]
+async fn extenders_have_a_say_where_room_is_made() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "extenders: [{{urlPrefix: {}/api, preemptVerb: preempt}}]",
+        server.url
+    )))
+    .await;
+    let mut uids = Vec::new();
+    for name in ["a", "b"] {
+        cluster.node(name).await;
+        let there = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]}}}});
+        let victim = format!("on-{name}");
+        cluster.pod(&victim, "800m", there).await;
+        assert_eq!(cluster.bound(&victim).await, name);
+        uids.push(cluster.get(&victim).await.unwrap().metadata.uid.unwrap());
+    }
+    // The later victim on b would have been taken.
+    server.answer("preempt", json!({"NodeNameToMetaVictims": {"a": {"Pods": [{"UID": uids[0]}]}}}));
+    cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
+    cluster.condition("on-a", "DisruptionTarget").await;
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    assert_eq!(eventually("a node is nominated", nominated).await, "a");
+    let question = server.question("preempt").unwrap();
+    assert_eq!(question["NodeNameToVictims"]["b"]["Pods"][0]["metadata"]["uid"], uids[1].as_str());
+    assert!(!cluster.get("on-b").await.unwrap().is_terminating());
+
+    server.answer("preempt", json!({"NodeNameToMetaVictims": {}}));
+    cluster.pod("vetoed", "900m", json!({"priorityClassName": "high"})).await;
+    let (_, message) = cluster.condition("vetoed", "PodScheduled").await;
+    assert!(
+        message.ends_with("no new claims to deallocate, preemption: no candidate node for preemption"),
+        "{message}"
+    );
+}
+
 /// Plays the controller that binds claims to volumes.
 async fn bind_claim(cluster: &Cluster, claim: &str, volume: &str) {
     let annotations = json!({"pv.kubernetes.io/bind-completed": "yes"});
@@ -285,6 +448,40 @@ async fn a_volume_is_asked_for_where_its_pod_goes_and_again_if_that_failed() {
     cluster.create::<PersistentVolume>("", volume).await;
     bind_claim(&cluster, "data", "made").await;
     assert_eq!(cluster.bound("p").await, "a");
+}
+
+#[tokio::test]
+async fn an_extender_binds_once_the_claims_are_bound() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "extenders: [{{urlPrefix: {}/api, filterVerb: filter, bindVerb: bind, nodeCacheCapable: true}}]",
+        server.url
+    )))
+    .await;
+    cluster.node("a").await;
+    server.answer("filter", json!({"NodeNames": ["a"]}));
+    server.answer("bind", json!({"Error": ""}));
+    let claim = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}]});
+    cluster.pod("without", "1m", claim).await;
+    let (_, message) = cluster.condition("without", "PodScheduled").await;
+    assert!(message.contains("persistentvolumeclaim \"none\" not found"), "{message}");
+    assert_eq!(server.asked(), Vec::<String>::new(), "no node will do: there is nothing to ask about");
+
+    let with_data = late_claim(&cluster, "csi.example.com").await;
+    cluster.pod("p", "1m", with_data).await;
+    let claims = cluster.api::<PersistentVolumeClaim>("ns");
+    let selected = || async { claims.get("data").await.unwrap().metadata.annotations };
+    eventually("a node is selected", selected).await;
+    assert_eq!(server.asked(), ["filter"], "it waits until the claim is bound");
+    let uid = claims.get("data").await.unwrap().metadata.uid;
+    let reference = json!({"kind": "PersistentVolumeClaim", "namespace": "ns", "name": "data", "uid": uid});
+    let volume = json!({"metadata": {"name": "made"}, "spec": {"storageClassName": "late", "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "csi": {"driver": "csi.example.com", "volumeHandle": "h"}, "claimRef": reference}});
+    cluster.create::<PersistentVolume>("", volume).await;
+    bind_claim(&cluster, "data", "made").await;
+    let asked = || async { server.question("bind") };
+    let binding = eventually("the extender is asked to bind", asked).await;
+    assert_eq!((&binding["PodName"], &binding["Node"]), (&json!("p"), &json!("a")));
 }
 
 #[tokio::test]
