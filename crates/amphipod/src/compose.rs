@@ -4,9 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use amphipod_api::scheduling_review::Changes;
+use amphipod_api::status::Status;
+use amphipod_apiserver::seams::SchedulingExplainer;
 use amphipod_apiserver::{ApiServer, UserInfo};
 use amphipod_client::{Client, SharedInformers};
 use amphipod_cluster::Files;
+use amphipod_scheduler::why;
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +51,17 @@ impl Local {
     pub fn admin(&self) -> Client {
         self.client("kubernetes-admin", &["system:masters"])
     }
+    /// Has the server explain scheduling, with the scheduler's own eyes.
+    pub fn explain_scheduling(
+        &self,
+        config: amphipod_scheduler::Config,
+        source: impl FnOnce(&Client) -> why::Source,
+    ) {
+        let client = self.client("system:kube-scheduler", &[]);
+        let source = source(&client);
+        let explainer = why::Explainer::new(client, source, config);
+        self.0.explain_scheduling_by(Arc::new(Why(explainer)));
+    }
     /// A controller's own service account, as kube-controller-manager uses them.
     pub fn controller(&self, name: &str) -> Client {
         let user = format!("system:serviceaccount:kube-system:{name}");
@@ -54,6 +70,17 @@ impl Local {
     /// The informers every component of this process shares: read-only, but of everything.
     pub fn informers(&self, cancel: CancellationToken) -> SharedInformers {
         SharedInformers::new(self.client(INFORMERS_USER, &[]), cancel)
+    }
+}
+
+/// The scheduler's explainer behind the API server's seam.
+struct Why(why::Explainer);
+
+#[async_trait]
+impl SchedulingExplainer for Why {
+    async fn explain(&self, pod: &[u8], changes: &Changes) -> Result<Value, Status> {
+        let report = self.0.explain(pod, changes).await?;
+        serde_json::to_value(report).map_err(Status::internal)
     }
 }
 

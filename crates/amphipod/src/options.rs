@@ -34,7 +34,7 @@ pub enum Command {
     /// Run the API server alone
     Apiserver(ApiserverOptions),
     /// Run the scheduler alone
-    Scheduler(RoleOptions),
+    Scheduler(SchedulerOptions),
     /// Run the controllers alone
     ControllerManager(ControllerManagerOptions),
     /// Run the kubelet (and, unless another one is given, the container runtime) alone
@@ -88,6 +88,9 @@ pub struct UpOptions {
     /// Use this CRI runtime instead of the embedded one, e.g. unix:///run/containerd/containerd.sock.
     #[arg(long)]
     pub container_runtime_endpoint: Option<String>,
+    /// A file with a KubeSchedulerConfiguration for the scheduler.
+    #[arg(long)]
+    pub scheduler_config: Option<PathBuf>,
     /// Return once the cluster is ready and leave it running.
     #[arg(long)]
     pub detach: bool,
@@ -149,6 +152,20 @@ pub struct ApiserverOptions {
     /// Name of the node kubeconfigs are written for [default: the host's].
     #[arg(long)]
     pub node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct SchedulerOptions {
+    /// Credentials and address of the API server [default: clientConnection.kubeconfig of --config].
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Take part in leader election, so that several instances can stand by [default: what
+    /// leaderElection.leaderElect of --config says, or true].
+    #[arg(long)]
+    pub leader_elect: Option<bool>,
+    /// A file with a KubeSchedulerConfiguration.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

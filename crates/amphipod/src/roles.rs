@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,13 @@ use futures::future::BoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use amphipod_scheduler::why::Source;
+
 use crate::compose::{self, Failure, Local};
 use crate::node;
 use crate::options::{
     ApiserverOptions, ControllerManagerOptions, DnsOptions, KubeletOptions, Network, ProxyOptions,
-    RoleOptions,
+    SchedulerOptions,
 };
 use crate::plane::{self, Addresses, Keys};
 
@@ -81,7 +84,12 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
         let config = plane::server_config(&keys, &at, &options.network);
         let (server, store) = plane::start(&files, config, &options.store).await?;
-        compose::grant_rights(&Local(server.clone()).admin()).await?;
+        let local = Local(server.clone());
+        compose::grant_rights(&local.admin()).await?;
+        // The scheduler's own settings are not known here.
+        local.explain_scheduling(amphipod_scheduler::Config::default(), |client| {
+            Source::Lists(client.clone())
+        });
         server.serve(TcpListener::bind(options.listen)?, cancel).await?;
         store.close().await?;
         Ok(())
@@ -89,19 +97,20 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
 }
 
 /// A client and the informers of a role that runs alone.
-async fn remote(
-    kubeconfig: &std::path::Path,
-    cancel: &CancellationToken,
-) -> Result<(Client, SharedInformers), Failure> {
+async fn remote(kubeconfig: &Path, cancel: &CancellationToken) -> Result<(Client, SharedInformers), Failure> {
     let client = Client::from_kubeconfig(kubeconfig).await?;
     Ok((client.clone(), SharedInformers::new(client, cancel.clone())))
 }
 
-/// Leads first where asked to, then works.
+/// As whom this process leads.
+fn identity() -> String {
+    format!("{}_{}", host::default_name(), std::process::id())
+}
+
+/// Leads first where there is a lease, then works.
 async fn led<F, Fut>(
     client: Client,
-    lease: &str,
-    elect: bool,
+    lease: Option<leader::Config>,
     cancel: CancellationToken,
     work: F,
 ) -> Result<(), Failure>
@@ -109,14 +118,11 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    if !elect {
-        return work(cancel).await;
-    }
-    let identity = format!("{}_{}", host::default_name(), std::process::id());
+    let Some(lease) = lease else { return work(cancel).await };
+    let name = lease.name.clone();
     let outcome = Arc::new(parking_lot::Mutex::new(None));
     let told = outcome.clone();
-    let config = leader::Config::new("kube-system", lease, &identity);
-    leader::lead(client, config, cancel.clone(), |working| {
+    leader::lead(client, lease, cancel.clone(), |working| {
         let work = work(working);
         async move {
             *told.lock() = Some(work.await);
@@ -127,15 +133,40 @@ where
     match ended {
         Some(Err(failure)) => Err(failure),
         _ if cancel.is_cancelled() => Ok(()),
-        _ => Err(Failure::new(format!("lost the leadership of {lease}; start again to stand by"))),
+        _ => Err(Failure::new(format!("lost the leadership of {name}; start again to stand by"))),
     }
 }
 
-pub fn scheduler(options: &RoleOptions) -> Result<ExitCode, Failure> {
+/// What a scheduler's configuration file says; the defaults without one.
+pub fn scheduler_config(file: Option<&Path>) -> Result<amphipod_scheduler::Config, Failure> {
+    let Some(file) = file else { return Ok(amphipod_scheduler::Config::default()) };
+    let told = |why: String| {
+        let lines: Vec<String> = why.lines().map(|line| format!("{}: {line}", file.display())).collect();
+        Failure::new(lines.join("\n"))
+    };
+    let contents = std::fs::read(file).map_err(|error| told(error.to_string()))?;
+    amphipod_scheduler::Config::parse(&contents).map_err(|error| told(error.to_string()))
+}
+
+pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
+    let mut config = scheduler_config(options.config.as_deref())?;
+    if let Some(elect) = options.leader_elect {
+        config.leader_election.leader_elect = elect;
+    }
+    let configured = Some(&config.client_connection.kubeconfig).filter(|path| !path.is_empty());
+    let kubeconfig = options.kubeconfig.clone().or(configured.map(PathBuf::from));
+    let Some(kubeconfig) = kubeconfig else {
+        return Err(Failure::new(
+            "the scheduler needs --kubeconfig, or clientConnection.kubeconfig in --config",
+        ));
+    };
     alone(|cancel| async move {
-        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
-        led(client.clone(), "kube-scheduler", options.leader_elect, cancel, |working| async move {
-            Ok(amphipod_scheduler::run(client, &informers, Default::default(), working).await?)
+        let (client, informers) = remote(&kubeconfig, &cancel).await?;
+        let lease = config.leader_election.lease(&identity());
+        led(client.clone(), lease, cancel, |working| async move {
+            // Nobody asks a scheduler that runs alone.
+            let metrics = amphipod_scheduler::Metrics::default();
+            Ok(amphipod_scheduler::run(client, &informers, config, metrics, working).await?)
         })
         .await
     })
@@ -156,7 +187,8 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
         let own = client.clone();
         let client_for = move |name: &str| clients.get(name).unwrap_or(&own).clone();
         let context = controllers_context(Arc::new(client_for), informers, root_ca);
-        led(client, "kube-controller-manager", options.role.leader_elect, cancel, |working| async move {
+        let lease = leader::Config::new("kube-system", "kube-controller-manager", &identity());
+        led(client, options.role.leader_elect.then_some(lease), cancel, |working| async move {
             amphipod_controllers::run(context, working).await;
             Ok(())
         })
@@ -165,7 +197,7 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
 }
 
 /// The CA a kubeconfig trusts.
-fn authority_of(path: &std::path::Path) -> Result<String, Failure> {
+fn authority_of(path: &Path) -> Result<String, Failure> {
     amphipod_cluster::kubeconfig::authority(path).map_err(Into::into)
 }
 
@@ -186,15 +218,19 @@ pub fn spawn_local_plane(
     local: &Local,
     informers: &SharedInformers,
     keys: &Keys,
+    scheduler: amphipod_scheduler::Config,
     cancel: &CancellationToken,
     mut spawn: impl FnMut(&'static str, Role),
 ) {
     let (client, shared, stop) =
         (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
+    let metrics = amphipod_scheduler::Metrics::default();
+    let counted = metrics.clone();
+    local.0.metrics.also(move || metrics.render());
     spawn(
         "scheduler",
         Box::pin(
-            async move { Ok(amphipod_scheduler::run(client, &shared, Default::default(), stop).await?) },
+            async move { Ok(amphipod_scheduler::run(client, &shared, scheduler, counted, stop).await?) },
         ),
     );
     let each = local.clone();

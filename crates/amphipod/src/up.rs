@@ -9,6 +9,7 @@ use amphipod_cluster::preflight::{self, Needs};
 use amphipod_cluster::progress::Progress;
 use amphipod_cluster::{Files, node as host};
 use amphipod_kubelet::hollow;
+use amphipod_scheduler::why::Source;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +31,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// Components get this long to end by themselves.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Everything that can be checked before anything is started.
-pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
+/// Everything that can be checked before anything is started; how the scheduler is configured.
+pub fn preflight(options: &UpOptions) -> Result<amphipod_scheduler::Config, Failure> {
     let files = Files::new(&options.data.data_dir);
     if files.run("lock").exists()
         && let Err(running @ amphipod_cluster::Error::Running { .. }) = Lock::acquire(&files)
@@ -40,6 +41,7 @@ pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
     }
     options.store.check()?;
     options.hollow.config(options.network.pod_cidr)?;
+    let scheduler = roles::scheduler_config(options.scheduler_config.as_deref())?;
     preflight::check(&Needs {
         data_dir: &options.data.data_dir,
         embedded_store: options.store.store == Place::Embedded,
@@ -49,14 +51,14 @@ pub fn preflight(options: &UpOptions) -> Result<(), Failure> {
         node: options.has_node(),
         runtime_endpoint: options.container_runtime_endpoint.as_deref(),
     })?;
-    Ok(())
+    Ok(scheduler)
 }
 
 pub fn run(options: &UpOptions) -> Result<ExitCode, Failure> {
     roles::start_logging();
-    preflight(options)?;
+    let scheduler = preflight(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(up(options))?;
+    let code = runtime.block_on(up(options, scheduler))?;
     runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(code)
 }
@@ -78,7 +80,7 @@ impl Cluster {
     }
 }
 
-async fn up(options: &UpOptions) -> Result<ExitCode, Failure> {
+async fn up(options: &UpOptions, scheduler: amphipod_scheduler::Config) -> Result<ExitCode, Failure> {
     let mut progress = Progress::default();
     let files = Files::new(&options.data.data_dir);
     files.create()?;
@@ -93,7 +95,7 @@ async fn up(options: &UpOptions) -> Result<ExitCode, Failure> {
     instance::write(&cluster.files, &record)?;
 
     let outcome = tokio::select! {
-        outcome = start(options, hollow, &mut cluster, &mut progress) => outcome,
+        outcome = start(options, hollow, scheduler, &mut cluster, &mut progress) => outcome,
         () = roles::stop_requested() => Err(Failure::new("stopped while starting")),
     };
     let outcome = match outcome {
@@ -156,6 +158,7 @@ fn addresses(options: &UpOptions) -> Result<Addresses, Failure> {
 async fn start(
     options: &UpOptions,
     hollow: Option<hollow::Config>,
+    scheduler: amphipod_scheduler::Config,
     cluster: &mut Cluster,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
@@ -192,7 +195,10 @@ async fn start(
     progress.done("API server");
 
     let informers = local.informers(cancel.clone());
-    roles::spawn_local_plane(&local, &informers, &keys, &cancel, |name, role| cluster.spawn(name, role));
+    local.explain_scheduling(scheduler.clone(), |_| Source::Informers(informers.clone()));
+    roles::spawn_local_plane(&local, &informers, &keys, scheduler, &cancel, |name, role| {
+        cluster.spawn(name, role);
+    });
     progress.done("scheduler and controllers");
     if let Some(config) = hollow {
         start_hollow(config, cluster, &local, informers, progress).await?;

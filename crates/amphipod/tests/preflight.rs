@@ -42,6 +42,30 @@ fn problems_are_named_with_their_cure() {
 }
 
 #[test]
+fn a_bad_scheduler_configuration_is_refused_with_its_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file) = (directory.path().join("data"), directory.path().join("scheduler.yaml"));
+    let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
+    let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+    std::fs::write(file, format!("{head}parallelism: 0\npercentageOfNodesToScore: 101\n")).unwrap();
+    let expected = format!(
+        "error: {file}: parallelism: Invalid value: 0: should be an integer value greater than zero\n\
+         error: {file}: percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]\n"
+    );
+    let up = ["up", "--no-node", "--data-dir", data, "--scheduler-config", file];
+    assert_eq!(refused(&up), expected);
+    assert!(!std::path::Path::new(data).exists(), "nothing half-started");
+    assert_eq!(refused(&["scheduler", "--kubeconfig", "/nonexistent", "--config", file]), expected);
+
+    std::fs::write(file, head).unwrap();
+    let said = refused(&["scheduler", "--config", file]);
+    assert!(said.contains("--kubeconfig") && said.contains("clientConnection.kubeconfig"), "{said}");
+    std::fs::write(file, format!("{head}clientConnection: {{kubeconfig: /nonexistent}}\n")).unwrap();
+    let said = refused(&["scheduler", "--config", file]);
+    assert!(said.contains("/nonexistent"), "{said}");
+}
+
+#[test]
 fn not_root_is_told_so() {
     support::require_root();
     use std::os::unix::process::CommandExt;

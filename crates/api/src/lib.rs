@@ -15,6 +15,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod quota;
 pub mod resource;
+pub mod scheduling_review;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -71,6 +71,18 @@ impl Quantity {
     pub fn is_zero(self) -> bool {
         self.nanos == 0
     }
+    /// For people: amounts of bytes with one decimal at most, rounded up or down (`15.6Gi`).
+    pub fn readable(self, up: bool) -> String {
+        let units = self.nanos / NANOS_PER_UNIT;
+        if self.format != Format::BinarySi || units.abs() < 1024 {
+            return self.to_string();
+        }
+        let power = (units.abs().ilog2() / 10).min(BINARY.len() as u32 - 1);
+        let (tenths, unit) = (units * 10, 1_i128 << (10 * power));
+        let tenths = if up { -(-tenths).div_euclid(unit) } else { tenths.div_euclid(unit) };
+        let fraction = if tenths % 10 == 0 { String::new() } else { format!(".{}", (tenths % 10).abs()) };
+        format!("{}{fraction}{}", tenths / 10, BINARY[power as usize])
+    }
     pub fn is_negative(self) -> bool {
         self.nanos < 0
     }
@@ -343,6 +355,22 @@ mod tests {
         ("Mi", 0, 0, Format::BinarySi),
         ("9223372036854775808", 9_223_372_036_854_775_808, 9, Format::DecimalSi),
     ];
+
+    #[test]
+    fn readable_amounts() {
+        let cases = [
+            ("250m", "250m", "250m"),
+            ("1023", "1023", "1023"),
+            ("1Gi", "1Gi", "1Gi"),
+            ("16384256Ki", "15.6Gi", "15.7Gi"),
+            ("1500Mi", "1.4Gi", "1.5Gi"),
+            ("3G", "3G", "3G"),
+        ];
+        for (text, down, up) in cases {
+            let quantity = Quantity::parse(text).unwrap();
+            assert_eq!((&*quantity.readable(false), &*quantity.readable(true)), (down, up), "{text}");
+        }
+    }
 
     #[test]
     fn parsing() {

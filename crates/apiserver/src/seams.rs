@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amphipod_api::resource::Resource;
+use amphipod_api::scheduling_review::Changes;
 use amphipod_api::status::Status;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -148,6 +149,14 @@ pub trait Reviews: Send + Sync {
         resource: &Resource,
         object: Value,
     ) -> Result<Value, Status>;
+}
+
+/// Answers PodSchedulingReviews: what the scheduler would do with a pod, and why.
+#[async_trait]
+pub trait SchedulingExplainer: Send + Sync {
+    /// `pod` is the pod as JSON, `changes` what to assume that is not so. The answer is the review's
+    /// `status`.
+    async fn explain(&self, pod: &[u8], changes: &Changes) -> Result<Value, Status>;
 }
 
 /// Signs service-account tokens (`serviceaccounts/<name>/token`) and publishes the keys.

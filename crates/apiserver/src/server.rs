@@ -2,7 +2,7 @@
 //! listener and the in-process service).
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use amphipod_api::resource::Resource;
@@ -33,7 +33,7 @@ use crate::kubelet_proxy;
 use crate::metrics::Metrics;
 use crate::reader::CacheReader;
 use crate::registry::object_key;
-use crate::seams::{Policy, UserInfo};
+use crate::seams::{Policy, SchedulingExplainer, UserInfo};
 use crate::services::{Repair, repair_periodically};
 
 /// Events written within this time share a lease, so that leases stay few.
@@ -50,6 +50,8 @@ pub struct ApiServer {
     /// Who is served now and who waits.
     pub limits: Limits,
     event_lease: Mutex<Option<(LeaseId, Instant)>>,
+    /// Given once there is a scheduler's explainer, which needs the server to read from.
+    explainer: OnceLock<Arc<dyn SchedulingExplainer>>,
 }
 
 impl ApiServer {
@@ -73,6 +75,7 @@ impl ApiServer {
             shutdown,
             kubelet_tls: Arc::new(tls),
             event_lease: Mutex::default(),
+            explainer: OnceLock::new(),
             config,
         });
         let loopback = InProcess(server.clone());
@@ -144,6 +147,16 @@ impl ApiServer {
     /// Ends watches and background work. The store stays open: it belongs to the caller.
     pub fn close(&self) {
         self.shutdown.cancel();
+    }
+
+    /// Who explains scheduling from now on; the first that is given stays.
+    pub fn explain_scheduling_by(&self, explainer: Arc<dyn SchedulingExplainer>) {
+        // A second one would read the same cluster: keeping the first loses nothing.
+        let _ = self.explainer.set(explainer);
+    }
+    pub(crate) fn scheduling_explainer(&self) -> Result<&dyn SchedulingExplainer, Status> {
+        let explainer = self.explainer.get().map(Arc::as_ref);
+        explainer.ok_or_else(|| Status::unavailable("the server cannot explain scheduling yet"))
     }
 
     /// Events are written under a lease: the store forgets them in time.

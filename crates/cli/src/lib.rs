@@ -1,5 +1,6 @@
 //! The kubectl-compatible commands: the same words, flags and output, for a machine that has no
-//! kubectl. Commands talk to any Kubernetes API server; nothing here is particular to Amphipod.
+//! kubectl. Commands talk to any Kubernetes API server; `why` alone asks what only
+//! Amphipod answers.
 
 mod apply;
 mod context;
@@ -24,6 +25,7 @@ mod set;
 mod streams;
 mod table;
 mod watch;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -83,6 +85,8 @@ enum Command {
     Exec(exec::Args),
     /// Forward one or more local ports to a pod
     PortForward(portforward::Args),
+    /// Explain where a pod goes, and why (Amphipod only)
+    Why(why::Args),
 }
 
 /// The command names, so that the binary knows which of its arguments are meant for kubectl.
@@ -140,6 +144,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Logs(args) => logs::run(&session, args).await?,
         Command::Exec(args) => return exec::run(&session, args).await,
         Command::PortForward(args) => portforward::run(&session, args).await?,
+        Command::Why(args) => why::run(&session, args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -56,6 +56,11 @@ impl EventRecorder {
         let source = EventSource { host: Some(host.to_owned()), ..(*self.source).clone() };
         EventRecorder { sender: self.sender.clone(), source: Arc::new(source) }
     }
+    /// A recorder of another component that shares the writer.
+    pub fn as_component(&self, component: &str) -> Self {
+        let source = EventSource { component: Some(component.to_owned()), host: self.source.host.clone() };
+        EventRecorder { sender: self.sender.clone(), source: Arc::new(source) }
+    }
 
     pub fn normal<K: Resource>(&self, object: &K, reason: &str, message: impl Into<String>) {
         self.record(reference(object), "Normal", reason, message.into());

@@ -104,7 +104,15 @@ kinds! {
     cluster networking::v1::IPAddress;
     cluster networking::v1::ServiceCIDR;
     namespaced policy::v1::PodDisruptionBudget;
+    cluster storage::v1::StorageClass;
     cluster scheduling::v1::PriorityClass;
+    cluster storage::v1::CSINode;
+    cluster storage::v1::CSIDriver;
+    namespaced storage::v1::CSIStorageCapacity;
+    namespaced resource::v1::ResourceClaim;
+    cluster resource::v1::ResourceSlice;
+    cluster resource::v1::DeviceClass;
+    cluster storage::v1::VolumeAttachment;
     cluster node::v1::RuntimeClass;
     cluster rbac::v1::ClusterRole;
     cluster rbac::v1::ClusterRoleBinding;

@@ -53,13 +53,24 @@ impl Client {
     async fn connect(path: &Path, user: Option<String>) -> Result<Self, Error> {
         let fail = |why: String| Error::Kubeconfig { path: path.display().to_string(), why };
         let file = kube::config::Kubeconfig::read_from(path).map_err(|e| fail(e.to_string()))?;
+        Self::of(file, user).await.map_err(fail)
+    }
+
+    /// Connects to another server than the API server, described as a kubeconfig describes one.
+    pub async fn to_server(kubeconfig: &serde_json::Value) -> Result<Self, Error> {
+        let fail = |why: String| Error::Kubeconfig { path: "a server's settings".to_owned(), why };
+        let file = serde::Deserialize::deserialize(kubeconfig).map_err(|e| fail(e.to_string()))?;
+        Self::of(file, None).await.map_err(fail)
+    }
+
+    async fn of(file: kube::config::Kubeconfig, user: Option<String>) -> Result<Self, String> {
         let options = kube::config::KubeConfigOptions::default();
         let mut config =
-            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| fail(e.to_string()))?;
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| e.to_string())?;
         // Watches live for minutes without a byte; a read timeout would cut them.
         config.read_timeout = None;
         config.auth_info.impersonate = user.or(config.auth_info.impersonate);
-        let inner = kube::Client::try_from(config).map_err(|e| fail(e.to_string()))?;
+        let inner = kube::Client::try_from(config).map_err(|e| e.to_string())?;
         Ok(Client::new(inner))
     }
 

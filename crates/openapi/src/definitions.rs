@@ -7,6 +7,7 @@ use amphipod_api::resource::{Resource, builtin};
 use amphipod_api::schema::{self, Field, ListKind, Message, Shape, Special, Strategy};
 use serde_json::{Map, Value, json};
 
+use crate::own;
 use crate::roots::{ROOTS, generator, register_borrowed, register_meta};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub(crate) fn of_group_version(path: &str, dialect: Dialect) -> BTreeMap<String,
         list["x-kubernetes-group-version-kind"] = json!([{"group": resource.group, "version": resource.version, "kind": format!("{}List", resource.kind)}]);
         found.insert(format!("{}List", message.name), list);
     }
+    found.extend(own::definitions(path, dialect));
     found
 }
 
@@ -61,8 +63,13 @@ pub(crate) fn path_of(resource: &Resource) -> String {
     crate::group_version_path(&resource.group, &resource.version)
 }
 
-pub(crate) fn message_of(resource: &Resource) -> Option<&'static Message> {
+fn message_of(resource: &Resource) -> Option<&'static Message> {
     schema::kind(&resource.group, &resource.version, &resource.kind)
+}
+
+/// The name of a resource's definition.
+pub(crate) fn name_of(resource: &Resource) -> Option<&'static str> {
+    message_of(resource).map(|message| message.name).or_else(|| own::definition_name(resource))
 }
 
 /// The schema of a list of `item` (a definition's name).

@@ -7,6 +7,7 @@
 
 mod definitions;
 mod gnostic;
+mod own;
 mod paths;
 mod roots;
 mod v2;

@@ -69,6 +69,10 @@ pub(crate) fn register_borrowed(path: &str, generator: &mut SchemaGenerator) {
         "apis/apps/v1" => {
             generator.subschema_for::<api::autoscaling::v1::Scale>();
         }
+        crate::own::PATH => {
+            generator.subschema_for::<api::core::v1::Pod>();
+            generator.subschema_for::<api::core::v1::Node>();
+        }
         _ => {}
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::Info;
-use crate::definitions::{Dialect, message_of, of_group_version, path_of};
+use crate::definitions::{Dialect, name_of, of_group_version, path_of};
 use crate::gnostic;
 use crate::paths::{Operation, Parameter, operations};
 use crate::v3::{group_version_kind, tag};
@@ -65,8 +65,8 @@ fn each_path(mut emit: impl FnMut(&str, &Value)) {
     for group_version in group_versions() {
         let mut paths: BTreeMap<String, Value> = BTreeMap::new();
         for resource in builtin().iter().filter(|r| path_of(r) == group_version) {
-            let Some(message) = message_of(resource) else { continue };
-            for operation in operations(resource, message.name) {
+            let Some(name) = name_of(resource) else { continue };
+            for operation in operations(resource, name) {
                 let item = paths.entry(operation.path.clone()).or_insert_with(|| path_item(&operation.path));
                 item[operation.method] = write(&operation);
             }

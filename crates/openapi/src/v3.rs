@@ -6,7 +6,7 @@ use amphipod_api::resource::{Resource, builtin, groups};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::definitions::{Dialect, message_of, of_group_version, path_of};
+use crate::definitions::{Dialect, name_of, of_group_version, path_of};
 use crate::paths::{Operation, Parameter, operations};
 use crate::{Info, hash};
 
@@ -43,7 +43,7 @@ pub fn v3(info: Info<'_>, path: &str) -> Option<Bytes> {
     let resources: Vec<(&Resource, &str)> = builtin()
         .iter()
         .filter(|r| path_of(r) == path)
-        .filter_map(|r| message_of(r).map(|m| (r, m.name)))
+        .filter_map(|r| name_of(r).map(|name| (r, name)))
         .collect();
     if resources.is_empty() {
         return None;

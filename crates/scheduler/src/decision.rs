@@ -2,15 +2,17 @@
 //! the same snapshot, pod and tie-break give the same answer; what is remembered of classes of pods
 //! makes it fast and changes nothing.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::class::{Class, Classes, Signature, Topology, filter_node_with_nominated};
+use crate::class::{Class, Classes, Judgement, Signature, Topology, filter_node_with_nominated};
 use crate::explanation::Explanation;
 use crate::framework::{Candidate, PluginSet, Point, Profile, View};
 use crate::node::Slot;
 use crate::plugins::{default_preemption, node_affinity};
 use crate::pod::{PodInfo, Template};
-use crate::preemption::{Preemption, hopeless, preempt};
+use crate::preemption::{Preemption, Room, among, hopeless, preempt, rooms};
 use crate::snapshot::Snapshot;
 
 #[derive(Debug)]
@@ -25,6 +27,40 @@ pub struct Unschedulable {
     /// The plugins that refused nodes: what may help the pod is for them to say.
     pub plugins: PluginSet,
     pub preemption: Option<Preemption>,
+}
+
+/// What others than the plugins say about the nodes that would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// Those that are left, with what is added to their scores.
+    pub nodes: HashMap<String, i64>,
+    /// Why the others will not do.
+    pub refused: Vec<String>,
+}
+
+impl Advice {
+    fn best(&self, snapshot: &Snapshot, judgement: &Judgement, tie_break: u64) -> Option<Slot> {
+        let left = judgement.scores();
+        let left: Vec<(Slot, i64)> = left
+            .filter_map(|(slot, score)| Some((slot, score + self.nodes.get(snapshot.name(slot))?)))
+            .collect();
+        let highest = left.iter().map(|(_, score)| *score).max()?;
+        let mut winners: Vec<Slot> =
+            left.into_iter().filter(|(_, score)| *score == highest).map(|(slot, _)| slot).collect();
+        let index = (tie_break % winners.len() as u64) as usize;
+        Some(winners.swap_remove(index))
+    }
+}
+
+/// One decision.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    pod: &'a PodInfo,
+    profile: usize,
+    /// Where room was being made for the pod.
+    waited_at: Option<Slot>,
+    tie_break: u64,
+    advice: Option<&'a Advice>,
 }
 
 /// Decides for all profiles, and remembers classes of pods between decisions.
@@ -50,15 +86,42 @@ impl Scheduler {
     /// Where a waiting pod is to go. `tie_break` chooses among equally good nodes; any number will
     /// do. In the snapshot the pod waits for a node afterwards if room is (still) being made for it.
     pub fn decide(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>, tie_break: u64) -> Decision {
+        self.decide_advised(snapshot, pod, tie_break, None)
+    }
+
+    /// The nodes that will do for a waiting pod, for others to be asked about.
+    pub fn feasible(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>) -> Vec<Slot> {
+        let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
+        if self.refusal_beforehand(snapshot, pod, profile).is_some() {
+            return Vec::new();
+        }
+        let waited_at = snapshot.denominate(&pod.key);
+        let (class, profile) = self.class(snapshot, pod);
+        let slots = class.judge(snapshot, profile).scores().map(|(slot, _)| slot).collect();
+        if let Some(slot) = waited_at {
+            snapshot.nominate(pod.clone(), slot);
+        }
+        slots
+    }
+
+    /// The same as [`Scheduler::decide`], among the nodes that others left.
+    pub fn decide_advised(
+        &mut self,
+        snapshot: &mut Snapshot,
+        pod: &Arc<PodInfo>,
+        tie_break: u64,
+        advice: Option<&Advice>,
+    ) -> Decision {
         let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
         // What waits for the pod itself must not be in its way.
         let waited_at = snapshot.denominate(&pod.key);
-        let decision = self.decide_afresh(snapshot, pod, profile, waited_at, tie_break);
+        let question = Question { pod, profile, waited_at, tie_break, advice };
+        let decision = self.decide_afresh(snapshot, &question);
         let waits_at = match &decision {
             Decision::Node(_) => None,
             Decision::Unschedulable(unschedulable) => match &unschedulable.preemption {
                 Some(Preemption::Plan(plan)) => Some(plan.slot),
-                Some(Preemption::NoHelp(_)) => None,
+                Some(Preemption::NoHelp(_) | Preemption::Vetoed(_)) => None,
                 Some(Preemption::NotEligible(_)) | None => waited_at,
             },
         };
@@ -68,25 +131,18 @@ impl Scheduler {
         decision
     }
 
-    fn decide_afresh(
-        &mut self,
-        snapshot: &Snapshot,
-        pod: &PodInfo,
-        profile: usize,
-        waited_at: Option<Slot>,
-        tie_break: u64,
-    ) -> Decision {
+    fn decide_afresh(&mut self, snapshot: &Snapshot, question: &Question) -> Decision {
+        let Question { pod, profile, waited_at, tie_break, advice } = *question;
         let nodes = snapshot.node_count();
         let preempts = self.profiles[profile].is_enabled(default_preemption::NAME, Point::PostFilter);
-        let named = match node_affinity::named_nodes(&pod.template.spec) {
-            Ok(named) => named,
-            Err(conflict) => {
-                let explanation = Explanation { nodes, beforehand: Some(conflict), ..Explanation::default() };
-                let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
-                return unschedulable(pod, explanation, PluginSet::of([node_affinity::NAME]), preemption);
-            }
-        };
+        if let Some((plugin, text)) = self.refusal_beforehand(snapshot, pod, profile) {
+            let explanation = Explanation { nodes, beforehand: Some(text), ..Explanation::default() };
+            let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
+            return unschedulable(pod, explanation, PluginSet::of([plugin]), preemption);
+        }
+        let named = node_affinity::named_nodes(&pod.template.spec).ok().flatten();
         if let Some([name]) = named.as_deref()
+            && advice.is_none()
             && let Some(slot) = snapshot.slot_of(*name)
             && self.takes_named(snapshot, pod, profile, slot)
         {
@@ -95,17 +151,52 @@ impl Scheduler {
         let class = self.classes.get(snapshot, &self.profiles, profile, pod);
         let profile = &self.profiles[profile];
         class.refresh(snapshot, profile);
-        if let Some(slot) = waited_at.filter(|slot| class.takes(snapshot, profile, *slot)) {
+        let left = |slot: &Slot| advice.is_none_or(|advice| advice.nodes.contains_key(snapshot.name(*slot)));
+        if let Some(slot) = waited_at.filter(left).filter(|slot| class.takes(snapshot, profile, *slot)) {
             return Decision::Node(slot);
         }
         let judgement = class.judge(snapshot, profile);
-        if let Some(slot) = judgement.best(tie_break) {
+        let best = match advice {
+            None => judgement.best(tie_break),
+            Some(advice) => advice.best(snapshot, &judgement, tie_break),
+        };
+        if let Some(slot) = best {
             return Decision::Node(slot);
         }
-        let explanation = Explanation::of(&snapshot.catalogue.resources, nodes, &judgement.refused);
-        let plugins = PluginSet::of(judgement.refused.iter().map(|(refusal, _)| refusal.plugin));
+        let mut explanation = Explanation::of(&snapshot.catalogue.resources, nodes, &judgement.refused);
+        for reason in advice.iter().flat_map(|advice| &advice.refused) {
+            explanation.count(reason, 1);
+        }
+        // What may help a pod that others refused nodes to, nobody knows.
+        let refusing = judgement.refused.iter().filter(|_| advice.is_none());
+        let plugins = PluginSet::of(refusing.map(|(refusal, _)| refusal.plugin));
         let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
         unschedulable(pod, explanation, plugins, preemption)
+    }
+
+    /// Where room could be made for a pod that no node takes, for others to be asked about.
+    pub fn rooms(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>) -> Vec<Room> {
+        let waits_at = snapshot.denominate(&pod.key);
+        let (class, profile) = self.class(snapshot, pod);
+        let rooms = rooms(class, snapshot, profile);
+        if let Some(slot) = waits_at {
+            snapshot.nominate(pod.clone(), slot);
+        }
+        rooms
+    }
+
+    /// The plugin that refuses a pod every node, and why, if one does.
+    pub fn refusal_beforehand(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        profile: usize,
+    ) -> Option<(&'static str, Cow<'static, str>)> {
+        let mut enabled = self.profiles[profile].at(Point::PreFilter);
+        enabled.find_map(|enabled| {
+            let text = enabled.plugin.before?(snapshot, pod).err()?;
+            Some((enabled.plugin.name, text))
+        })
     }
 
     /// The class of a pod as it is now: what each node is to the pod, and why.
@@ -138,11 +229,32 @@ fn unschedulable(
     preemption: Option<Preemption>,
 ) -> Decision {
     let preemption = preemption.filter(|_| explanation.nodes > 0);
-    if let Some(message) = preemption.as_ref().and_then(Preemption::message) {
-        let claims = (!pod.template.spec.has_claims).then(|| "no new claims to deallocate".to_owned());
-        explanation.afterwards = claims.into_iter().chain([format!("preemption: {message}")]).collect();
-    }
+    explanation.afterwards = afterwards(pod, &explanation, preemption.as_ref());
     Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
+}
+
+/// What came of the attempts to make room. Only a pod that has nodes filtered for it has come as far as
+/// looking for claims that could give their devices back.
+fn afterwards(pod: &PodInfo, explanation: &Explanation, preemption: Option<&Preemption>) -> Vec<String> {
+    let Some(message) = preemption.and_then(Preemption::message) else { return Vec::new() };
+    let claims = match pod.devices.is_some() && explanation.beforehand.is_none() {
+        true => "still not schedulable".to_owned(),
+        false => "no new claims to deallocate".to_owned(),
+    };
+    vec![claims, format!("preemption: {message}")]
+}
+
+impl Unschedulable {
+    /// Takes over what others made of the places where room could be made.
+    pub fn revise(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>, left: Result<Vec<Room>, String>) {
+        snapshot.denominate(&pod.key);
+        let preemption = left.map_or_else(Preemption::Vetoed, |rooms| among(snapshot, rooms));
+        if let Preemption::Plan(plan) = &preemption {
+            snapshot.nominate(pod.clone(), plan.slot);
+        }
+        self.explanation.afterwards = afterwards(pod, &self.explanation, Some(&preemption));
+        self.preemption = Some(preemption);
+    }
 }
 
 #[cfg(test)]

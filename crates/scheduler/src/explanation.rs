@@ -1,5 +1,6 @@
 //! Why no node would do, counted, in kube-scheduler's words.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::amounts::Resources;
@@ -9,7 +10,7 @@ use crate::framework::Refusal;
 pub struct Explanation {
     pub nodes: usize,
     /// A reason that holds for all nodes; nobody looked at them one by one then.
-    pub beforehand: Option<&'static str>,
+    pub beforehand: Option<Cow<'static, str>>,
     pub reasons: BTreeMap<String, usize>,
     /// What was tried afterwards, and why it did not help.
     pub afterwards: Vec<String>,
@@ -30,16 +31,20 @@ impl Explanation {
             *self.reasons.entry(reason.to_owned()).or_insert(0) += times;
         }
     }
+    /// `1 Insufficient cpu, 2 node(s) were unschedulable`
+    pub fn reasons_text(&self) -> String {
+        let mut parts: Vec<String> =
+            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        parts.sort();
+        self.beforehand.as_deref().map_or_else(|| parts.join(", "), str::to_owned)
+    }
     /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
     pub fn message(&self) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
         let mut text = format!("0/{} nodes are available:", self.nodes);
-        let mut parts: Vec<String> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        parts.sort();
-        let reasons = self.beforehand.map_or_else(|| parts.join(", "), str::to_owned);
+        let reasons = self.reasons_text();
         if !reasons.is_empty() {
             text += &format!(" {reasons}.");
         }

@@ -74,6 +74,33 @@ impl Requirement {
     }
 }
 
+/// Of several such requirements the one with the fewest values.
+fn handhold(requirements: &[Requirement]) -> Option<(Symbol, &[Symbol])> {
+    let lists = requirements.iter().filter_map(|requirement| match requirement {
+        Requirement::In(key, values) => Some((*key, &**values)),
+        _ => None,
+    });
+    lists.min_by_key(|(_, values)| values.len())
+}
+
+impl Requirement {
+    /// In words that go behind "the label" or "a label".
+    pub fn text(&self, symbols: &Symbols) -> String {
+        let text = |symbol: &Symbol| symbols.text(*symbol);
+        let among = |values: &[Symbol]| values.iter().map(text).collect::<Vec<_>>().join(", ");
+        match self {
+            Requirement::In(key, values) if values.len() == 1 => format!("{}={}", text(key), among(values)),
+            Requirement::In(key, values) => format!("{} in ({})", text(key), among(values)),
+            Requirement::NotIn(key, values) => format!("{} not in ({})", text(key), among(values)),
+            Requirement::Exists(key) => text(key).to_owned(),
+            Requirement::Absent(key) => format!("!{}", text(key)),
+            Requirement::Above(key, bound) => format!("{} > {bound}", text(key)),
+            Requirement::Below(key, bound) => format!("{} < {bound}", text(key)),
+            Requirement::Never => "what nothing can match".to_owned(),
+        }
+    }
+}
+
 fn intern_all(symbols: &mut Symbols, texts: &[String]) -> Box<[Symbol]> {
     texts.iter().map(|text| symbols.intern(text)).collect()
 }
@@ -107,6 +134,10 @@ impl Selector {
     }
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
+    }
+    /// A label, and the values one of which it asks for, if there is such a label.
+    pub fn handhold(&self) -> Option<(Symbol, &[Symbol])> {
+        handhold(&self.0)
     }
     pub fn matches(&self, symbols: &Symbols, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.matches(symbols, labels))
@@ -149,6 +180,18 @@ impl NodeTerm {
         !self.is_empty()
             && self.names.iter().all(by_name)
             && self.expressions.iter().all(|r| r.matches(symbols, labels))
+    }
+    /// A label, and the values one of which it asks for, if there is such a label.
+    pub fn handhold(&self) -> Option<(Symbol, &[Symbol])> {
+        handhold(&self.expressions)
+    }
+    /// The requirements on labels that do not hold.
+    pub fn unmet<'a>(
+        &'a self,
+        symbols: &'a Symbols,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a Requirement> {
+        self.expressions.iter().filter(|requirement| !requirement.matches(symbols, labels))
     }
     /// The names the term allows, if it names any.
     pub fn names(&self) -> Option<Vec<Symbol>> {

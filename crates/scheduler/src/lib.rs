@@ -3,10 +3,14 @@
 
 pub mod amounts;
 pub mod class;
+pub mod config;
 pub mod decision;
+pub mod devices;
 pub mod explanation;
+pub mod extender;
 pub mod framework;
 pub mod labels;
+mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -14,9 +18,13 @@ pub mod preemption;
 pub mod queue;
 mod shell;
 pub mod snapshot;
+pub mod storage;
 pub mod symbols;
+pub mod why;
 
+pub use config::Config;
 pub use decision::{Decision, Scheduler};
 pub use framework::Profile;
-pub use shell::{Config, run};
+pub use metrics::Metrics;
+pub use shell::run;
 pub use snapshot::Snapshot;

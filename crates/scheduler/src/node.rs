@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::amounts::{Amounts, PODS};
 use crate::labels::Labels;
-use crate::pod::{Catalogue, HostPort, PodInfo, Spec, Taint, effect};
+use crate::pod::{Catalogue, Disk, HostPort, PodInfo, Taint, effect};
 use crate::symbols::Symbol;
 
 /// The index of a node in the snapshot; given to another node when the first is gone.
@@ -64,33 +64,63 @@ pub struct Fill {
     pub nonzero: [i64; 2],
     /// With how many pods have each.
     pub ports: Vec<(HostPort, u32)>,
+    /// Likewise.
+    pub mounts: Vec<(Mount, u32)>,
+}
+
+/// What pods mount that matters to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// `namespace/name`
+    Claim(Symbol),
+    Disk(Disk),
 }
 
 impl Fill {
-    pub fn add(&mut self, spec: &Spec) {
+    pub fn add(&mut self, pod: &PodInfo) {
+        let spec = &pod.template.spec;
         self.pods += 1;
         self.requested.add(&spec.requests);
         self.nonzero[0] += spec.nonzero[0];
         self.nonzero[1] += spec.nonzero[1];
-        for port in &spec.ports {
-            match self.ports.iter_mut().find(|(taken, _)| taken == port) {
-                Some((_, users)) => *users += 1,
-                None => self.ports.push((port.clone(), 1)),
-            }
-        }
+        spec.ports.iter().for_each(|port| count(&mut self.ports, port));
+        mounts(pod).for_each(|mount| count(&mut self.mounts, &mount));
     }
-    pub fn remove(&mut self, spec: &Spec) {
+    pub fn remove(&mut self, pod: &PodInfo) {
+        let spec = &pod.template.spec;
         self.pods -= 1;
         self.requested.subtract(&spec.requests);
         self.nonzero[0] -= spec.nonzero[0];
         self.nonzero[1] -= spec.nonzero[1];
-        for port in &spec.ports {
-            if let Some(index) = self.ports.iter().position(|(taken, _)| taken == port) {
-                self.ports[index].1 -= 1;
-                if self.ports[index].1 == 0 {
-                    self.ports.swap_remove(index);
-                }
-            }
+        spec.ports.iter().for_each(|port| uncount(&mut self.ports, port));
+        mounts(pod).for_each(|mount| uncount(&mut self.mounts, &mount));
+    }
+    /// How many pods mount a claim.
+    pub fn users(&self, claim: Symbol) -> usize {
+        let mount = self.mounts.iter().find(|(mount, _)| *mount == Mount::Claim(claim));
+        mount.map_or(0, |(_, users)| *users as usize)
+    }
+}
+
+fn mounts(pod: &PodInfo) -> impl Iterator<Item = Mount> + '_ {
+    pod.volumes.iter().flat_map(|volumes| {
+        let claims = volumes.claims.iter().map(|claim| Mount::Claim(claim.key));
+        claims.chain(volumes.disks.iter().cloned().map(Mount::Disk))
+    })
+}
+
+fn count<T: Clone + PartialEq>(counts: &mut Vec<(T, u32)>, thing: &T) {
+    match counts.iter_mut().find(|(known, _)| known == thing) {
+        Some((_, users)) => *users += 1,
+        None => counts.push((thing.clone(), 1)),
+    }
+}
+
+fn uncount<T: PartialEq>(counts: &mut Vec<(T, u32)>, thing: &T) {
+    if let Some(index) = counts.iter().position(|(known, _)| known == thing) {
+        counts[index].1 -= 1;
+        if counts[index].1 == 0 {
+            counts.swap_remove(index);
         }
     }
 }
@@ -108,13 +138,13 @@ pub struct NodeInfo {
 
 impl NodeInfo {
     pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
-        self.fill.add(&pod.template.spec);
+        self.fill.add(&pod);
         self.pods.push(pod);
     }
     pub(crate) fn remove(&mut self, key: &str) -> Option<Arc<PodInfo>> {
         let index = self.pods.iter().position(|pod| &*pod.key == key)?;
         let pod = self.pods.swap_remove(index);
-        self.fill.remove(&pod.template.spec);
+        self.fill.remove(&pod);
         Some(pod)
     }
     pub(crate) fn is_vacant(&self) -> bool {

@@ -112,7 +112,7 @@ mod tests {
                 assert!(builtin().iter().any(|r| r.group == group.name && r.version == version.version));
             }
         }
-        assert_eq!(builtin().len(), 66);
+        assert_eq!(builtin().len(), 67);
     }
 
     #[test]

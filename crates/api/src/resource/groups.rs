@@ -1,5 +1,7 @@
 //! The served groups, in the order of `/apis`, with the priorities their APIService objects carry.
 
+use crate::scheduling_review;
+
 /// A served API group; `versions` has the preferred one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -54,6 +56,8 @@ const GROUPS: &[Group] = &[
     group("discovery.k8s.io", 16200, V1),
     group("flowcontrol.apiserver.k8s.io", 16100, &[v("v1", 21)]),
     group("resource.k8s.io", 15900, V1),
+    // Amphipod's own, with what custom resources get.
+    group(scheduling_review::GROUP, 1000, &[v(scheduling_review::VERSION, 100)]),
 ];
 
 /// All built-in groups (the core group has the empty name), highest priority first.

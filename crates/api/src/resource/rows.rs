@@ -96,6 +96,7 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const STORAGE: &str = "storage.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 const RESOURCE: &str = "resource.k8s.io";
+const OWN: &str = crate::scheduling_review::GROUP;
 const EXTENSION: &str = "api-extensions";
 const SCALE_STATUS: &str = "scale status";
 
@@ -298,4 +299,13 @@ pub(super) const ROWS: &[Row] = &[
     row(RESOURCE, "v1", "resourceslices", "ResourceSlice", "KsC072WgaEY=")
         .cluster()
         .fields("spec.nodeName spec.driver"),
+    row(
+        OWN,
+        crate::scheduling_review::VERSION,
+        crate::scheduling_review::PLURAL,
+        crate::scheduling_review::KIND,
+        "",
+    )
+    .verbs("create")
+    .prefix(""),
 ];

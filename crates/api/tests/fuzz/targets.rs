@@ -40,13 +40,13 @@ fn read(input: &[u8], form: &str) {
     }
 }
 
-/// One object of every kind.
+/// One object of every kind with facts; Amphipod's own are only JSON.
 fn of_every_kind<'a, T: Into<Vec<u8>>>(
     write: impl Fn(&Value) -> T + 'a,
 ) -> impl Iterator<Item = Vec<u8>> + 'a {
-    resource::builtin().iter().enumerate().map(move |(number, resource)| {
-        let message = schema::kind(&resource.group, &resource.version, &resource.kind).expect("facts");
-        write(&objects::object(&mut Rng::new(number as u64), message)).into()
+    resource::builtin().iter().enumerate().filter_map(move |(number, resource)| {
+        let message = schema::kind(&resource.group, &resource.version, &resource.kind)?;
+        Some(write(&objects::object(&mut Rng::new(number as u64), message)).into())
     })
 }
 

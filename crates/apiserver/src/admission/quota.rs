@@ -8,6 +8,7 @@ use std::sync::Arc;
 use amphipod_api::object;
 use amphipod_api::pod_resources::{Amounts, add, amounts};
 use amphipod_api::quota::{self, CLAIMS, Kind, PODS, SERVICES};
+use amphipod_api::scheduling_review;
 use amphipod_api::status::Status;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -21,7 +22,7 @@ const ATTEMPTS: usize = 4;
 /// Namespaces that share a lock wait for each other; nothing else depends on the number.
 const LOCKS: usize = 64;
 /// Kinds that are not counted: most are not stored, events come in masses.
-const IGNORED: [(&str, &str); 9] = [
+const IGNORED: [(&str, &str); 10] = [
     ("", "bindings"),
     ("", "componentstatuses"),
     ("", "events"),
@@ -31,6 +32,7 @@ const IGNORED: [(&str, &str); 9] = [
     ("authorization.k8s.io", "selfsubjectaccessreviews"),
     ("authorization.k8s.io", "selfsubjectrulesreviews"),
     ("authorization.k8s.io", "subjectaccessreviews"),
+    (scheduling_review::GROUP, scheduling_review::PLURAL),
 ];
 
 pub struct Quotas {

@@ -84,6 +84,22 @@ struct State {
     watchers: HashMap<Interest, Vec<Registered>>,
     watcher_count: usize,
     next_watcher: u64,
+    /// How often the store was read from the start, and changes since the process began.
+    loads: u64,
+    changes: u64,
+}
+
+/// How far a collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub objects: usize,
+    pub watchers: usize,
+    pub loads: u64,
+    pub changes: u64,
+    /// Revision of the newest change.
+    pub newest: Revision,
+    /// Changes it keeps for watches to resume from, at most.
+    pub capacity: u64,
 }
 
 /// The asked-for revision is older than the window; `oldest` is the first that could be served.
@@ -144,6 +160,7 @@ impl Collection {
         state.items = loaded;
         state.unreadable = unreadable;
         state.loaded = revision;
+        state.loads += 1;
         state.forget_before(revision);
         for event in state.pending.take().unwrap_or_default() {
             if event.revision() > revision {
@@ -191,6 +208,7 @@ impl Collection {
         }
         let change = Arc::new(Change { revision: event.revision(), key, current, previous });
         state.last_change = change.revision;
+        state.changes += 1;
         self.notify(state, &change);
         state.window_bytes += kept_bytes(&change);
         state.window.push_back(change);
@@ -245,6 +263,17 @@ impl Collection {
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    pub fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        Standing {
+            objects: state.items.len(),
+            watchers: state.watcher_count,
+            loads: state.loads,
+            changes: state.changes,
+            newest: state.last_change,
+            capacity: WINDOW_CHANGES as u64,
+        }
     }
     pub fn last_change(&self) -> Revision {
         self.state.lock().last_change

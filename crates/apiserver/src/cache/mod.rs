@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-pub use collection::{Change, Collection, Interest, Snapshot, TooOld, Watcher, within};
+pub use collection::{Change, Collection, Interest, Snapshot, Standing, TooOld, Watcher, within};
 pub use entry::{Entry, Selector};
 pub use extract::Wanted;
 use foreign::Kind;
@@ -130,9 +130,10 @@ impl Cache {
         self.collections.read().get(prefix).cloned()
     }
 
-    pub fn sizes(&self) -> Vec<(String, usize, usize)> {
+    /// Each collection's prefix, and how far it is.
+    pub fn standings(&self) -> Vec<(String, Standing)> {
         let map = self.collections.read();
-        map.iter().map(|(prefix, c)| (prefix.clone(), c.len(), c.watcher_count())).collect()
+        map.iter().map(|(prefix, c)| (prefix.clone(), c.standing())).collect()
     }
 
     async fn follow(&self, mut stream: amphipod_store::WatchStream) {
@@ -413,10 +414,10 @@ mod tests {
         let maps = config_maps();
         *store.reads.lock() = Reads::Fail;
         assert_eq!(cache.collection(&maps).await.expect_err("not read").code, 503);
-        assert_eq!(cache.sizes(), []);
+        assert_eq!(cache.standings(), []);
         *store.reads.lock() = Reads::Hang;
         assert!(cache.collection(&maps).now_or_never().is_none());
-        assert_eq!(cache.sizes(), [], "nobody waits for it any more");
+        assert_eq!(cache.standings(), [], "nobody waits for it any more");
         *store.reads.lock() = Reads::Work;
         let collection = cache.collection(&maps).await.expect("read");
         cache.wait_for(put_map(&*store, "a", "1").await).await.expect("told");

@@ -87,11 +87,11 @@ fn heap(server: &ApiServer) -> String {
         .collect::<Vec<_>>()
         .join("\n");
     text.push_str("\n\nresource objects watchers\n");
-    let mut collections = server.cache.sizes();
-    collections.sort_by_key(|(name, objects, _)| (std::cmp::Reverse(*objects), name.clone()));
-    for (resource, objects, watchers) in collections {
+    let mut collections = server.cache.standings();
+    collections.sort_by_key(|(name, standing)| (std::cmp::Reverse(standing.objects), name.clone()));
+    for (resource, standing) in collections {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{resource} {objects} {watchers}");
+        let _ = writeln!(text, "{resource} {} {}", standing.objects, standing.watchers);
     }
     text
 }

@@ -14,6 +14,7 @@ use super::path::{Query, Target};
 use super::pipeline::{Incoming, Warnings};
 use crate::body::{self, Body};
 use crate::bootstrap;
+use crate::cache::Standing;
 use crate::config::version;
 use crate::context::Context;
 use crate::discovery::AGGREGATED;
@@ -267,15 +268,15 @@ pub fn platform() -> String {
     format!("linux/{architecture}")
 }
 
-/// Group, resource and number of objects of everything that is stored. What is shown by several
+/// Group and resource of everything that is stored, and how its cache stands. What is shown by several
 /// resources is counted once, by the first.
-fn collections(server: &ApiServer) -> Vec<(String, String, usize)> {
+fn collections(server: &ApiServer) -> Vec<(String, String, Standing)> {
     let catalog = server.catalog.load();
-    let sizes = server.cache.sizes().into_iter();
-    let named = sizes.filter_map(|(prefix, objects, _)| {
+    let standings = server.cache.standings().into_iter();
+    let named = standings.filter_map(|(prefix, standing)| {
         let stores = |r: &&Arc<Resource>| r.storage.as_ref().is_some_and(|s| s.prefix == prefix);
         let shown = catalog.resources().iter().find(stores)?;
-        Some((shown.group.to_string(), shown.plural.to_string(), objects))
+        Some((shown.group.to_string(), shown.plural.to_string(), standing))
     });
     named.collect()
 }

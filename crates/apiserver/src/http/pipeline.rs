@@ -256,7 +256,8 @@ fn name_from_selector(incoming: &mut Incoming) {
     }
 }
 
-async fn authorize(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
+/// Whether this may be done by who asks.
+pub(crate) async fn authorize(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
     let started = Instant::now();
     let decision = server.policy.authorizer.authorize(attributes).await;
     server.metrics.access.authorized(&decision, started.elapsed());

@@ -1,6 +1,7 @@
 //! What `/metrics` says about the server, in Kubernetes' names and labels.
 
 mod access;
+mod cache;
 mod labels;
 mod process;
 mod sizes;
@@ -13,6 +14,7 @@ use amphipod_api::resource::Resource;
 use amphipod_api::status::qualified;
 use http::Response;
 use http_body::Body as _;
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,11 +23,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::body::{self, Body};
+use crate::cache::Standing;
 use crate::config::{Version, version};
 use crate::http::limits::Kind;
 use crate::seams::Attributes;
 use access::Access;
 pub use access::Step;
+use cache::CacheFamilies;
 use labels::{
     Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
     Target, Terminated, VersionedLabels, resource_labels, store_labels,
@@ -40,6 +44,8 @@ const DURATIONS: [f64; 23] = [
 ];
 /// Upper bounds in bytes of answers.
 const ANSWER_SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// What OpenMetrics text ends with.
+const END: &str = "# EOF\n";
 /// The one component these requests are of.
 const COMPONENT: &str = "apiserver";
 /// Paths that are no resources and are counted by name; others are counted as one.
@@ -286,18 +292,24 @@ impl RequestMeter {
     }
 }
 
+/// Series in the OpenMetrics text format.
+type Part = Box<dyn Fn() -> String + Send + Sync>;
+
 pub struct Metrics {
     registry: Registry,
+    /// Of others in this process.
+    parts: RwLock<Vec<Part>>,
     families: Arc<Families>,
     process: Process,
+    cache: CacheFamilies,
     /// Who asks, and whether they may.
     pub access: Access,
 }
 
 /// What the server looks like at the moment it is asked.
 pub struct Scrape {
-    /// (group, resource, objects)
-    pub collections: Vec<(String, String, usize)>,
+    /// Group, resource, and how the cache of it stands.
+    pub collections: Vec<(String, String, Standing)>,
     pub store_bytes: u64,
     /// (kind, being served, waiting)
     pub load: [(Kind, usize, usize); 2],
@@ -310,6 +322,7 @@ impl Metrics {
         families.register(&mut registry);
         let process = Process::new(&mut registry);
         let access = Access::new(&mut registry);
+        let cache = CacheFamilies::new(&mut registry);
         let (major, minor) = version.numbers();
         let build = BuildLabels {
             major: major.to_owned(),
@@ -323,7 +336,8 @@ impl Metrics {
             platform,
         };
         families.build.get_or_create(&build).set(1);
-        Metrics { registry, families: Arc::new(families), process, access }
+        let (parts, families) = (RwLock::default(), Arc::new(families));
+        Metrics { registry, parts, families, process, cache, access }
     }
 
     pub fn request(&self, request: &Observed<'_>) -> RequestMeter {
@@ -372,15 +386,20 @@ impl Metrics {
     pub fn store_failed(&self, operation: &'static str, resource: &Resource) {
         self.families.store_errors.get_or_create(&store_labels(operation, resource)).inc();
     }
+    /// Shows the series of another component of this process with the server's.
+    pub fn also(&self, part: impl Fn() -> String + Send + Sync + 'static) {
+        self.parts.write().push(Box::new(part));
+    }
 
     /// The text of `/metrics` and its content type.
     pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        for (group, resource, objects) in &scrape.collections {
+        for (group, resource, standing) in &scrape.collections {
             let labels = StoredLabels { resource: qualified(group, resource) };
-            self.families.objects.get_or_create(&labels).set(number(*objects));
+            self.families.objects.get_or_create(&labels).set(number(standing.objects));
             let labels = ResourceLabels { group: group.clone(), resource: resource.clone() };
-            self.families.resource_objects.get_or_create(&labels).set(number(*objects));
+            self.families.resource_objects.get_or_create(&labels).set(number(standing.objects));
+            self.cache.show(&labels, standing);
         }
         for (kind, served, waiting) in scrape.load {
             let labels = KindLabels { request_kind: kind.name() };
@@ -394,6 +413,11 @@ impl Metrics {
         let mut open = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut open, &self.registry);
+        for part in self.parts.read().iter() {
+            // There is one end, behind all.
+            open.truncate(open.trim_end_matches(END).len());
+            open.push_str(&part());
+        }
         if accept.contains("application/openmetrics-text") {
             (open, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         } else {

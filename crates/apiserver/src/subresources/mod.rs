@@ -5,11 +5,13 @@ pub mod connect;
 pub mod evict;
 pub mod proxy;
 pub mod scale;
+pub mod scheduling_review;
 pub mod stream;
 
 use amphipod_api::codec::{self, Expected};
 use amphipod_api::field::{Error as FieldError, Path};
 use amphipod_api::object;
+use amphipod_api::scheduling_review::PLURAL;
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -105,7 +107,11 @@ pub async fn storageless(server: &ApiServer, cx: &Context, content: Bytes) -> Re
             let object = decoded.value;
             let object = admit(server, cx, Operation::Create, object, None, false).await?;
             let object = validate_admission(server, cx, Operation::Create, object, None, false).await?;
-            let answer = server.policy.reviews.review(&cx.attributes, &cx.resource, object).await?;
+            let answer = if cx.resource.plural == PLURAL {
+                scheduling_review::answer(server, cx, object).await?
+            } else {
+                server.policy.reviews.review(&cx.attributes, &cx.resource, object).await?
+            };
             view::value_response(cx, StatusCode::CREATED, &answer)
         }
     }

@@ -89,6 +89,16 @@ async fn the_store_the_watches_and_the_process_are_measured() {
         assert!(sample(&text, "etcd_request_duration_seconds_count", &labels) >= Some(1.0), "{operation}");
     }
     assert!(sample(&text, "apiserver_storage_objects", &["resource=\"configmaps\""]).is_some());
+    let of_maps = |name: &str| sample(&text, name, &["group=\"\"", "resource=\"configmaps\""]);
+    // Made and deleted.
+    assert!(of_maps("apiserver_watch_cache_events_received_total") >= Some(2.0));
+    assert_eq!(
+        of_maps("apiserver_watch_cache_events_dispatched_total"),
+        of_maps("apiserver_watch_cache_events_received_total")
+    );
+    assert_eq!(of_maps("apiserver_watch_cache_initializations_total"), Some(1.0));
+    assert!(of_maps("apiserver_watch_cache_resource_version") > Some(1.0));
+    assert!(of_maps("watch_cache_capacity") > Some(1.0));
     for (name, labels) in [
         ("apiserver_storage_size_bytes", vec!["storage_cluster_id=\"etcd-0\""]),
         ("apiserver_current_inflight_requests", vec!["request_kind=\"mutating\""]),

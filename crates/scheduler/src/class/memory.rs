@@ -40,7 +40,9 @@ impl Classes {
     ) -> &mut Class {
         self.asked += 1;
         let (key, generations) = ((pod.template.id, pod.node), snapshot.generations());
-        let known = self.known.get(&key).filter(|(then, _)| *then == generations);
+        // What volumes and devices come to is the pod's own, and may be another with each decision.
+        let plain = pod.volumes.is_none() && pod.devices.is_none();
+        let known = self.known.get(&key).filter(|(then, _)| *then == generations && plain);
         let mut signature = None;
         let identity = match known {
             Some((_, identity)) => identity.clone(),
@@ -49,7 +51,9 @@ impl Classes {
                 if self.known.len() >= MAX_KNOWN_TEMPLATES {
                     self.known.clear();
                 }
-                self.known.insert(key, (generations, new.identity.clone()));
+                if plain {
+                    self.known.insert(key, (generations, new.identity.clone()));
+                }
                 new.identity.clone()
             }
         };

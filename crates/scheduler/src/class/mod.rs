@@ -18,7 +18,7 @@ pub use memory::Classes;
 pub use signature::{Hard, Identity, Signature};
 pub use table::{Purpose, Table};
 pub use topology::Topology;
-pub use trial::{NOT_HELPFUL, Rank, Trial, Trials};
+pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, rank};
 
 use groups::{Groups, Member};
 
@@ -40,8 +40,8 @@ pub struct Class {
     standings: Vec<Standing>,
     refusals: Refusals,
     trials: Trials,
-    /// How far in the snapshot's log it has looked.
-    position: Option<u64>,
+    /// How far in the logs of nodes, of storage and of devices it has looked.
+    position: Option<[u64; 3]>,
 }
 
 /// What a node is to the class, by itself.
@@ -111,12 +111,9 @@ impl Class {
 
     /// Looks at what changed since the last time. The slots looked at are returned.
     pub fn refresh(&mut self, snapshot: &Snapshot, profile: &Profile) -> Vec<Slot> {
-        let changed = self.position.and_then(|position| snapshot.log().since(position));
-        let mut changed: Vec<Slot> = match changed {
-            Some(changed) => changed.collect(),
-            None => (0..snapshot.slots() as Slot).collect(),
-        };
-        self.position = Some(snapshot.log().position());
+        let mut changed = self.changed(snapshot).unwrap_or_else(|| (0..snapshot.slots() as Slot).collect());
+        let (storage, devices) = (snapshot.storage.log(), snapshot.devices.log());
+        self.position = Some([snapshot.log().position(), storage.position(), devices.position()]);
         self.standings.resize(snapshot.slots().max(self.standings.len()), Standing::Absent);
         let mut stale = Vec::new();
         for slot in &changed {
@@ -131,6 +128,23 @@ impl Class {
             self.look_at(snapshot, profile, *slot);
         }
         changed
+    }
+
+    /// The slots to look at; `None` for all.
+    fn changed(&self, snapshot: &Snapshot) -> Option<Vec<Slot>> {
+        let [nodes, storage, devices] = self.position?;
+        let mut changed: Vec<Slot> = snapshot.log().since(nodes)?.collect();
+        if self.signature.volumes.is_some() {
+            changed.append(&mut snapshot.storage.log().since(snapshot, storage)?);
+        }
+        if self.signature.devices.is_some() {
+            changed.append(&mut snapshot.devices.log().since(snapshot, devices)?);
+        }
+        if self.signature.volumes.is_some() || self.signature.devices.is_some() {
+            changed.sort_unstable();
+            changed.dedup();
+        }
+        Some(changed)
     }
 
     fn look_at(&mut self, snapshot: &Snapshot, profile: &Profile, slot: Slot) {
@@ -187,6 +201,13 @@ impl Class {
         }
         let nominated = self.nominated(&view, slot);
         Some(Ok((Features::of(&view, &candidate, slot, nominated), score_node(&view, &candidate))))
+    }
+
+    /// What makes a node better or worse, whether it will do or not. `None` if there is none.
+    pub fn features(&self, view: &View, slot: Slot) -> Option<Features> {
+        let node = view.snapshot.node(slot);
+        let candidate = Candidate { node, shape: node.shape.as_ref()?, fill: &node.fill };
+        Some(Features::of(view, &candidate, slot, self.nominated(view, slot)))
     }
 
     /// What pods that wait for room on the node, and matter at least as much, would add to the tables.
@@ -283,7 +304,7 @@ pub fn filter_node_with_nominated(view: &View, candidate: &Candidate) -> Verdict
     let mut nominated = candidate.node.nominated.iter().filter(|pod| pod.priority() >= priority).peekable();
     if nominated.peek().is_some() {
         let mut fill: Fill = candidate.fill.clone();
-        nominated.for_each(|pod| fill.add(&pod.template.spec));
+        nominated.for_each(|pod| fill.add(pod));
         filter_node(view, &Candidate { fill: &fill, ..*candidate })?;
     }
     filter_node(view, candidate)

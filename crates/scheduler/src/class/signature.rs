@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use crate::devices::DeviceNeeds;
 use crate::framework::{DefaultConstraints, Profile};
 use crate::labels::{Labels, Selector};
 use crate::pod::{Force, OwnedTerm, PodInfo, Spec, SpreadConstraint, Template, TermId};
 use crate::snapshot::Snapshot;
+use crate::storage::Needs;
 use crate::symbols::Symbol;
 
 /// By which signatures are told apart.
@@ -25,6 +27,8 @@ pub struct Identity {
     others: Box<[TermId]>,
     /// How often namespaces had changed, where the pod's own rules select by their labels.
     namespaces: Option<u64>,
+    volumes: Option<Arc<Needs>>,
+    devices: Option<Arc<DeviceNeeds>>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +46,9 @@ pub struct Signature {
     pub joins_itself: bool,
     /// The rules of placed pods that speak of it.
     pub others: Vec<(TermId, Arc<OwnedTerm>)>,
+    /// What its volumes ask of nodes.
+    pub volumes: Option<Arc<Needs>>,
+    pub devices: Option<Arc<DeviceNeeds>>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +80,8 @@ impl Signature {
         let mut terms = spec.affinity.iter();
         let joins_itself = terms.all(|term| term.matches(symbols, namespace, labels, about));
         let others = others(snapshot, &profiles[profile], template);
+        let volumes = snapshot.storage.needs(pod, |slot| snapshot.node(slot).shape.is_some());
+        let devices = snapshot.devices.needs(pod);
         let identity = Identity {
             profile,
             spec: template.spec_id,
@@ -83,6 +92,8 @@ impl Signature {
             joins_itself,
             others: others.iter().map(|(id, _)| *id).collect(),
             namespaces: selects_namespaces(&spec).then(|| snapshot.generations().namespaces),
+            volumes: volumes.clone(),
+            devices: devices.clone(),
         };
         Signature {
             identity: Arc::new(identity),
@@ -93,6 +104,8 @@ impl Signature {
             soft_needs_all_keys: own_constraints || !matches!(defaults, DefaultConstraints::System),
             joins_itself,
             others,
+            volumes,
+            devices,
             spec,
         }
     }

@@ -132,6 +132,10 @@ impl Topology {
     pub fn place<'a>(&self, table: usize, features: &'a Features) -> &'a Place {
         &features.places[self.tables[table].key]
     }
+    /// The label whose values are the table's domains.
+    pub fn label(&self, table: usize) -> Symbol {
+        self.keys[self.tables[table].key].label
+    }
     /// Whether a table counts on each node by itself.
     pub fn is_by_node(&self, table: usize) -> bool {
         self.keys[self.tables[table].key].grain == Grain::Node

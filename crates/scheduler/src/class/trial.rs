@@ -43,14 +43,28 @@ pub struct Trials {
     ranked: BTreeSet<(Rank, Slot)>,
     /// How often each outcome but success came about, the refusals without their numbers.
     outcomes: BTreeMap<String, usize>,
-    /// What the trials were made with: the log's position and the budgets' generation.
-    made: Option<(u64, u64)>,
+    /// What the trials were made with: the log's position, and what holds for all nodes.
+    made: Option<(u64, Everywhere)>,
+}
+
+/// Of what changes here no log says which nodes it is about: all trials are made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Everywhere {
+    /// The generation of disruption budgets.
+    budgets: u64,
+    /// How far storage had changed, for pods with volumes.
+    storage: Option<u64>,
+    devices: Option<u64>,
 }
 
 impl Trials {
     /// The best node, if any helps.
     pub fn best(&self) -> Option<Slot> {
         self.ranked.first().map(|(_, slot)| *slot)
+    }
+    /// Those that help, the best first.
+    pub fn ranked(&self) -> impl Iterator<Item = &(Rank, Slot)> {
+        self.ranked.iter()
     }
     /// Why the others do not help, counted.
     pub fn outcomes(&self) -> impl Iterator<Item = (&str, usize)> {
@@ -95,11 +109,16 @@ impl Trials {
 impl Class {
     /// Tries what has not been tried on the nodes as they are now. [`Class::refresh`] comes first.
     pub fn try_preemption(&mut self, snapshot: &Snapshot, profile: &Profile) -> &Trials {
-        let now = (snapshot.log().position(), snapshot.budgets_generation());
+        let storage = self.signature.volumes.is_some().then(|| snapshot.storage.log().position());
+        let devices = self.signature.devices.is_some().then(|| snapshot.devices.log().position());
+        let now = (
+            snapshot.log().position(),
+            Everywhere { budgets: snapshot.budgets_generation(), storage, devices },
+        );
         let mut trials = std::mem::take(&mut self.trials);
         // A trial of a pod with rules about places depends on pods elsewhere as well.
         let alone = !self.signature.has_rules_about_places();
-        let made = trials.made.filter(|(_, budgets)| alone && *budgets == now.1);
+        let made = trials.made.filter(|(_, everywhere)| alone && *everywhere == now.1);
         let changed = made.and_then(|(position, _)| snapshot.log().since(position));
         let changed: Vec<Slot> = match (&self.only, changed) {
             (Some(names), _) => {
@@ -163,7 +182,7 @@ fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
 }
 
 /// `None` without victims: then there is nothing to preempt.
-fn rank(violations: usize, victims: &[Arc<PodInfo>]) -> Option<Rank> {
+pub fn rank(violations: usize, victims: &[Arc<PodInfo>]) -> Option<Rank> {
     let highest_priority = victims.first()?.priority();
     let shift = i64::from(i32::MAX) + 1;
     let foremost = victims.iter().filter(|pod| pod.priority() == highest_priority);
@@ -212,11 +231,11 @@ impl<'a> Stage<'a> {
         Stage { class, snapshot, profile, slot, fill, change: vec![0; class.topology.len()] }
     }
     fn take_out(&mut self, pod: &PodInfo) {
-        self.fill.remove(&pod.template.spec);
+        self.fill.remove(pod);
         self.count(pod, -1);
     }
     fn put_back(&mut self, pod: &PodInfo) {
-        self.fill.add(&pod.template.spec);
+        self.fill.add(pod);
         self.count(pod, 1);
     }
     fn count(&mut self, pod: &PodInfo, sign: i64) {

@@ -80,11 +80,8 @@ fn refusals_are_counted_in_kubernetes_words() {
         ),
         (
             "claims of devices",
-            json!({"containers": [], "nodeSelector": {"zone": "b"}, "resourceClaims": [{"name": "gpu"}]}),
-            format!(
-                "1 node(s) didn't match Pod's node affinity/selector, {elsewhere}. {}",
-                HOPELESS.split_once(", ").unwrap().1
-            ),
+            json!({"containers": [], "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}]}),
+            format!("pod \"ns/p\": ResourceClaim not created yet. {HOPELESS}"),
         ),
         (
             "a named node",

@@ -33,6 +33,24 @@ pub enum Event<'a> {
     },
     /// A namespace has other labels.
     NamespaceChanged,
+    Storage(StorageChange),
+    /// A claim of devices, a slice of them or a class of them is another now.
+    Devices,
+}
+
+/// What is new of storage, as far as it may help anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageChange {
+    /// `namespace/name` of a claim that came or is otherwise now.
+    Claim(Symbol),
+    Volume,
+    Class,
+    /// How many volumes a node can attach.
+    Limits,
+    /// How much room drivers have.
+    Room,
+    /// A node has a volume attached no longer.
+    Detached,
 }
 
 /// What a plugin is asked: may the event help this pod, which the plugin refused nodes to?
@@ -54,6 +72,15 @@ impl Question<'_> {
             _ => None,
         }
     }
+    /// Whether there is a node with labels it did not have before.
+    pub fn is_about_new_labels(&self) -> bool {
+        self.node().is_some_and(|(_, old, new)| old.is_none_or(|old| old.labels != new.labels))
+    }
+    /// Whether one of the pod's claims came or is otherwise now.
+    pub fn is_about_own_claim(&self) -> bool {
+        let Event::Storage(StorageChange::Claim(key)) = self.event else { return false };
+        self.pod.volumes.iter().flat_map(|volumes| &volumes.claims).any(|claim| claim.key == key)
+    }
     /// Whether a node is now what it was not before.
     pub fn node_becomes(&self, is: impl Fn(Symbol, &Shape) -> bool) -> bool {
         self.node().is_some_and(|(name, old, new)| is(name, new) && !old.is_some_and(|old| is(name, old)))
@@ -71,6 +98,9 @@ impl PluginSet {
     }
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        self.rows().map(|index| TABLE[index].name)
     }
     fn rows(self) -> impl Iterator<Item = usize> {
         (0..TABLE.len()).filter(move |index| self.0 & 1 << index != 0)

@@ -6,15 +6,18 @@ mod event;
 mod profile;
 mod verdict;
 
-pub use event::{Event, Hint, PluginSet, Question};
+pub use event::{Event, Hint, PluginSet, Question, StorageChange};
 pub use profile::{
     AddedAffinity, Arguments, DefaultConstraints, Enabled, FitStrategy, InterPodArgs, Profile,
-    ScoringStrategy, ShapePoint, Weights,
+    ScoringStrategy, ShapePoint, VolumeBindingArgs, Weights,
 };
 pub use verdict::{Cause, Refusal, Shortage, Verdict};
 
+use std::borrow::Cow;
+
 use crate::class::{Features, Signature, Topology};
 use crate::node::{Fill, NodeInfo, Shape};
+use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 
 pub const MAX_SCORE: i64 = 100;
@@ -50,6 +53,9 @@ impl Points {
             index += 1;
         }
         Points(set)
+    }
+    pub const fn with(self, point: Point) -> Self {
+        Points(self.0 | point as u16)
     }
     pub fn has(self, point: Point) -> bool {
         self.0 & point as u16 != 0
@@ -101,10 +107,14 @@ pub struct Choice<'a> {
     pub nodes: usize,
 }
 
+/// Whether a pod can go anywhere at all, before nodes are looked at; an error says why not.
+pub type Before = fn(&Snapshot, &PodInfo) -> Result<(), Cow<'static, str>>;
+
 pub struct Plugin {
     pub name: &'static str,
     pub points: Points,
     pub weight: i64,
+    pub before: Option<Before>,
     pub filter: Filter,
     pub score: Score,
     /// Whether an event may help a pod the plugin refused nodes to; none for plugins that never do.
@@ -120,11 +130,16 @@ impl Plugin {
             name,
             points: Points::of(points),
             weight: 0,
+            before: None,
             filter: Filter::None,
             score: Score::None,
             hint: None,
             cares_for_placed_pods: false,
         }
+    }
+    pub const fn asks_before(mut self, before: Before) -> Self {
+        self.before = Some(before);
+        self
     }
     pub const fn filters(mut self, filter: Filter, hint: Hint) -> Self {
         self.filter = filter;

@@ -2,8 +2,11 @@
 //! The default is kube-scheduler's. Names in it are symbols of one snapshot: whoever builds a snapshot
 //! anew builds its profiles with it.
 
+use std::time::Duration;
+
 use super::{Filter, Plugin, Point, Points, Score};
 use crate::amounts::ResourceId;
+use crate::config::DEFAULT_SCHEDULER;
 use crate::labels::NodeTerm;
 use crate::plugins::TABLE;
 use crate::pod::SpreadConstraint;
@@ -30,7 +33,7 @@ impl Default for Profile {
         let enabled = TABLE.iter();
         let enabled = enabled.map(|plugin| Enabled { plugin, points: plugin.points, weight: plugin.weight });
         Profile {
-            scheduler_name: "default-scheduler".to_owned(),
+            scheduler_name: DEFAULT_SCHEDULER.to_owned(),
             enabled: enabled.collect(),
             arguments: Arguments::default(),
         }
@@ -59,6 +62,20 @@ pub struct Arguments {
     pub added_affinity: AddedAffinity,
     pub inter_pod_affinity: InterPodArgs,
     pub default_constraints: DefaultConstraints,
+    pub volume_binding: VolumeBindingArgs,
+}
+
+/// `VolumeBindingArgs`
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeBindingArgs {
+    /// For how long a pod waits for its volumes to be bound or made.
+    pub bind_timeout: Duration,
+}
+
+impl Default for VolumeBindingArgs {
+    fn default() -> Self {
+        VolumeBindingArgs { bind_timeout: Duration::from_secs(600) }
+    }
 }
 
 /// `NodeResourcesFitArgs`

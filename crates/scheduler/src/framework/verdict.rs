@@ -15,6 +15,7 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     Text(&'static str),
+    Texts(Vec<&'static str>),
     /// What there is too little of, in the order it was looked at.
     Short(Vec<Shortage>),
 }
@@ -50,12 +51,17 @@ impl Refusal {
     pub fn reasons(&self, resources: &Resources) -> Vec<String> {
         match &self.cause {
             Cause::Text(text) => vec![(*text).to_owned()],
+            Cause::Texts(texts) => texts.iter().map(|text| (*text).to_owned()).collect(),
             Cause::Short(shortages) => shortages.iter().map(|s| s.reason(resources)).collect(),
         }
     }
 }
 
 impl Shortage {
+    /// How much more would have to be free.
+    pub fn missing(&self) -> i64 {
+        self.wanted - (self.capacity - self.used)
+    }
     fn reason(&self, resources: &Resources) -> String {
         match self.resource {
             None => "Too many pods".to_owned(),

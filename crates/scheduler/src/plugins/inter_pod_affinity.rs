@@ -75,7 +75,7 @@ pub fn hint(question: &Question) -> bool {
         Event::PodChanged { old, new } => (near(new) && !near(old)) || (in_the_way(old) && !in_the_way(new)),
         Event::NodeAdded { new, .. } => has_key(new),
         Event::NodeChanged { old, new, .. } => old.labels != new.labels && has_key(new),
-        Event::NodeRemoved { .. } => false,
+        Event::NodeRemoved { .. } | Event::Storage(_) | Event::Devices => false,
         Event::NamespaceChanged => true,
     }
 }

@@ -1,11 +1,13 @@
 //! Node selectors and node affinity: which nodes a pod (or the profile, for all its pods) demands and
 //! prefers.
 
+use std::borrow::Cow;
+
 use super::normalise;
 use crate::framework::{Candidate, Choice, Question, Refusal, Verdict, View};
 use crate::labels::NodeTerm;
 use crate::node::Shape;
-use crate::pod::Spec;
+use crate::pod::{PodInfo, Spec};
 use crate::snapshot::Snapshot;
 use crate::symbols::{Symbol, Symbols};
 
@@ -25,6 +27,10 @@ pub fn named_nodes(spec: &Spec) -> Result<Option<Vec<Symbol>>, &'static str> {
     names.sort_unstable();
     names.dedup();
     if names.is_empty() { Err(CONFLICT) } else { Ok(Some(names)) }
+}
+
+pub fn before(_: &Snapshot, pod: &PodInfo) -> Result<(), Cow<'static, str>> {
+    named_nodes(&pod.template.spec).map(|_| ()).map_err(Cow::Borrowed)
 }
 
 /// Of nodes other than those named.

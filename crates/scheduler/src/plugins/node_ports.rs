@@ -13,10 +13,15 @@ fn clash(symbols: &Symbols, a: &HostPort, b: &HostPort) -> bool {
     a.port == b.port && a.protocol == b.protocol && (a.address == b.address || any(a) || any(b))
 }
 
-pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
+/// The ports the pod asks for that are taken.
+pub fn taken<'a>(view: &'a View, candidate: &'a Candidate) -> impl Iterator<Item = &'a HostPort> {
     let symbols = &view.snapshot.catalogue.symbols;
     let taken = |wanted: &HostPort| candidate.fill.ports.iter().any(|(port, _)| clash(symbols, port, wanted));
-    if view.pod.spec.ports.iter().any(taken) {
+    view.pod.spec.ports.iter().filter(move |wanted| taken(wanted))
+}
+
+pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
+    if taken(view, candidate).next().is_some() {
         return Err(Refusal::for_now(NAME, "node(s) didn't have free ports for the requested pod ports"));
     }
     Ok(())

@@ -97,6 +97,6 @@ pub fn hint(question: &Question) -> bool {
         Event::NodeAdded { new, .. } => complete(new),
         Event::NodeChanged { old, new, .. } => moves(old, new) && (complete(old) || complete(new)),
         Event::NodeRemoved { old } => complete(old),
-        Event::NamespaceChanged => false,
+        Event::NamespaceChanged | Event::Storage(_) | Event::Devices => false,
     }
 }

@@ -14,8 +14,13 @@ fn is_hard(taint: &Taint) -> bool {
 
 /// Whether the pod tolerates every taint that would keep it off the node.
 pub fn tolerates_all(spec: &Spec, shape: &Shape) -> bool {
+    untolerated(spec, shape).next().is_none()
+}
+
+/// The taints that keep the pod off the node.
+pub fn untolerated<'a>(spec: &'a Spec, shape: &'a Shape) -> impl Iterator<Item = &'a Taint> {
     let tolerated = |taint: &Taint| spec.tolerations.iter().any(|t| t.tolerates(taint));
-    shape.taints.iter().filter(|taint| is_hard(taint)).all(tolerated)
+    shape.taints.iter().filter(move |taint| is_hard(taint) && !tolerated(taint))
 }
 
 pub fn filter(view: &View, candidate: &Candidate) -> Verdict {

@@ -92,7 +92,9 @@ impl Catalogue {
                 template
             }
         };
-        PodInfo { key: pod.key.clone(), uid: pod.uid.clone(), template, node: Some(node), ..*pod }
+        let (key, uid) = (pod.key.clone(), pod.uid.clone());
+        let (volumes, devices) = (pod.volumes.clone(), pod.devices.clone());
+        PodInfo { key, uid, volumes, devices, template, node: Some(node), ..*pod }
     }
 
     /// Forgets templates no pod has any more.

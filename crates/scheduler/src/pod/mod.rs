@@ -2,13 +2,17 @@
 //! all pods that ask for the same; of its own a pod keeps its name, its uid and when it started.
 
 mod catalogue;
+mod devices;
 mod parse;
 mod requests;
+mod volumes;
 
 use std::sync::Arc;
 
 pub use catalogue::{Catalogue, TermId};
-pub use parse::{effect, is_finished, node_name};
+pub use devices::{DeviceClaim, NotMade};
+pub use parse::{effect, is_finished, node_name, spread_constraint};
+pub use volumes::{Disk, PodClaim, PodVolumes};
 
 use crate::amounts::Amounts;
 use crate::labels::{Labels, NodeTerm, Selector};
@@ -17,7 +21,7 @@ use crate::symbols::{Symbol, Symbols};
 /// The start time of a pod that has not started: later than any.
 pub const NOT_STARTED: i64 = i64::MAX;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PodInfo {
     /// `namespace/name`
     pub key: Arc<str>,
@@ -27,6 +31,10 @@ pub struct PodInfo {
     pub node: Option<Symbol>,
     /// In nanoseconds since 1970, or [`NOT_STARTED`].
     pub started: i64,
+    /// Of pods with volumes that bind them to nodes.
+    pub volumes: Option<Arc<PodVolumes>>,
+    /// Of pods that claim devices.
+    pub devices: Option<Arc<[DeviceClaim]>>,
     /// It is on its way out because the scheduler made room for another.
     pub preempted: bool,
 }
@@ -96,7 +104,6 @@ pub struct Spec {
     pub spread: Box<[SpreadConstraint]>,
     pub gates: Box<[Symbol]>,
     pub scheduler: Symbol,
-    pub has_claims: bool,
 }
 
 impl Spec {

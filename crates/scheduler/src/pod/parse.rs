@@ -14,6 +14,7 @@ use super::{
     Catalogue, Effect, Force, HostPort, NOT_STARTED, OwnedTerm, Owner, OwnerKind, PodInfo, Spec,
     SpreadConstraint, Term, Toleration, TolerationOperator,
 };
+use crate::config::DEFAULT_SCHEDULER;
 use crate::labels::{Labels, NodeTerm, Requirement, Selector};
 use crate::symbols::{Symbol, Symbols};
 
@@ -40,6 +41,8 @@ impl Catalogue {
             uid: pod.uid().into(),
             template: self.template(parsed),
             node: node_name(pod).map(|name| self.symbols.intern(name)),
+            volumes: super::volumes::volumes(&mut self.symbols, pod),
+            devices: super::devices::claims(&mut self.symbols, pod),
             started: started.unwrap_or(NOT_STARTED),
             preempted: pod.is_terminating() && is_preempted(pod),
         }
@@ -109,10 +112,14 @@ fn spec(symbols: &mut Symbols, spec: &PodSpec, namespace: Symbol, own: Option<&W
         affinity: required_pods,
         anti_affinity: anti,
         preferred_pods,
-        spread: spec.topology_spread_constraints.iter().flatten().map(|c| spread(symbols, c, own)).collect(),
+        spread: spec
+            .topology_spread_constraints
+            .iter()
+            .flatten()
+            .map(|c| spread_constraint(symbols, c, own))
+            .collect(),
         gates: spec.scheduling_gates.iter().flatten().map(|gate| symbols.intern(&gate.name)).collect(),
-        scheduler: symbols.intern(spec.scheduler_name.as_deref().unwrap_or("default-scheduler")),
-        has_claims: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
+        scheduler: symbols.intern(spec.scheduler_name.as_deref().unwrap_or(DEFAULT_SCHEDULER)),
         ..Spec::default()
     }
 }
@@ -179,7 +186,11 @@ fn own_labels(
     found.map(|(key, value)| (symbols.intern(key), symbols.intern(value))).collect()
 }
 
-fn spread(symbols: &mut Symbols, c: &TopologySpreadConstraint, own: Option<&WireLabels>) -> SpreadConstraint {
+pub fn spread_constraint(
+    symbols: &mut Symbols,
+    c: &TopologySpreadConstraint,
+    own: Option<&WireLabels>,
+) -> SpreadConstraint {
     let mut selector = Selector::parse(symbols, c.label_selector.as_ref());
     for (key, value) in own_labels(symbols, c.match_label_keys.as_deref(), own) {
         selector.require(Requirement::In(key, [value].into()));

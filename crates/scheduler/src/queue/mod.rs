@@ -15,8 +15,8 @@ use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use parked::Parked;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
+/// More doublings than this reach any last back-off.
+const MAX_DOUBLINGS: u32 = 31;
 /// A refused pod is tried again after this long even if nothing seems to have happened.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
 
@@ -42,6 +42,7 @@ struct Entry {
     number: u64,
     attempts: u32,
     last_attempt: Instant,
+    first_attempt: Option<Instant>,
     /// What was decided is still being carried out: what happens meanwhile is only remembered.
     held: bool,
     helped: bool,
@@ -61,6 +62,15 @@ pub struct Queue {
     due: BTreeSet<(Instant, Arc<str>)>,
     parked: Parked,
     next_number: u64,
+    backoff: Backoff,
+}
+
+/// One try at a pod, counted from one, and when the first began.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub number: u32,
+    pub first: Instant,
+    pub started: Instant,
 }
 
 /// How many pods are where.
@@ -72,12 +82,31 @@ pub struct Counts {
     pub gated: usize,
 }
 
-fn backoff(attempts: u32) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(LAST_BACKOFF.as_secs().ilog2() + 1);
-    (FIRST_BACKOFF * (1 << doublings)).min(LAST_BACKOFF)
+/// How long a refused pod waits at least before it is tried again: twice as long each time.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    pub first: Duration,
+    pub last: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Duration::from_secs(1), last: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(MAX_DOUBLINGS);
+        self.first.saturating_mul(1 << doublings).min(self.last)
+    }
 }
 
 impl Queue {
+    pub fn new(backoff: Backoff) -> Self {
+        Queue { backoff, ..Queue::default() }
+    }
+
     /// Adds a pod, or takes over what has changed of it: a refused pod may try again then.
     pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let key = pod.key.clone();
@@ -91,13 +120,16 @@ impl Queue {
                 number,
                 attempts: 0,
                 last_attempt: now,
+                first_attempt: None,
                 held: false,
                 helped: false,
             };
             self.entries.insert(key.clone(), entry);
             return self.put(&key, if gated { Place::Gated } else { Place::Active });
         };
-        let (place, changed) = (entry.place, entry.pod.template.id != pod.template.id);
+        // Claims that were made for the pod are told by its status.
+        let changed = entry.pod.template.id != pod.template.id || entry.pod.devices != pod.devices;
+        let place = entry.place;
         self.take(&key);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.helped |= changed;
@@ -136,8 +168,15 @@ impl Queue {
         let entry = self.entries.get_mut(&key)?;
         entry.attempts += 1;
         entry.last_attempt = now;
+        entry.first_attempt.get_or_insert(now);
         entry.helped = false;
         Some(entry.pod.clone())
+    }
+    /// The attempt the pod in flight is in.
+    pub fn attempt(&self, key: &str) -> Option<Attempt> {
+        let entry = self.entries.get(key)?;
+        let started = entry.last_attempt;
+        Some(Attempt { number: entry.attempts, first: entry.first_attempt.unwrap_or(started), started })
     }
     /// The pod in flight found no node. These plugins refused it nodes; what they hope for brings it
     /// back.
@@ -180,7 +219,8 @@ impl Queue {
     pub fn inherit(&mut self, old: Queue) {
         for (key, old) in old.entries {
             if let Some(entry) = self.entries.get_mut(&key) {
-                (entry.attempts, entry.last_attempt, entry.held) = (old.attempts, old.last_attempt, old.held);
+                (entry.attempts, entry.held) = (old.attempts, old.held);
+                (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
             }
         }
     }
@@ -200,6 +240,13 @@ impl Queue {
             }
         }
         counts
+    }
+    /// Refused pods, and by whom.
+    pub fn parked(&self) -> impl Iterator<Item = (&Arc<PodInfo>, PluginSet)> {
+        self.entries.values().filter_map(|entry| match entry.place {
+            Place::Parked { by, .. } => Some((&entry.pod, by)),
+            _ => None,
+        })
     }
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -252,7 +299,7 @@ impl Queue {
     }
     fn back_off(&mut self, key: &str, now: Instant) {
         let Some(entry) = self.entries.get(key) else { return };
-        let until = entry.last_attempt + backoff(entry.attempts);
+        let until = entry.last_attempt + self.backoff.after(entry.attempts);
         self.put(key, if until > now { Place::Backoff(until) } else { Place::Active });
     }
     fn wake_due(&mut self, now: Instant) {

@@ -10,9 +10,16 @@ use crate::snapshot::Snapshot;
 
 #[derive(Default)]
 pub struct Parked {
-    groups: BTreeMap<(u32, PluginSet), Group>,
+    groups: BTreeMap<GroupKey, Group>,
     /// How many groups there are that more pods on nodes can help.
     caring: usize,
+}
+
+/// Of pods with volumes or devices each has claims of its own, and hopes for something else than the others.
+type GroupKey = (u32, PluginSet, Option<Arc<str>>);
+
+fn key(pod: &PodInfo, by: PluginSet) -> GroupKey {
+    (pod.template.id, by, (pod.volumes.is_some() || pod.devices.is_some()).then(|| pod.key.clone()))
 }
 
 struct Group {
@@ -23,17 +30,17 @@ struct Group {
 
 impl Parked {
     pub fn insert(&mut self, pod: &Arc<PodInfo>, by: PluginSet) {
-        let group = self.groups.entry((pod.template.id, by)).or_insert_with(|| {
+        let group = self.groups.entry(key(pod, by)).or_insert_with(|| {
             self.caring += usize::from(by.cares_for_placed_pods());
             Group { example: pod.clone(), keys: BTreeSet::new() }
         });
         group.keys.insert(pod.key.clone());
     }
     pub fn remove(&mut self, pod: &PodInfo, by: PluginSet) {
-        let Some(group) = self.groups.get_mut(&(pod.template.id, by)) else { return };
+        let Some(group) = self.groups.get_mut(&key(pod, by)) else { return };
         group.keys.remove(&pod.key);
         if group.keys.is_empty() {
-            self.groups.remove(&(pod.template.id, by));
+            self.groups.remove(&key(pod, by));
             self.caring -= usize::from(by.cares_for_placed_pods());
         }
     }
@@ -50,7 +57,7 @@ impl Parked {
             by.is_empty()
                 || profile.is_some_and(|profile| by.hopes(&Question { snapshot, profile, pod, event }))
         };
-        let helped = self.groups.iter().filter(|((_, by), group)| hopes(*by, &group.example));
+        let helped = self.groups.iter().filter(|((_, by, _), group)| hopes(*by, &group.example));
         helped.flat_map(|(_, group)| group.keys.iter().cloned()).collect()
     }
 }

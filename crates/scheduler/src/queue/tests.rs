@@ -171,8 +171,7 @@ fn a_pod_is_not_taken_for_another_of_its_name() {
     bench.add("a", json!({}));
     let now = bench.at(0);
     let old = bench.queue.pop(now).unwrap();
-    let successor =
-        PodInfo { uid: "another".into(), key: old.key.clone(), template: old.template.clone(), ..*old };
+    let successor = PodInfo { uid: "another".into(), ..PodInfo::clone(&old) };
     bench.queue.remove(&old.key);
     bench.queue.add(Arc::new(successor), now);
     bench.queue.remove_instance(&old);

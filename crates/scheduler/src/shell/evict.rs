@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::Shell;
+use super::{Shell, scheduler_name};
 use crate::pod::PodInfo;
 use crate::preemption::{PREEMPTED_REASON, Plan};
 
@@ -21,7 +21,7 @@ impl Shell {
                 Ok(()) => {
                     info!(pod = preemptor.key(), victim = &*victim.key, node, "preempted");
                     let message = format!("Preempted by pod {} on node {node}", preemptor.uid());
-                    self.recorder.record(reference(victim), "Normal", "Preempted", message);
+                    self.recorder(preemptor).record(reference(victim), "Normal", "Preempted", message);
                 }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
@@ -35,8 +35,7 @@ impl Shell {
 
     async fn evict_one(&self, preemptor: &CachedPod, victim: &PodInfo) -> Result<(), amphipod_client::Error> {
         let api = Api::<CachedPod>::namespaced(self.client.clone(), victim.namespace());
-        let scheduler = preemptor.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
-        let scheduler = scheduler.unwrap_or(&self.config.scheduler_name);
+        let scheduler = scheduler_name(preemptor);
         let now = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": PREEMPTED_REASON,

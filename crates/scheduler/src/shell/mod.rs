@@ -2,52 +2,45 @@
 //! bindings and evictions are written side by side. Whatever happens in the cluster is taken in under
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
+mod bind;
+mod consult;
+mod devices;
 mod evict;
 mod observe;
 mod status;
+mod storage;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use amphipod_client::{Api, CachedPod, Client, Error, EventRecorder, Informer, Resource, SharedInformers};
+use amphipod_client::{CachedPod, Client, Error, EventRecorder, Informer, Resource, SharedInformers};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
+use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
-use crate::framework::{Event, Profile};
+use crate::devices::ClaimWork;
+use crate::extender::Extenders;
+use crate::framework::Event;
+use crate::metrics::{Metrics, Outcome, Standing};
 use crate::pod::{PodInfo, node_name};
 use crate::preemption::{Plan, Preemption};
-use crate::queue::Queue;
+use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
+use crate::storage::Reservation;
+use bind::Binding;
 use observe::Sources;
 
+/// The reasons of the condition of a pod without a node.
+const UNSCHEDULABLE: &str = "Unschedulable";
+const SCHEDULER_ERROR: &str = "SchedulerError";
 /// Bindings on their way at once; beyond, decisions wait.
 const BINDINGS_IN_FLIGHT: usize = 64;
 /// Of symbols no object has any more the memory is only given back by building anew; that this is due
 /// is looked for after so many decisions.
 const DECISIONS_BETWEEN_CHECKS: u64 = 10_000;
-
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods that name this scheduler are ours.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { scheduler_name: "default-scheduler".to_owned() }
-    }
-}
-
-impl Config {
-    fn profiles(&self) -> Vec<Profile> {
-        vec![Profile { scheduler_name: self.scheduler_name.clone(), ..Profile::default() }]
-    }
-}
 
 /// What decisions are made of.
 struct State {
@@ -56,20 +49,87 @@ struct State {
     queue: Queue,
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// What is being written for the claims of those among them that wait for volumes.
+    reservations: HashMap<Arc<str>, (Reservation, Vec<ClaimWork>)>,
+    /// How many events parked pods were told of: a pod that is being decided about misses them.
+    events: u64,
 }
 
 impl State {
     fn new(config: &Config) -> Self {
+        let mut snapshot = Snapshot::default();
         State {
-            snapshot: Snapshot::default(),
-            core: Core::new(config.profiles()),
-            queue: Queue::default(),
+            core: Core::new(config.profiles(&mut snapshot.catalogue)),
+            snapshot,
+            queue: Queue::new(config.backoff()),
             assumed: HashMap::new(),
+            reservations: HashMap::new(),
+            events: 0,
+        }
+    }
+    /// Where room is being made for a pod; empty for nowhere.
+    fn nominated(&self, key: &str) -> String {
+        let slot = self.snapshot.nominated_slot(key);
+        slot.map(|slot| self.snapshot.name(slot).to_owned()).unwrap_or_default()
+    }
+    /// What is to be done about a decision. `missed`: something happened since the pod was taken from
+    /// the queue, which may have been what helps it.
+    fn settle(
+        &mut self,
+        pod: Arc<PodInfo>,
+        object: Arc<CachedPod>,
+        decision: Decision,
+        missed: bool,
+    ) -> Step {
+        let now = Instant::now();
+        let unknown = Attempt { number: 1, first: now, started: now };
+        let attempt = self.queue.attempt(&pod.key).unwrap_or(unknown);
+        let refused = match decision {
+            Decision::Node(slot) => {
+                let node = self.snapshot.name(slot).to_owned();
+                let work = self.reserve(&pod, slot);
+                let placed = self.snapshot.place(&pod, slot);
+                self.assumed.insert(pod.key.clone(), placed.clone());
+                self.happened(Some(Event::PodPlaced(&placed)));
+                return Step::Bind(Binding { pod, object, node, work, attempt });
+            }
+            Decision::Unschedulable(refused) => refused,
+        };
+        let preemption_tried = refused.preemption.is_some();
+        let eviction = match refused.preemption {
+            Some(Preemption::Plan(plan)) => Some(plan),
+            _ => None,
+        };
+        self.queue.hold(&pod.key);
+        if missed {
+            self.queue.failed(&pod.key, now);
+        } else {
+            self.queue.refused(&pod.key, refused.plugins, now);
+        }
+        let (reason, message) = (UNSCHEDULABLE, refused.explanation.message());
+        let nominated = self.nominated(&pod.key);
+        Step::Refuse(Refused { object, attempt, reason, message, nominated, eviction, preemption_tried })
+    }
+
+    fn standing(&self) -> Standing {
+        let mut refused: BTreeMap<(&'static str, &str), usize> = BTreeMap::new();
+        for (pod, by) in self.queue.parked() {
+            let profile = self.snapshot.catalogue.symbols.text(pod.template.spec.scheduler);
+            by.names().for_each(|plugin| *refused.entry((plugin, profile)).or_default() += 1);
+        }
+        let told = refused.into_iter();
+        Standing {
+            queue: self.queue.counts(),
+            nodes: self.snapshot.node_count(),
+            pods: self.snapshot.pod_count(),
+            assumed_pods: self.assumed.len(),
+            unschedulable: told.map(|((plugin, profile), pods)| (plugin, profile.to_owned(), pods)).collect(),
         }
     }
     /// Lets parked pods know.
     fn happened(&mut self, event: Option<Event>) {
         if let Some(event) = event {
+            self.events += 1;
             self.queue.happened(&self.snapshot, self.core.profiles(), event, Instant::now());
         }
     }
@@ -81,21 +141,45 @@ struct Shell {
     recorder: EventRecorder,
     state: Mutex<State>,
     work: Notify,
+    /// Told when anything of storage changes.
+    storage_news: Notify,
     bindings: Arc<Semaphore>,
+    extenders: Extenders,
+    metrics: Metrics,
+    sources: Sources,
+    cancel: CancellationToken,
 }
 
 /// A decision that is to be carried out.
 enum Step {
-    Bind { pod: Arc<PodInfo>, object: Arc<CachedPod>, node: String },
+    Bind(Binding),
     Refuse(Refused),
+}
+
+/// What a pod taken from the queue comes to.
+enum Next {
+    /// Others have a say first.
+    Consult(consult::Question),
+    Decided(Decided),
+}
+
+/// What a decision comes to.
+enum Decided {
+    /// Others have a say about where room is made.
+    MakeRoom(Box<consult::RoomQuestion>),
+    Step(Step),
 }
 
 struct Refused {
     object: Arc<CachedPod>,
+    attempt: Attempt,
+    /// Of its condition.
+    reason: &'static str,
     message: String,
     /// Where room is being made for it; empty for nowhere.
     nominated: String,
     eviction: Option<Plan>,
+    preemption_tried: bool,
 }
 
 /// Schedules until cancelled.
@@ -103,41 +187,70 @@ pub async fn run(
     client: Client,
     informers: &SharedInformers,
     config: Config,
+    metrics: Metrics,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
+    let extenders = Extenders::connect(&config.extenders).await?;
     let shell = Arc::new(Shell {
-        recorder: EventRecorder::new(client.clone(), &config.scheduler_name, None),
+        extenders,
+        metrics,
+        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
         client,
         state: Mutex::new(State::new(&config)),
         config,
         work: Notify::new(),
+        storage_news: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+        sources: Sources::new(&informers.for_run(&cancel)),
+        cancel: cancel.clone(),
     });
-    let sources = Sources::new(&informers.for_run(&cancel));
+    let sources = &shell.sources;
     // Pods are only decided once all kinds are known: half a view places badly.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
-    shell.observe(&sources);
-    shell.decide_forever(&sources, cancel).await;
+    shell.observe(sources);
+    let watched = Arc::downgrade(&shell);
+    let standing = move || watched.upgrade().map(|shell| shell.state.lock().standing()).unwrap_or_default();
+    shell.metrics.look_at(standing);
+    shell.clone().decide_forever(sources, cancel).await;
     Ok(())
 }
 
+/// The scheduler a pod names.
+fn scheduler_name(pod: &CachedPod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
+}
+
 impl Shell {
+    /// Events are told under the name of the scheduler the pod has chosen.
+    fn recorder(&self, pod: &CachedPod) -> EventRecorder {
+        self.recorder.as_component(scheduler_name(pod))
+    }
+
     async fn decide_forever(self: Arc<Self>, sources: &Sources, cancel: CancellationToken) {
         for decisions in 1_u64.. {
-            let (step, wake) = {
+            let (next, wake) = {
                 let mut state = self.state.lock();
                 if decisions % DECISIONS_BETWEEN_CHECKS == 0 && state.snapshot.is_overgrown() {
-                    self.rebuild(&mut state, sources);
+                    *state = State::rebuilt(&self.config, &mut state, sources);
                 }
                 (self.next_step(&mut state, &sources.pods), state.queue.next_wake())
             };
+            let decided = match next {
+                Some(Next::Consult(question)) => self.consult(question, sources).await,
+                Some(Next::Decided(decided)) => Some(decided),
+                None if self.wait(wake, &cancel).await => None,
+                None => return,
+            };
+            let step = match decided {
+                Some(Decided::MakeRoom(question)) => self.make_room(*question).await,
+                Some(Decided::Step(step)) => Some(step),
+                None => None,
+            };
             if let Some(step) = step {
                 self.take(step).await;
-            } else if !self.wait(wake, &cancel).await {
-                return;
             }
             if cancel.is_cancelled() {
                 return;
@@ -162,7 +275,7 @@ impl Shell {
     }
 
     /// Decides about the next pod, if one is ready.
-    fn next_step(&self, state: &mut State, pods: &Informer<CachedPod>) -> Option<Step> {
+    fn next_step(&self, state: &mut State, pods: &Informer<CachedPod>) -> Option<Next> {
         loop {
             let now = Instant::now();
             let pod = state.queue.pop(now)?;
@@ -172,38 +285,35 @@ impl Shell {
                 state.queue.remove(&pod.key);
                 continue;
             };
-            let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
-            let refused = match decision {
-                Decision::Node(slot) => {
-                    let node = state.snapshot.name(slot).to_owned();
-                    let placed = state.snapshot.place(&pod, slot);
-                    state.assumed.insert(pod.key.clone(), placed.clone());
-                    state.happened(Some(Event::PodPlaced(&placed)));
-                    return Some(Step::Bind { pod, object, node });
+            if self.extenders.consults(&object) {
+                let slots = state.core.feasible(&mut state.snapshot, &pod);
+                let nodes = slots.into_iter().map(|slot| state.snapshot.name(slot).to_owned());
+                let nodes: Vec<_> = nodes.collect();
+                if !nodes.is_empty() {
+                    let events = state.events;
+                    return Some(Next::Consult(consult::Question { pod, object, nodes, events }));
                 }
-                Decision::Unschedulable(refused) => refused,
-            };
-            let nominated = state.snapshot.nominated_slot(&pod.key);
-            let nominated = nominated.map(|slot| state.snapshot.name(slot).to_owned());
-            let eviction = match refused.preemption {
-                Some(Preemption::Plan(plan)) => Some(plan),
-                _ => None,
-            };
-            state.queue.hold(&pod.key);
-            state.queue.refused(&pod.key, refused.plugins, now);
-            let message = refused.explanation.message();
-            let nominated = nominated.unwrap_or_default();
-            return Some(Step::Refuse(Refused { object, message, nominated, eviction }));
+            }
+            let decision = state.core.decide(&mut state.snapshot, &pod, rand::random());
+            return Some(Next::Decided(self.decided(state, pod, object, decision, false)));
         }
     }
 
     async fn take(self: &Arc<Self>, step: Step) {
         let this = self.clone();
         match step {
-            Step::Bind { pod, object, node } => {
+            // A pod may wait for its volumes for long; the others do not wait for it.
+            Step::Bind(binding) if !binding.work.is_empty() => {
+                self.metrics.decided(&binding.attempt);
+                tokio::spawn(async move { this.prepare_and_bind(&binding).await });
+            }
+            Step::Bind(binding) => {
+                self.metrics.decided(&binding.attempt);
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    this.bind(&object, &pod, &node).await;
+                    if let Err(not_bound) = this.bind(&binding).await {
+                        this.take_back(&binding, &not_bound);
+                    }
                     drop(permit);
                 });
             }
@@ -217,57 +327,24 @@ impl Shell {
         }
     }
 
-    async fn bind(&self, object: &CachedPod, pod: &PodInfo, node: &str) {
-        let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
-        let name = object.name();
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
-        match api.create_subresource(name, "binding", &binding).await {
-            Ok(_) => {
-                debug!(pod = &*pod.key, node, "bound");
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.normal(object, "Scheduled", message);
-                self.state.lock().queue.remove_instance(pod);
-            }
-            Err(error) => {
-                warn!(pod = &*pod.key, node, %error, "binding failed");
-                self.take_back(object, pod, error.is_not_found());
-            }
-        }
-    }
-
     async fn carry_out(&self, refused: &Refused) {
-        self.tell_unschedulable(&refused.object, &refused.message, &refused.nominated).await;
+        let outcome = if refused.reason == UNSCHEDULABLE { Outcome::Unschedulable } else { Outcome::Error };
+        self.metrics.ended(outcome, scheduler_name(&refused.object), &refused.attempt);
+        if refused.preemption_tried {
+            self.metrics.preemption_tried();
+        }
+        self.tell(&refused.object, (refused.reason, &refused.message), &refused.nominated).await;
         let evicted = match &refused.eviction {
-            Some(plan) => self.evict(&refused.object, &refused.nominated, plan).await,
+            Some(plan) => {
+                self.metrics.preempted(plan.victims.len());
+                self.evict(&refused.object, &refused.nominated, plan).await
+            }
             None => true,
         };
         self.state.lock().queue.let_go(&refused.object.key(), !evicted, Instant::now());
         self.work.notify_one();
     }
-
-    /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on
-    /// a conflict it may be bound already, which its informer will tell.
-    fn take_back(&self, object: &CachedPod, pod: &PodInfo, is_gone: bool) {
-        let mut state = self.state.lock();
-        // Another pod of the name may have come meanwhile.
-        let assumed = state.assumed.get(&pod.key).is_some_and(|assumed| assumed.uid == pod.uid);
-        if assumed {
-            state.assumed.remove(&pod.key);
-            let removed = state.snapshot.remove_pod(&pod.key);
-            state.happened(removed.as_deref().map(Event::PodRemoved));
-        }
-        if is_gone || !assumed {
-            state.queue.remove_instance(pod);
-        } else {
-            let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(object));
-            state.queue.add(Arc::new(info), now);
-            state.queue.failed(&pod.key, now);
-        }
-        drop(state);
-        self.work.notify_one();
-    }
 }
+
+#[cfg(test)]
+mod tests;

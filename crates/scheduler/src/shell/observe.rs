@@ -8,7 +8,9 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use super::{Shell, State};
+use super::devices::DeviceSources;
+use super::storage::StorageSources;
+use super::{Config, Shell, State};
 use crate::framework::Event;
 use crate::pod::{is_finished, node_name};
 use crate::snapshot::{Budget, Controller, Snapshot};
@@ -16,13 +18,15 @@ use crate::snapshot::{Budget, Controller, Snapshot};
 /// All kinds decisions look at.
 pub struct Sources {
     pub pods: Informer<CachedPod>,
-    nodes: Informer<Node>,
+    pub nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
     services: Informer<Service>,
     replication_controllers: Informer<ReplicationController>,
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
     budgets: Informer<PodDisruptionBudget>,
+    pub storage: StorageSources,
+    pub devices: DeviceSources,
 }
 
 impl Sources {
@@ -36,6 +40,8 @@ impl Sources {
             replica_sets: informers.get(),
             stateful_sets: informers.get(),
             budgets: informers.get(),
+            storage: StorageSources::new(informers),
+            devices: DeviceSources::new(informers),
         }
     }
     pub async fn synced(&self) {
@@ -47,6 +53,8 @@ impl Sources {
         self.replica_sets.synced().await;
         self.stateful_sets.synced().await;
         self.budgets.synced().await;
+        self.storage.synced().await;
+        self.devices.synced().await;
     }
 }
 
@@ -59,41 +67,44 @@ impl Shell {
         self.on_change(&sources.replica_sets, State::controller_changed);
         self.on_change(&sources.stateful_sets, State::controller_changed);
         self.on_change(&sources.budgets, State::budget_changed);
+        self.observe_storage(&sources.storage);
+        self.observe_devices(&sources.devices);
         self.on_change(&sources.pods, State::pod_changed);
     }
 
-    fn on_change<T: Resource>(self: &Arc<Self>, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+    pub(super) fn on_change<T: Resource>(
+        self: &Arc<Self>,
+        informer: &Informer<T>,
+        take_in: fn(&mut State, &Change<T>),
+    ) {
         let this = self.clone();
         informer.on_change(move |change| {
             take_in(&mut this.state.lock(), change);
             this.work.notify_one();
         });
     }
+}
 
-    /// Builds the snapshot anew from what the informers have. The queue goes on with its pods as the
-    /// new snapshot knows them.
-    pub(super) fn rebuild(&self, state: &mut State, sources: &Sources) {
-        let old = std::mem::replace(state, State::new(&self.config));
-        let added = |change: &mut State| {
-            sources.nodes.list().into_iter().for_each(|o| change.node_changed(&Change::Added(o)));
-            sources.namespaces.list().into_iter().for_each(|o| change.namespace_changed(&Change::Added(o)));
-            sources.services.list().into_iter().for_each(|o| change.service_changed(&Change::Added(o)));
-            let controllers = sources.replication_controllers.list();
-            controllers.into_iter().for_each(|o| change.controller_changed(&Change::Added(o)));
-            sources
-                .replica_sets
-                .list()
-                .into_iter()
-                .for_each(|o| change.controller_changed(&Change::Added(o)));
-            sources
-                .stateful_sets
-                .list()
-                .into_iter()
-                .for_each(|o| change.controller_changed(&Change::Added(o)));
-            sources.budgets.list().into_iter().for_each(|o| change.budget_changed(&Change::Added(o)));
-        };
-        added(state);
-        // Those on their way to a node first, or they would be taken for waiting ones.
+impl State {
+    /// Built anew from what the informers have. Pods on their way to a node stay on it, and waiting
+    /// ones go on waiting, as the new snapshot knows them.
+    pub(super) fn rebuilt(config: &Config, old: &mut State, sources: &Sources) -> State {
+        let mut state = State::new(config);
+        state.feed(&sources.nodes, State::node_changed);
+        state.feed(&sources.namespaces, State::namespace_changed);
+        state.feed(&sources.services, State::service_changed);
+        state.feed(&sources.replication_controllers, State::controller_changed);
+        state.feed(&sources.replica_sets, State::controller_changed);
+        state.feed(&sources.stateful_sets, State::controller_changed);
+        state.feed(&sources.budgets, State::budget_changed);
+        sources.storage.tell(&mut state);
+        sources.devices.tell(&mut state);
+        for (key, (reservation, claims)) in std::mem::take(&mut old.reservations) {
+            state.snapshot.assume(&reservation);
+            state.snapshot.assume_devices(&claims);
+            state.reservations.insert(key, (reservation, claims));
+        }
+        // Those on their way first, or they would be taken for waiting ones.
         for pod in old.assumed.values() {
             let node = pod.node.map(|node| old.snapshot.catalogue.symbols.text(node));
             let slot = node.and_then(|node| state.snapshot.slot(node));
@@ -104,12 +115,16 @@ impl Shell {
                 state.assumed.insert(pod.key.clone(), placed);
             }
         }
-        sources.pods.list().into_iter().for_each(|o| state.pod_changed(&Change::Added(o)));
-        state.queue.inherit(old.queue);
+        state.feed(&sources.pods, State::pod_changed);
+        state.queue.inherit(std::mem::take(&mut old.queue));
+        state
     }
-}
+    pub(super) fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
+        for object in informer.list() {
+            take_in(self, &Change::Added(object));
+        }
+    }
 
-impl State {
     fn node_changed(&mut self, change: &Change<Node>) {
         let Snapshot { catalogue, .. } = &mut self.snapshot;
         let node = change.object();

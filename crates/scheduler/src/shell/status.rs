@@ -11,9 +11,10 @@ use super::Shell;
 const MAX_EVENT_BYTES: usize = 1024;
 
 impl Shell {
-    pub(super) async fn tell_unschedulable(&self, pod: &CachedPod, message: &str, nominated: &str) {
-        self.recorder.warning(pod, "FailedScheduling", shortened(message));
-        let Some(status) = news(pod, message, nominated, Timestamp::now()) else { return };
+    /// `why`: the reason of its condition, and in words.
+    pub(super) async fn tell(&self, pod: &CachedPod, why: (&str, &str), nominated: &str) {
+        self.recorder(pod).warning(pod, "FailedScheduling", shortened(why.1));
+        let Some(status) = news(pod, why, nominated, Timestamp::now()) else { return };
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
         match api.patch_status(pod.name(), &patch).await {
@@ -26,9 +27,9 @@ impl Shell {
 }
 
 /// What of the pod's status is to change, if anything.
-fn news(pod: &CachedPod, message: &str, nominated: &str, now: Timestamp) -> Option<Value> {
+fn news(pod: &CachedPod, why: (&str, &str), nominated: &str, now: Timestamp) -> Option<Value> {
     let mut status = Map::new();
-    if let Some(condition) = unschedulable(pod, message, now) {
+    if let Some(condition) = unschedulable(pod, why, now) {
         status.insert("conditions".to_owned(), json!([condition]));
     }
     let told = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("");
@@ -39,11 +40,10 @@ fn news(pod: &CachedPod, message: &str, nominated: &str, now: Timestamp) -> Opti
     (!status.is_empty()).then_some(Value::Object(status))
 }
 
-/// The `PodScheduled` condition that says so, unless the pod has it already.
-fn unschedulable(pod: &CachedPod, message: &str, now: Timestamp) -> Option<Value> {
+/// The `PodScheduled` condition that says so (for a reason, in words), unless the pod has it already.
+fn unschedulable(pod: &CachedPod, (reason, message): (&str, &str), now: Timestamp) -> Option<Value> {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
-    let reason = "Unschedulable";
     if old.is_some_and(|c| {
         c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
     }) {
@@ -98,7 +98,7 @@ mod tests {
             (scheduled("False", "Unschedulable", "full"), None),
         ];
         for (conditions, expected) in cases {
-            let condition = unschedulable(&with(conditions.clone()), "full", at(100));
+            let condition = unschedulable(&with(conditions.clone()), ("Unschedulable", "full"), at(100));
             assert_eq!(condition.as_ref(), expected, "{conditions}");
         }
     }
@@ -111,7 +111,8 @@ mod tests {
             CachedPod::decode(json!({"metadata": {"name": "p"}, "status": status}).to_string().as_bytes())
                 .unwrap()
         };
-        let told = |old: &str, new: &str| news(&pod(old), "full", new, Timestamp::UNIX_EPOCH);
+        let told =
+            |old: &str, new: &str| news(&pod(old), ("Unschedulable", "full"), new, Timestamp::UNIX_EPOCH);
         assert_eq!(told("", ""), None);
         assert_eq!(told("a", "a"), None);
         assert_eq!(told("", "a"), Some(json!({"nominatedNodeName": "a"})));

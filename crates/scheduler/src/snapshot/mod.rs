@@ -5,6 +5,7 @@
 mod budgets;
 mod log;
 mod rebuild;
+mod reserve;
 mod workloads;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,10 +18,12 @@ pub use budgets::Budget;
 pub use log::ChangeLog;
 pub use workloads::{Controller, Workloads};
 
+use crate::devices::Devices;
 use crate::framework::Event;
 use crate::labels::Labels;
 use crate::node::{NodeInfo, Shape, Slot};
 use crate::pod::{Catalogue, OwnedTerm, PodInfo, Template, TermId, is_finished, node_name};
+use crate::storage::Storage;
 use crate::symbols::{NumberMap, Symbol};
 
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ pub struct Snapshot {
     namespaces_generation: u64,
     images: NumberMap<Symbol, u32>,
     pub workloads: Workloads,
+    pub storage: Storage,
+    pub devices: Devices,
     budgets: BTreeMap<String, Budget>,
     budgets_generation: u64,
     log: ChangeLog,
@@ -230,6 +235,7 @@ impl Snapshot {
         let slot = self.slot_for(node); // only now: it may have been released with the pod
         self.count(&pod.template);
         self.pods.insert(pod.key.clone(), slot);
+        self.storage.count_pod(&pod, slot, true);
         self.nodes[slot as usize].add(pod);
         self.log.record(slot);
         old
@@ -240,6 +246,7 @@ impl Snapshot {
         let slot = self.pods.remove(key)?;
         let pod = self.nodes[slot as usize].remove(key);
         if let Some(pod) = &pod {
+            self.storage.count_pod(pod, slot, false);
             self.uncount(&pod.template);
         }
         self.log.record(slot);

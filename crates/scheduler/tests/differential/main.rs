@@ -5,22 +5,27 @@
 
 mod oracle;
 mod random;
+mod volumes;
+mod why;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphipod_scheduler::decision::{Decision, Scheduler};
+use amphipod_scheduler::framework::{InterPodArgs, ScoringStrategy};
 use amphipod_scheduler::preemption::Preemption;
 use amphipod_scheduler::{Profile, Snapshot};
 use k8s_openapi::api::core::v1::Pod;
 
-use oracle::Oracle;
+use oracle::{Oracle, Settings};
 use random::Random;
 use world::World;
 
 const RUNS: u64 = 60;
 const STEPS: usize = 30;
+/// One pod of so many is explained as well.
+const EXPLAINED: u64 = 6;
 
 #[test]
 fn fast_and_slow_agree() {
@@ -38,8 +43,10 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting } = outcomes;
-        assert!(placed > 300 && refused > 300 && preempting > 30, "{placed} {refused} {preempting}");
+        let Outcomes { placed, refused, preempting, by_volumes, told } = outcomes;
+        let enough = placed > 300 && refused > 300 && preempting > 30 && by_volumes > 50;
+        assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
+        assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
 }
 
@@ -48,10 +55,13 @@ struct Outcomes {
     placed: usize,
     refused: usize,
     preempting: usize,
+    by_volumes: usize,
+    told: why::Told,
 }
 
 struct Run {
     random: Random,
+    settings: Settings,
     world: World,
     snapshot: Snapshot,
     scheduler: Scheduler,
@@ -59,12 +69,20 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let settings = Settings {
+            prefers_full_nodes: random.one_in(4),
+            hard_weight: random.below(3) as i64 * 5,
+            ignores_wishes_of_others: random.one_in(4),
+        };
         let mut run = Run {
-            random: Random::new(seed),
+            random,
+            settings,
             world: World::default(),
             snapshot: Snapshot::default(),
-            scheduler: Scheduler::new(vec![Profile::default()]),
+            scheduler: Scheduler::new(vec![profile(settings)]),
         };
+        run.world.set_up_storage(&mut run.random, &mut run.snapshot);
         for _ in 0..run.random.below(12) + 3 {
             run.world.add_node(&mut run.random, &mut run.snapshot);
         }
@@ -82,16 +100,25 @@ impl Run {
 
     fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
         let pod = self.world.new_pod(&mut self.random);
-        let oracle = Oracle::new(&self.world);
+        if self.random.one_in(EXPLAINED) {
+            why::check(when, &self.world, self.settings, &pod, &mut outcomes.told);
+        }
+        let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
         let expected = oracle.scores(&pod);
+        let before = oracle.before(&pod);
         let (class, profile) = self.scheduler.class(&self.snapshot, &info);
         let judgement = class.judge(&self.snapshot, profile);
         let name = |slot| self.snapshot.name(slot).to_owned();
         let scores: BTreeMap<String, i64> =
             judgement.scores().map(|(slot, score)| (name(slot), score)).collect();
         let yaml = || serde_json::to_string_pretty(&pod).expect("a pod is JSON");
-        assert_eq!(scores, expected, "{when}: scores, refused for {:?}, of {}", oracle.reasons(&pod), yaml());
+        assert!(
+            before.is_some() || scores == expected,
+            "{when}: {scores:?} against {expected:?}, refused for {:?}, of {}",
+            oracle.reasons(&pod),
+            yaml()
+        );
         match self.scheduler.decide(&mut self.snapshot, &info, self.random.next()) {
             Decision::Node(slot) => {
                 outcomes.placed += 1;
@@ -108,6 +135,10 @@ impl Run {
             Decision::Unschedulable(unschedulable) => {
                 outcomes.refused += 1;
                 assert!(expected.is_empty(), "{when}: refused, but {expected:?}");
+                outcomes.by_volumes += usize::from(
+                    unschedulable.explanation.message().to_lowercase().contains("persistentvolume"),
+                );
+                assert_eq!(unschedulable.explanation.beforehand.as_deref(), before.as_deref(), "{when}");
                 assert_eq!(unschedulable.explanation.reasons, oracle.reasons(&pod), "{when}: {}", yaml());
                 let chosen = match &unschedulable.preemption {
                     Some(Preemption::Plan(plan)) => {
@@ -145,6 +176,18 @@ impl Run {
         let rebuilt = self.world.snapshot();
         assert_eq!(self.snapshot.differences(&rebuilt), [] as [String; 0], "SEED={seed}");
     }
+}
+
+fn profile(settings: Settings) -> Profile {
+    let mut profile = Profile::default();
+    if settings.prefers_full_nodes {
+        profile.arguments.fit.scoring = ScoringStrategy::MostAllocated;
+    }
+    profile.arguments.inter_pod_affinity = InterPodArgs {
+        hard_weight: settings.hard_weight,
+        ignore_preferred_terms_of_existing_pods: settings.ignores_wishes_of_others,
+    };
+    profile
 }
 
 fn check_victims(when: &str, oracle: &Oracle, pod: &Pod, chosen: Option<&(String, BTreeSet<String>)>) {

@@ -16,30 +16,39 @@ use crate::world::{World, key};
 type Labels = BTreeMap<String, String>;
 type Amounts = BTreeMap<String, i64>;
 /// Reasons, and whether fewer pods on the node could help.
-type Verdict = Result<(), (Vec<String>, bool)>;
+pub type Verdict = Result<(), (Vec<String>, bool)>;
 type Rank = (usize, i32, i64, usize, Reverse<i128>);
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// How both schedulers are configured, where that is not the default.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub prefers_full_nodes: bool,
+    pub hard_weight: i64,
+    pub ignores_wishes_of_others: bool,
+}
+
 pub struct Oracle<'a> {
     world: &'a World,
+    settings: Settings,
     placed: Vec<Pod>,
 }
 
-fn refuse(reason: &str, resolvable: bool) -> Verdict {
+pub fn refuse(reason: &str, resolvable: bool) -> Verdict {
     Err((vec![reason.to_owned()], resolvable))
 }
-fn spec(pod: &Pod) -> &PodSpec {
+pub fn spec(pod: &Pod) -> &PodSpec {
     pod.spec.as_ref().expect("a specification")
 }
-fn name(node: &Node) -> &str {
+pub fn name(node: &Node) -> &str {
     node.metadata.name.as_deref().expect("a name")
 }
-fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+pub fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
-fn namespace(pod: &Pod) -> &str {
+pub fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().expect("a namespace")
 }
 fn labels(pod: &Pod) -> Labels {
@@ -48,7 +57,7 @@ fn labels(pod: &Pod) -> Labels {
 fn priority(pod: &Pod) -> i32 {
     spec(pod).priority.unwrap_or(0)
 }
-fn is_on(pod: &Pod, node: &Node) -> bool {
+pub fn is_on(pod: &Pod, node: &Node) -> bool {
     spec(pod).node_name.as_deref() == Some(name(node))
 }
 fn started(pod: &Pod) -> i128 {
@@ -69,7 +78,7 @@ fn requirement(key: &str, operator: &str, values: &[String], labels: &Labels) ->
         other => panic!("operator {other}"),
     }
 }
-fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
+pub fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
     let Some(selector) = selector else { return false };
     selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
         && selector
@@ -78,7 +87,7 @@ fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
             .flatten()
             .all(|r| requirement(&r.key, &r.operator, r.values.as_deref().unwrap_or_default(), labels))
 }
-fn term_selects(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub fn term_selects(term: &NodeSelectorTerm, node: &Node) -> bool {
     let own = node.metadata.labels.clone().unwrap_or_default();
     let fields: Labels = [("metadata.name".to_owned(), name(node).to_owned())].into();
     let holds = |r: &NodeSelectorRequirement, labels: &Labels| {
@@ -229,12 +238,12 @@ fn keys_agree(keys: &Option<Vec<String>>, owner: &Pod, other: &Pod, equal: bool)
 }
 
 impl<'a> Oracle<'a> {
-    pub fn new(world: &'a World) -> Self {
+    pub fn new(world: &'a World, settings: Settings) -> Self {
         let counts = |pod: &&Pod| {
             let finished = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded");
             !finished && spec(pod).node_name.as_ref().is_some_and(|node| world.nodes.contains_key(node))
         };
-        Oracle { world, placed: world.pods.values().filter(counts).cloned().collect() }
+        Oracle { world, settings, placed: world.pods.values().filter(counts).cloned().collect() }
     }
 
     /// The feasible nodes and their total scores.
@@ -244,7 +253,7 @@ impl<'a> Oracle<'a> {
         let marks = [
             (3, normalise(feasible.iter().map(|n| unwelcome(pod, n)).collect(), true)),
             (2, normalise(feasible.iter().map(|n| preference(pod, n)).collect(), false)),
-            (1, feasible.iter().map(|n| self.least_allocated(pod, n)).collect()),
+            (1, feasible.iter().map(|n| self.allocated(pod, n)).collect()),
             (1, feasible.iter().map(|n| self.balanced(pod, n)).collect()),
             (1, feasible.iter().map(|n| self.images(pod, n)).collect()),
             (2, self.spreading(pod, &feasible)),
@@ -254,10 +263,15 @@ impl<'a> Oracle<'a> {
         feasible.iter().enumerate().map(|(i, node)| (name(node).to_owned(), total(i))).collect()
     }
 
+    /// Why no node at all will do.
+    pub fn before(&self, pod: &Pod) -> Option<String> {
+        let conflict = || "pod affinity terms conflict".to_owned();
+        named(pod).err().map(|()| conflict()).or_else(|| self.world.storage.before(pod))
+    }
     /// Why nodes will not do, counted.
     pub fn reasons(&self, pod: &Pod) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        if named(pod).is_err() {
+        if self.before(pod).is_some() {
             return counts;
         }
         for node in self.world.nodes.values() {
@@ -269,12 +283,14 @@ impl<'a> Oracle<'a> {
     }
 
     fn verdict(&self, pod: &Pod, node: &Node) -> Verdict {
+        if let Some(reason) = self.before(pod) {
+            return refuse(&reason, false);
+        }
         match named(pod) {
-            Err(()) => return refuse("pod affinity terms conflict", false),
             Ok(Some(names)) if !names.contains(name(node)) => {
                 return refuse("node(s) didn't satisfy plugin(s) [NodeAffinity]", false);
             }
-            Ok(_) => {}
+            _ => {}
         }
         self.with_nominated(&self.placed, pod, node)
     }
@@ -317,6 +333,7 @@ impl<'a> Oracle<'a> {
             return refuse("node(s) didn't have free ports for the requested pod ports", true);
         }
         fit(&here, pod, node)?;
+        self.world.storage.filter(&self.placed, placed, pod, node)?;
         self.spread_evenly(placed, pod, node)?;
         self.rules_hold(placed, pod, node)
     }
@@ -412,12 +429,16 @@ impl<'a> Oracle<'a> {
         self.placed.iter().filter(|p| is_on(p, node)).for_each(|p| add(&mut sum, &requests(p, fill)));
         sum
     }
-    fn least_allocated(&self, pod: &Pod, node: &Node) -> i64 {
+    fn allocated(&self, pod: &Pod, node: &Node) -> i64 {
         let (capacity, used, wanted) = (allocatable(node), self.used(node, true), requests(pod, true));
         let get = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(0);
         let mark = |name: &&str| {
             let (capacity, used) = (get(&capacity, name), get(&used, name) + get(&wanted, name));
-            if used > capacity { 0 } else { (capacity - used) * 100 / capacity }
+            match self.settings.prefers_full_nodes {
+                true => used.min(capacity) * 100 / capacity,
+                false if used > capacity => 0,
+                false => (capacity - used) * 100 / capacity,
+            }
         };
         (mark(&"cpu") + mark(&"memory")) / 2
     }
@@ -464,7 +485,10 @@ impl<'a> Oracle<'a> {
                 };
                 let own = preferred(pod).into_iter().filter(|(_, t)| self.matches(t, pod, other, false));
                 sum += own.filter(|(_, t)| together(t)).map(|(weight, _)| weight).sum::<i64>();
-                let hard = required(other, true).into_iter().map(|term| (1, term));
+                if self.settings.ignores_wishes_of_others && preferred(pod).is_empty() {
+                    continue;
+                }
+                let hard = required(other, true).into_iter().map(|term| (self.settings.hard_weight, term));
                 let about = hard.chain(preferred(other)).filter(|(_, t)| self.matches(t, other, pod, true));
                 sum += about.filter(|(_, t)| together(t)).map(|(weight, _)| weight).sum::<i64>();
             }

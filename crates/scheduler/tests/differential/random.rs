@@ -98,6 +98,11 @@ impl Random {
         if self.one_in(10) {
             spec["preemptionPolicy"] = "Never".into();
         }
+        if self.one_in(4) {
+            let volume = |claim: u64| json!({"name": format!("v{claim}"), "persistentVolumeClaim": {"claimName": format!("c{claim}")}});
+            let claims: Vec<Value> = (0..1 + self.below(2)).map(|_| volume(self.below(4))).collect();
+            spec["volumes"] = claims.into();
+        }
         spec["tolerations"] = (0..self.below(3)).map(|_| self.toleration()).collect::<Vec<_>>().into();
         self.put_node_rules(&mut spec);
         self.put_pod_rules(&mut spec);

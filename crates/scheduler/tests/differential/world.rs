@@ -7,11 +7,13 @@ use amphipod_scheduler::snapshot::Budget;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use crate::random::{NAMESPACES, Random};
+use crate::volumes::Storage;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct World {
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<String, Pod>,
@@ -21,6 +23,7 @@ pub struct World {
     pub services: BTreeMap<String, Service>,
     pub replica_sets: BTreeMap<String, ReplicaSet>,
     pub budgets: BTreeMap<String, PodDisruptionBudget>,
+    pub storage: Storage,
     made: usize,
 }
 
@@ -45,6 +48,7 @@ impl World {
         for pod in self.pods.values() {
             snapshot.set_pod(&pod.clone().into());
         }
+        self.storage.tell(&mut snapshot);
         for (pod, node) in self.nominated.values() {
             if let Some(slot) = snapshot.slot(node) {
                 let info = snapshot.catalogue.pod(&pod.clone().into());
@@ -81,7 +85,7 @@ impl World {
     }
 
     pub fn change(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
-        match random.below(12) {
+        match random.below(17) {
             0 | 1 => self.add_node(random, snapshot),
             2 => self.remove_node(random, snapshot),
             3..=5 => self.add_pod(random, snapshot),
@@ -90,7 +94,53 @@ impl World {
             8 => self.set_namespace(random, snapshot),
             9 => self.set_service(random, snapshot),
             10 => self.set_replica_set(random, snapshot),
-            _ => self.set_budget(random, snapshot),
+            11 => self.set_budget(random, snapshot),
+            _ => self.change_storage(random, snapshot),
+        }
+    }
+    pub fn set_up_storage(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        for class in random.classes() {
+            let Snapshot { catalogue, storage, .. } = &mut *snapshot;
+            storage.set_class(&mut catalogue.symbols, &class);
+            self.storage.classes.insert(class.metadata.name.clone().unwrap_or_default(), class);
+        }
+        for _ in 0..20 {
+            self.change_storage(random, snapshot);
+        }
+    }
+    fn change_storage(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let Snapshot { catalogue, storage, .. } = snapshot;
+        let symbols = &mut catalogue.symbols;
+        let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
+        match random.below(5) {
+            0 | 1 => {
+                let claim = random.claim();
+                let key = format!(
+                    "{}/{}",
+                    claim.metadata.namespace.as_deref().unwrap_or(""),
+                    name(&claim.metadata)
+                );
+                if random.one_in(8) {
+                    self.storage.claims.remove(&key);
+                    return storage.remove_claim(symbols, &key);
+                }
+                storage.set_claim(symbols, &claim);
+                self.storage.claims.insert(key, claim);
+            }
+            2 | 3 => {
+                let volume = random.volume();
+                if random.one_in(6) {
+                    self.storage.volumes.remove(&name(&volume.metadata));
+                    return storage.remove_volume(symbols, &name(&volume.metadata));
+                }
+                storage.set_volume(symbols, &volume);
+                self.storage.volumes.insert(name(&volume.metadata), volume);
+            }
+            _ => {
+                let limits = random.limits();
+                storage.set_limits(symbols, &limits);
+                self.storage.limits.insert(name(&limits.metadata), limits);
+            }
         }
     }
     fn remove_node(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
@@ -127,8 +177,7 @@ impl World {
         match random.below(4) {
             0 => {
                 let meta = json!({"deletionTimestamp": "2026-01-01T01:00:00Z"});
-                let meta: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta =
-                    serde_json::from_value(meta).expect("metadata");
+                let meta: ObjectMeta = serde_json::from_value(meta).expect("metadata");
                 pod.metadata.deletion_timestamp = meta.deletion_timestamp;
             }
             1 => {

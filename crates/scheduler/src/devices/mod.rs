@@ -1,0 +1,202 @@
+//! Devices as decisions see them: the slices drivers publish, the classes that select among them, and
+//! the claims that ask for them or have been given some. Kept current by difference, with a log of
+//! the nodes that changes are about, as storage is.
+
+mod allocator;
+mod expression;
+mod kinds;
+mod objects;
+mod result;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use amphipod_client::Resource;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+
+pub use allocator::{Given, allocate};
+pub use kinds::DeviceObject;
+pub use objects::{Claim, Class, MAX_CONSUMERS, Place, Wish};
+pub use result::ClaimWork;
+
+use objects::{Allocation, DeviceId, Slice};
+
+use crate::labels::NodeTerm;
+use crate::pod::PodInfo;
+use crate::storage::{Affected, StorageLog};
+use crate::symbols::{NumberMap, Symbol, Symbols};
+
+#[derive(Debug, Default)]
+pub struct Devices {
+    classes: NumberMap<Symbol, Class>,
+    slices: BTreeMap<String, Arc<Slice>>,
+    /// Of slices of one node, by node; the others by no name.
+    by_node: NumberMap<Option<Symbol>, BTreeSet<String>>,
+    claims: NumberMap<Symbol, Claim>,
+    /// What was decided and the API does not show yet.
+    assumed: NumberMap<Symbol, Allocation>,
+    /// How many claims have a device; more than one is somebody's mistake.
+    allocated: NumberMap<DeviceId, u32>,
+    log: StorageLog,
+}
+
+/// What a pod's claims come to, without their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DeviceNeeds {
+    /// Where what was given already can be used.
+    pub places: Box<[Arc<[NodeTerm]>]>,
+    pub wishes: Box<[Arc<Wish>]>,
+}
+
+// Reading.
+impl Devices {
+    pub fn claim(&self, key: Symbol) -> Option<&Claim> {
+        self.claims.get(&key)
+    }
+    pub fn class(&self, name: Symbol) -> Option<&Class> {
+        self.classes.get(&name)
+    }
+    /// Whether a claim is being given devices right now.
+    pub fn is_pending(&self, key: Symbol) -> bool {
+        self.assumed.contains_key(&key)
+    }
+    pub fn log(&self) -> &StorageLog {
+        &self.log
+    }
+    fn is_allocated(&self, id: DeviceId) -> bool {
+        self.allocated.contains_key(&id)
+    }
+    /// The node's own slices and those for more than one.
+    fn slices_near(&self, node: Symbol) -> impl Iterator<Item = &Slice> {
+        let names = [Some(node), None].into_iter().filter_map(|node| self.by_node.get(&node)).flatten();
+        names.filter_map(|name| self.slices.get(name).map(|slice| &**slice))
+    }
+    /// `None` for a pod without claims.
+    pub fn needs(&self, pod: &PodInfo) -> Option<Arc<DeviceNeeds>> {
+        let keys = pod.devices.as_ref()?.iter().filter_map(|claim| claim.key.ok().flatten());
+        let claims: Vec<&Claim> = keys.filter_map(|key| self.claim(key)).collect();
+        let allocations = claims.iter().filter_map(|claim| claim.allocation.as_ref());
+        let unallocated = claims.iter().filter(|claim| claim.allocation.is_none());
+        Some(Arc::new(DeviceNeeds {
+            places: allocations.filter_map(|allocation| allocation.terms.clone()).collect(),
+            wishes: unallocated.map(|claim| claim.wish.clone()).collect(),
+        }))
+    }
+}
+
+// Following the cluster.
+impl Devices {
+    pub fn set_class(&mut self, symbols: &mut Symbols, class: &DeviceClass) -> bool {
+        let (name, new) = (symbols.intern(class.name()), Class::parse(class));
+        let changed = self.classes.get(&name) != Some(&new);
+        if changed {
+            self.classes.insert(name, new);
+            self.log.record(Affected::Everywhere);
+        }
+        changed
+    }
+    pub fn remove_class(&mut self, symbols: &Symbols, name: &str) {
+        if symbols.find(name).is_some_and(|name| self.classes.remove(&name).is_some()) {
+            self.log.record(Affected::Everywhere);
+        }
+    }
+    pub fn set_slice(&mut self, symbols: &mut Symbols, slice: &ResourceSlice) -> bool {
+        let new = Slice::parse(symbols, slice);
+        if self.slices.get(slice.name()).is_some_and(|known| **known == new) {
+            return false;
+        }
+        self.remove_slice(symbols, slice.name());
+        self.by_node.entry(only_node(&new)).or_default().insert(slice.name().to_owned());
+        self.record_place(&new.place);
+        self.slices.insert(slice.name().to_owned(), Arc::new(new));
+        true
+    }
+    pub fn remove_slice(&mut self, _: &Symbols, name: &str) {
+        let Some(old) = self.slices.remove(name) else { return };
+        if let Some(names) = self.by_node.get_mut(&only_node(&old)) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_node.remove(&only_node(&old));
+            }
+        }
+        self.record_place(&old.place);
+    }
+    fn record_place(&mut self, place: &Place) {
+        self.log.record(match place {
+            Place::Node(node) => Affected::Node(*node),
+            Place::Selected { .. } | Place::Everywhere | Place::PerDevice | Place::Nowhere => {
+                Affected::Everywhere
+            }
+        });
+    }
+    pub fn set_claim(&mut self, symbols: &mut Symbols, claim: &ResourceClaim) -> bool {
+        let key = symbols.intern(&claim.key());
+        let new = Claim::parse(symbols, claim, self.claims.get(&key).map(|known| &known.wish));
+        if self.claims.get(&key) == Some(&new) {
+            return false;
+        }
+        self.count(key, false);
+        if new.allocation.is_some() {
+            self.assumed.remove(&key);
+        }
+        self.claims.insert(key, new);
+        self.count(key, true);
+        true
+    }
+    pub fn remove_claim(&mut self, symbols: &Symbols, key: &str) {
+        let Some(key) = symbols.find(key) else { return };
+        self.count(key, false);
+        self.assumed.remove(&key);
+        self.claims.remove(&key);
+    }
+    /// What a claim has, by the API's word or ours, is had by nobody else.
+    fn count(&mut self, key: Symbol, more: bool) {
+        let claimed = self.claims.get(&key).and_then(|claim| claim.allocation.as_ref());
+        let devices = claimed.or_else(|| self.assumed.get(&key)).map(|allocation| allocation.devices.clone());
+        for id in devices.into_iter().flatten() {
+            let users = self.allocated.entry(id).or_insert(0);
+            *users = if more { *users + 1 } else { users.saturating_sub(1) };
+            if *users == 0 {
+                self.allocated.remove(&id);
+            }
+            self.record_device(id);
+        }
+    }
+    fn record_device(&mut self, (driver, pool, _): DeviceId) {
+        let slices = self.slices.values().filter(|slice| (slice.driver, slice.pool) == (driver, pool));
+        let places: Vec<Place> = slices.map(|slice| slice.place.clone()).collect();
+        places.iter().for_each(|place| self.record_place(place));
+    }
+
+    /// Takes for granted what is about to be written.
+    pub fn assume(&mut self, symbols: &mut Symbols, work: &ClaimWork) {
+        let key = symbols.intern(&work.claim);
+        if work.allocation.is_some() && !self.assumed.contains_key(&key) {
+            self.count(key, false);
+            let ids = work.devices.iter().map(|[driver, pool, device]| {
+                (symbols.intern(driver), symbols.intern(pool), symbols.intern(device))
+            });
+            self.assumed.insert(key, Allocation { devices: ids.collect(), terms: None });
+            self.count(key, true);
+        }
+    }
+    /// It came to nothing, or the API shows it.
+    pub fn release(&mut self, symbols: &Symbols, work: &ClaimWork) {
+        let Some(key) = symbols.find(&work.claim).filter(|key| self.assumed.contains_key(key)) else {
+            return;
+        };
+        self.count(key, false);
+        self.assumed.remove(&key);
+        self.count(key, true);
+    }
+}
+
+fn only_node(slice: &Slice) -> Option<Symbol> {
+    match slice.place {
+        Place::Node(node) => Some(node),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Decisions about pods with claims of devices, over objects as the API shows them.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::decision::{Decision, Scheduler};
+use crate::framework::Profile;
+use crate::snapshot::Snapshot;
+
+/// Two nodes and their scheduler, which remembers.
+struct Cluster {
+    snapshot: Snapshot,
+    scheduler: Scheduler,
+}
+
+fn parse<T: Resource>(object: &Value) -> T {
+    T::decode(object.to_string().as_bytes()).unwrap()
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut snapshot = Snapshot::default();
+        for name in ["a", "b"] {
+            let node = json!({"metadata": {"name": name, "labels": {"rack": name}}, "status": {"allocatable": {"pods": "9"}}});
+            snapshot.set_node(&parse(&node));
+        }
+        let mut cluster = Cluster { snapshot, scheduler: Scheduler::new(vec![Profile::default()]) };
+        cluster.class("gpu", json!({"selectors": [{"cel": {"expression": "device.driver == 'gpu.com'"}}]}));
+        cluster
+    }
+    fn class(&mut self, name: &str, spec: Value) {
+        let Snapshot { catalogue, devices, .. } = &mut self.snapshot;
+        devices.set_class(&mut catalogue.symbols, &parse(&json!({"metadata": {"name": name}, "spec": spec})));
+    }
+    fn claim(&mut self, claim: &Value) {
+        let Snapshot { catalogue, devices, .. } = &mut self.snapshot;
+        devices.set_claim(&mut catalogue.symbols, &parse(claim));
+    }
+    fn slice(&mut self, name: &str, place: Value, devices: Value) {
+        let mut spec = json!({"driver": "gpu.com", "pool": {"name": name, "generation": 1, "resourceSliceCount": 1}, "devices": devices});
+        for (key, value) in place.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let Snapshot { catalogue, devices, .. } = &mut self.snapshot;
+        devices.set_slice(&mut catalogue.symbols, &parse(&json!({"metadata": {"name": name}, "spec": spec})));
+    }
+    /// The nodes that take a pod, or why none does, without what preemption would do.
+    fn ask(&mut self, claims: &[&str]) -> String {
+        let pod = Arc::new(self.snapshot.catalogue.pod(&parse(&pod("p", claims))));
+        if let Decision::Unschedulable(why) = self.scheduler.decide(&mut self.snapshot, &pod, 0) {
+            let message = why.explanation.message();
+            let message = message.strip_prefix("0/2 nodes are available: ").unwrap();
+            return message.split_once(". ").map_or(message, |(text, _)| text).to_owned();
+        }
+        let (class, profile) = self.scheduler.class(&self.snapshot, &pod);
+        let judgement = class.judge(&self.snapshot, profile);
+        let mut nodes: Vec<&str> = judgement.scores().map(|(slot, _)| self.snapshot.name(slot)).collect();
+        nodes.sort_unstable();
+        nodes.join(" ")
+    }
+    fn reserve(&mut self, name: &str, claims: &[&str], node: &str) -> Vec<ClaimWork> {
+        let pod = self.snapshot.catalogue.pod(&parse(&pod(name, claims)));
+        let slot = self.snapshot.slot(node).unwrap();
+        self.snapshot.reserve_devices(&pod, slot)
+    }
+}
+
+fn pod(name: &str, claims: &[&str]) -> Value {
+    let claims: Vec<Value> = claims.iter().map(|c| json!({"name": c, "resourceClaimName": c})).collect();
+    json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {"containers": [], "resourceClaims": claims}})
+}
+fn claim(name: &str, devices: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {"devices": devices}})
+}
+fn exactly(extra: Value) -> Value {
+    let mut request = json!({"deviceClassName": "gpu"});
+    for (key, value) in extra.as_object().unwrap() {
+        request[key] = value.clone();
+    }
+    json!({"requests": [{"name": "r", "exactly": request}]})
+}
+/// Devices of a model each.
+fn devices(models: &[&str]) -> Value {
+    let device = |(index, model): (usize, &&str)| json!({"name": format!("d{index}"), "attributes": {"model": {"string": model}}});
+    models.iter().enumerate().map(device).collect::<Vec<_>>().into()
+}
+fn of_model(model: &str) -> Value {
+    json!([{"cel": {"expression": format!("device.attributes['gpu.com'].model == '{model}'")}}])
+}
+fn given(works: &[ClaimWork]) -> Vec<&str> {
+    works.iter().flat_map(|work| &work.devices).map(|[_, _, device]| device.as_str()).collect()
+}
+
+#[test]
+fn claims_that_refuse_a_pod_every_node() {
+    let with = |extra: Value| {
+        let mut claim = claim("x", exactly(json!({})));
+        for (key, value) in extra.as_object().unwrap() {
+            claim[key] = value.clone();
+        }
+        claim
+    };
+    let leaving =
+        json!({"metadata": {"name": "x", "namespace": "ns", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let consumers: Vec<Value> =
+        (0..MAX_CONSUMERS).map(|i| json!({"resource": "pods", "name": "q", "uid": i.to_string()})).collect();
+    let other = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "none"}}]});
+    let cases = [
+        (json!(null), "resourceclaim.resource.k8s.io \"x\" not found"),
+        (with(leaving), "resourceclaim \"x\" is being deleted"),
+        (with(json!({"status": {"allocation": {}, "reservedFor": consumers}})), "resourceclaim in use"),
+        (claim("x", other), "request r: device class none does not exist"),
+        (claim("x", exactly(json!({}))), "2 cannot allocate all claims"),
+        (with(json!({"status": {"allocation": {}}})), "a b"),
+    ];
+    for (object, expected) in cases {
+        let mut cluster = Cluster::new();
+        if !object.is_null() {
+            cluster.claim(&object);
+        }
+        assert_eq!(cluster.ask(&["x"]), expected, "{object}");
+    }
+}
+
+#[test]
+fn claims_made_for_a_pod_have_to_be_its_own() {
+    let mut pod = pod("p", &[]);
+    pod["spec"]["resourceClaims"] = json!([{"name": "g", "resourceClaimTemplateName": "t"}]);
+    let mut cluster = Cluster::new();
+    let ask = |cluster: &mut Cluster, pod: &Value| {
+        let pod = cluster.snapshot.catalogue.pod(&parse(pod));
+        let refused = cluster.scheduler.refusal_beforehand(&cluster.snapshot, &pod, 0);
+        refused.map(|(_, text)| text.into_owned())
+    };
+    assert_eq!(ask(&mut cluster, &pod).unwrap(), "pod \"ns/p\": ResourceClaim not created yet");
+    pod["status"] = json!({"resourceClaimStatuses": [{"name": "g", "resourceClaimName": "p-g"}]});
+    let mut claim = claim("p-g", exactly(json!({})));
+    cluster.claim(&claim);
+    let expected = "ResourceClaim ns/p-g was not created for pod ns/p (pod is not owner)";
+    assert_eq!(ask(&mut cluster, &pod).unwrap(), expected);
+    claim["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p", "controller": true}]);
+    cluster.claim(&claim);
+    assert_eq!(ask(&mut cluster, &pod), None);
+    pod["status"] = json!({"resourceClaimStatuses": [{"name": "g"}]});
+    assert_eq!(ask(&mut cluster, &pod), None, "it turned out to need none");
+}
+
+#[test]
+fn requests_are_met_by_what_a_node_has() {
+    let first = |alternatives: Value| json!({"requests": [{"name": "r", "firstAvailable": alternatives}]});
+    let taints = json!([{"key": "broken", "value": "fan", "effect": "NoExecute"}]);
+    let two = |constraint: Value| {
+        let request = |name: &str| json!({"name": name, "exactly": {"deviceClassName": "gpu"}});
+        json!({"requests": [request("r"), request("s")], "constraints": [constraint]})
+    };
+    let mixed = devices(&["x", "y", "x"]);
+    let mut tainted = devices(&["x"]);
+    tainted[0]["taints"] = taints;
+    let mut partition = devices(&["x"]);
+    partition[0]["consumesCounters"] = json!([{"counterSet": "c", "counters": {"n": {"value": "1"}}}]);
+    let cases = [
+        ("any", exactly(json!({})), &mixed, vec!["d0"]),
+        ("as many as there are", exactly(json!({"count": 3})), &mixed, vec!["d0", "d1", "d2"]),
+        ("more than there are", exactly(json!({"count": 4})), &mixed, vec![]),
+        ("of a model", exactly(json!({"selectors": of_model("y")})), &mixed, vec!["d1"]),
+        (
+            "two of a model",
+            exactly(json!({"selectors": of_model("x"), "count": 2})),
+            &mixed,
+            vec!["d0", "d2"],
+        ),
+        (
+            "all of a model",
+            exactly(json!({"selectors": of_model("x"), "allocationMode": "All"})),
+            &mixed,
+            vec!["d0", "d2"],
+        ),
+        (
+            "all of none",
+            exactly(json!({"selectors": of_model("z"), "allocationMode": "All"})),
+            &mixed,
+            vec![],
+        ),
+        (
+            "the first alternative that can be had",
+            first(json!([
+                {"name": "best", "deviceClassName": "gpu", "selectors": of_model("z")},
+                {"name": "good", "deviceClassName": "gpu", "selectors": of_model("y")},
+            ])),
+            &mixed,
+            vec!["d1"],
+        ),
+        ("alike", two(json!({"matchAttribute": "gpu.com/model"})), &mixed, vec!["d0", "d2"]),
+        ("not alike", two(json!({"distinctAttribute": "gpu.com/model"})), &mixed, vec!["d0", "d1"]),
+        ("alike in what they do not have", two(json!({"matchAttribute": "gpu.com/color"})), &mixed, vec![]),
+        (
+            "a constraint of another request",
+            two(json!({"requests": ["r"], "matchAttribute": "gpu.com/model"})),
+            &mixed,
+            vec!["d0", "d1"],
+        ),
+        ("tainted", exactly(json!({})), &tainted, vec![]),
+        (
+            "tolerated",
+            exactly(json!({"tolerations": [{"key": "broken", "operator": "Exists"}]})),
+            &tainted,
+            vec!["d0"],
+        ),
+        ("part of a larger one", exactly(json!({})), &partition, vec![]),
+    ];
+    for (name, wish, devices, expected) in cases {
+        let mut cluster = Cluster::new();
+        cluster.slice("s", json!({"nodeName": "b"}), devices.clone());
+        cluster.claim(&claim("x", wish));
+        let answer = if expected.is_empty() { "2 cannot allocate all claims" } else { "b" };
+        assert_eq!(cluster.ask(&["x"]), answer, "{name}");
+        assert_eq!(given(&cluster.reserve("p", &["x"], "b")), expected, "{name}");
+    }
+}
+
+#[test]
+fn slices_say_which_nodes_they_are_for() {
+    let term = json!({"matchExpressions": [{"key": "rack", "operator": "In", "values": ["b"]}]});
+    let cases = [
+        (json!({"allNodes": true}), "a b"),
+        (json!({"nodeName": "a"}), "a"),
+        (json!({"nodeSelector": {"nodeSelectorTerms": [term]}}), "b"),
+        (json!({}), "2 cannot allocate all claims"),
+    ];
+    for (place, expected) in cases {
+        let mut cluster = Cluster::new();
+        cluster.claim(&claim("x", exactly(json!({}))));
+        cluster.slice("s", place.clone(), devices(&["x"]));
+        assert_eq!(cluster.ask(&["x"]), expected, "{place}");
+    }
+    let mut cluster = Cluster::new();
+    cluster.claim(&claim("x", exactly(json!({}))));
+    let mut each = devices(&["x", "y"]);
+    each[0]["nodeName"] = "a".into();
+    cluster.slice("s", json!({"perDeviceNodeSelection": true}), each);
+    assert_eq!(cluster.ask(&["x"]), "a");
+}
+
+#[test]
+fn a_device_is_given_once_and_comes_back() {
+    let mut cluster = Cluster::new();
+    for name in ["x", "y"] {
+        cluster.claim(&claim(name, exactly(json!({}))));
+    }
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    assert_eq!(cluster.ask(&["x", "y"]), "2 cannot allocate all claims");
+    let works = cluster.reserve("p", &["x"], "a");
+    assert_eq!(cluster.ask(&["y"]), "2 cannot allocate all claims");
+    assert_eq!(cluster.ask(&["x"]), "resource claim ns/x is in the process of being allocated");
+    cluster.snapshot.release_devices(&works);
+    assert_eq!(cluster.ask(&["y"]), "a");
+    // The API shows it: then nothing is assumed any more.
+    let works = cluster.reserve("p", &["x"], "a");
+    let mut allocated = claim("x", exactly(json!({})));
+    allocated["status"] = json!({"allocation": works[0].allocation});
+    cluster.claim(&allocated);
+    cluster.snapshot.release_devices(&works);
+    assert_eq!(cluster.ask(&["y"]), "2 cannot allocate all claims");
+    assert_eq!(cluster.ask(&["x"]), "a", "it is for that node");
+    assert_eq!(cluster.reserve("q", &["x"], "a"), [ClaimWork::to_consume("ns/x".to_owned())]);
+    // Whoever only looks after devices may have those of others.
+    cluster.claim(&claim("z", exactly(json!({"adminAccess": true}))));
+    assert_eq!(cluster.ask(&["z"]), "a");
+    let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
+    devices.remove_claim(&catalogue.symbols, "ns/x");
+    assert_eq!(cluster.ask(&["y"]), "a");
+}
+
+#[test]
+fn what_is_given_is_written_with_its_configurations() {
+    let opaque = |text: &str| json!({"driver": "gpu.com", "parameters": {"text": text}});
+    let mut cluster = Cluster::new();
+    cluster.class("gpu", json!({"config": [{"opaque": opaque("class")}]}));
+    let mut wish = exactly(json!({}));
+    wish["config"] = json!([{"opaque": opaque("claim")}, {"requests": ["r"], "opaque": opaque("request")}]);
+    cluster.claim(&claim("x", wish));
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    let works = cluster.reserve("p", &["x"], "a");
+    let config = |source: &str, text: &str| json!({"source": source, "opaque": opaque(text)});
+    let field = json!({"key": "metadata.name", "operator": "In", "values": ["a"]});
+    assert_eq!(
+        works[0].allocation,
+        Some(json!({
+            "devices": {
+                "results": [{"request": "r", "driver": "gpu.com", "pool": "s", "device": "d0"}],
+                "config": [config("FromClass", "class"), config("FromClaim", "claim"), config("FromClaim", "request")],
+            },
+            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [field]}]},
+        }))
+    );
+}

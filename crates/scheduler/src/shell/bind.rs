@@ -1,0 +1,145 @@
+//! A decided pod on its way to its node: what its claims are given is settled with the decision, then
+//! written and waited for, and only then is the pod bound, by an extender or the API server. What was
+//! settled for a pod that is not bound in the end is given back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use amphipod_client::{Api, CachedPod, Error, Resource};
+use serde_json::json;
+use tracing::{debug, warn};
+
+use super::storage::Work;
+use super::{SCHEDULER_ERROR, Shell, State, scheduler_name};
+use crate::framework::Event;
+use crate::metrics::Outcome;
+use crate::node::Slot;
+use crate::pod::PodInfo;
+use crate::queue::Attempt;
+use crate::storage::Reservation;
+
+pub(super) struct Binding {
+    pub pod: Arc<PodInfo>,
+    pub object: Arc<CachedPod>,
+    pub node: String,
+    /// What comes first.
+    pub work: Work,
+    pub attempt: Attempt,
+}
+
+/// Why a pod was not bound.
+pub(super) struct NotBound {
+    pub why: String,
+    /// For there is no such pod.
+    pub is_gone: bool,
+}
+
+impl State {
+    /// Settles how the pod's claims get their volumes and devices where it goes.
+    pub(super) fn reserve(&mut self, pod: &PodInfo, slot: Slot) -> Work {
+        let reservation = match pod.volumes {
+            Some(_) => self.snapshot.reserve(pod, slot),
+            None => Reservation::default(),
+        };
+        let claims = match pod.devices {
+            Some(_) => self.snapshot.reserve_devices(pod, slot),
+            None => Vec::new(),
+        };
+        if !reservation.is_empty() || !claims.is_empty() {
+            self.reservations.insert(pod.key.clone(), (reservation.clone(), claims.clone()));
+        }
+        let profile = self.core.profile_of(&self.snapshot, &pod.template).unwrap_or(0);
+        let timeout = self.core.profiles()[profile].arguments.volume_binding.bind_timeout;
+        Work { reservation, claims, timeout }
+    }
+}
+
+impl Shell {
+    /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
+    pub(super) async fn prepare_and_bind(&self, binding: &Binding) {
+        let Binding { pod, object, work, .. } = binding;
+        let prepared = self.prepare(object, work).await;
+        let is_prepared = prepared.is_ok();
+        let outcome = match prepared {
+            Ok(()) => {
+                let Ok(_permit) = self.bindings.clone().acquire_owned().await else { return };
+                self.bind(binding).await
+            }
+            Err(why) => Err(NotBound { why, is_gone: false }),
+        };
+        self.state.lock().reservations.remove(&pod.key);
+        let Err(not_bound) = outcome else { return };
+        if self.cancel.is_cancelled() {
+            return; // whoever leads next decides anew
+        }
+        self.disclaim_devices(object, &work.claims).await;
+        if !is_prepared {
+            self.tell(object, (SCHEDULER_ERROR, &not_bound.why), "").await;
+        }
+        self.take_back(binding, &not_bound);
+    }
+
+    async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
+        let bound = self.bind_volumes(object, work).await;
+        {
+            let mut state = self.state.lock();
+            state.snapshot.release(&work.reservation);
+            if bound.is_err() {
+                state.snapshot.release_devices(&work.claims);
+            }
+        }
+        bound?;
+        self.claim_devices(object, &work.claims).await
+    }
+
+    pub(super) async fn bind(&self, binding: &Binding) -> Result<(), NotBound> {
+        let Binding { pod, object, node, attempt, .. } = binding;
+        self.write_binding(object, node).await?;
+        debug!(pod = &*pod.key, node, "bound");
+        self.metrics.ended(Outcome::Scheduled, scheduler_name(object), attempt);
+        let message = format!("Successfully assigned {} to {node}", pod.key);
+        self.recorder(object).normal(&**object, "Scheduled", message);
+        self.state.lock().queue.remove_instance(pod);
+        Ok(())
+    }
+
+    async fn write_binding(&self, object: &CachedPod, node: &str) -> Result<(), NotBound> {
+        if self.bound_by_extender(object, node).await? {
+            return Ok(());
+        }
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), object.namespace());
+        let name = object.name();
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let failed = |error: Error| NotBound { why: error.to_string(), is_gone: error.is_not_found() };
+        api.create_subresource(name, "binding", &binding).await.map(drop).map_err(failed)
+    }
+
+    /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on
+    /// a conflict it may be bound already, which its informer will tell.
+    pub(super) fn take_back(&self, binding: &Binding, not_bound: &NotBound) {
+        let Binding { pod, object, node, attempt, .. } = binding;
+        warn!(pod = &*pod.key, node, why = not_bound.why, "binding failed");
+        self.metrics.ended(Outcome::Error, scheduler_name(object), attempt);
+        let mut state = self.state.lock();
+        // Another pod of the name may have come meanwhile.
+        let assumed = state.assumed.get(&pod.key).is_some_and(|assumed| assumed.uid == pod.uid);
+        if assumed {
+            state.assumed.remove(&pod.key);
+            let removed = state.snapshot.remove_pod(&pod.key);
+            state.happened(removed.as_deref().map(Event::PodRemoved));
+        }
+        if not_bound.is_gone || !assumed {
+            state.queue.remove_instance(pod);
+        } else {
+            let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(object));
+            state.queue.add(Arc::new(info), now);
+            state.queue.failed(&pod.key, now);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+}

@@ -1,0 +1,129 @@
+//! Devices on their way: what the API shows of them goes to the snapshot, and what a pod's claims are
+//! given is written before the pod is bound.
+
+use std::sync::Arc;
+
+use amphipod_client::{Api, CachedPod, Change, Informer, Patch, Resource, SharedInformers};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{Shell, State};
+use crate::devices::{ClaimWork, DeviceObject};
+use crate::framework::Event;
+use crate::plugins::dynamic_resources;
+use crate::snapshot::Snapshot;
+
+/// Keeps a claim that has devices from going before they are given back.
+const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+
+pub struct DeviceSources {
+    claims: Informer<ResourceClaim>,
+    slices: Informer<ResourceSlice>,
+    classes: Informer<DeviceClass>,
+}
+
+impl DeviceSources {
+    pub fn new(informers: &SharedInformers) -> Self {
+        DeviceSources { claims: informers.get(), slices: informers.get(), classes: informers.get() }
+    }
+    pub async fn synced(&self) {
+        self.claims.synced().await;
+        self.slices.synced().await;
+        self.classes.synced().await;
+    }
+    /// Everything there is, for a snapshot that is built anew.
+    pub fn tell(&self, state: &mut State) {
+        state.feed(&self.claims, State::devices_changed);
+        state.feed(&self.slices, State::devices_changed);
+        state.feed(&self.classes, State::devices_changed);
+    }
+}
+
+impl State {
+    fn devices_changed<T: DeviceObject>(&mut self, change: &Change<T>) {
+        let Snapshot { catalogue, devices, .. } = &mut self.snapshot;
+        let object = change.object();
+        let changed = match change {
+            Change::Deleted(_) => {
+                T::remove(devices, &catalogue.symbols, &object.key());
+                true
+            }
+            _ => object.set(devices, &mut catalogue.symbols),
+        };
+        self.happened(changed.then_some(Event::Devices));
+    }
+}
+
+impl Shell {
+    pub(super) fn observe_devices(self: &Arc<Self>, sources: &DeviceSources) {
+        self.on_change(&sources.claims, State::devices_changed);
+        self.on_change(&sources.slices, State::devices_changed);
+        self.on_change(&sources.classes, State::devices_changed);
+    }
+
+    /// Writes into the pod's claims what they are given, and that the pod has use of it. What could not
+    /// be written is others' again; an error says why. What was written stays assumed until the API
+    /// shows it.
+    pub(super) async fn claim_devices(&self, object: &CachedPod, works: &[ClaimWork]) -> Result<(), String> {
+        for (index, work) in works.iter().enumerate() {
+            if let Err(text) = self.claim(object, work).await {
+                self.state.lock().snapshot.release_devices(&works[index..]);
+                return Err(format!("running PreBind plugin {:?}: {text}", dynamic_resources::NAME));
+            }
+        }
+        Ok(())
+    }
+    async fn claim(&self, object: &CachedPod, work: &ClaimWork) -> Result<(), String> {
+        let failed = |error: amphipod_client::Error| error.to_string();
+        let known = self.sources.devices.claims.get(&work.claim);
+        let mut claim = known.ok_or_else(|| format!("resourceclaim {:?} not found", work.claim))?;
+        let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
+        if work.allocation.is_some()
+            && let Some(patch) = protection(&claim)
+        {
+            claim = Arc::new(api.patch(claim.name(), &Patch::Merge(patch)).await.map_err(failed)?);
+        }
+        let patch = Patch::Merge(consumption(&claim, object, work.allocation.as_ref()));
+        api.patch_status(claim.name(), &patch).await.map(|_| ()).map_err(failed)
+    }
+
+    /// The pod has no use of its claims after all: others may have it.
+    pub(super) async fn disclaim_devices(&self, object: &CachedPod, works: &[ClaimWork]) {
+        for work in works {
+            let Some(claim) = self.sources.devices.claims.get(&work.claim) else { continue };
+            let gone = json!([{"$patch": "delete", "uid": object.uid()}]);
+            let patch = json!({"metadata": {"uid": claim.uid()}, "status": {"reservedFor": gone}});
+            let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
+            if let Err(error) = api.patch_status(claim.name(), &Patch::Strategic(patch)).await {
+                warn!(claim = work.claim, %error, "a claim is still reserved for a pod that was not bound");
+            }
+        }
+    }
+}
+
+/// The claim with our finalizer, unless it has it.
+fn protection(claim: &ResourceClaim) -> Option<Value> {
+    let mut finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
+    if finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        return None;
+    }
+    finalizers.push(FINALIZER.to_owned());
+    let (uid, version) = (claim.uid(), claim.resource_version());
+    Some(json!({"metadata": {"uid": uid, "resourceVersion": version, "finalizers": finalizers}}))
+}
+
+/// The claim with the pod among its consumers, as long as nobody has written it meanwhile.
+fn consumption(claim: &ResourceClaim, pod: &CachedPod, allocation: Option<&Value>) -> Value {
+    let known = claim.status.as_ref().and_then(|s| s.reserved_for.as_ref());
+    let mut consumers: Vec<Value> = known.into_iter().flatten().map(|consumer| json!(consumer)).collect();
+    if consumers.iter().all(|consumer| consumer["uid"] != pod.uid()) {
+        consumers.push(json!({"resource": "pods", "name": pod.name(), "uid": pod.uid()}));
+    }
+    let mut status = json!({"reservedFor": consumers});
+    if let Some(allocation) = allocation {
+        status["allocation"] = allocation.clone();
+    }
+    let (uid, version) = (claim.uid(), claim.resource_version());
+    json!({"metadata": {"uid": uid, "resourceVersion": version}, "status": status})
+}

@@ -1,0 +1,34 @@
+//! Amounts as Kubernetes writes them, and rounded as people read them.
+
+use std::collections::BTreeMap;
+
+use amphipod_api::pod_resources::HUGE_PAGES;
+use amphipod_api::quantity::{Format, Quantity};
+
+use crate::amounts::{Amounts, PODS, ResourceId, Resources};
+
+pub fn quantity(resources: &Resources, id: ResourceId, amount: i64) -> Quantity {
+    if id == ResourceId::CPU {
+        return Quantity::from_milli(amount, Format::DecimalSi);
+    }
+    let bytes = !id.is_scalar() || resources.name(id).starts_with(HUGE_PAGES);
+    Quantity::from_units(amount, if bytes { Format::BinarySi } else { Format::DecimalSi })
+}
+
+pub fn readable(resources: &Resources, id: ResourceId, amount: i64, up: bool) -> String {
+    quantity(resources, id, amount).readable(up)
+}
+
+/// `None` stands for places for pods.
+pub fn name(resources: &Resources, id: Option<ResourceId>) -> &str {
+    id.map_or(PODS, |id| resources.name(id))
+}
+
+pub fn text(resources: &Resources, id: Option<ResourceId>, amount: i64) -> String {
+    id.map_or_else(|| amount.to_string(), |id| quantity(resources, id, amount).to_string())
+}
+
+pub fn all(resources: &Resources, amounts: &Amounts) -> BTreeMap<String, String> {
+    let named = |(id, amount)| (resources.name(id).to_owned(), text(resources, Some(id), amount));
+    amounts.iter().map(named).collect()
+}
