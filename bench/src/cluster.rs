@@ -1,7 +1,6 @@
 //! A whole local cluster, driven through the binary as a person would: how fast it comes up, what
 //! it costs when nothing happens, how fast a pod runs.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,14 +13,8 @@ use crate::{Outcome, api, process};
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The binary to measure.
-    #[arg(long, default_value = "target/release/amphipod")]
-    pub binary: PathBuf,
-    /// A data directory for the measurement; deleted afterwards.
-    #[arg(long, default_value = "/var/lib/amphipod-bench")]
-    pub data_dir: PathBuf,
-    #[arg(long, default_value = "127.0.0.1:16443")]
-    pub listen: String,
+    #[command(flatten)]
+    pub local: Local,
     /// Seconds of idleness before memory and CPU are read.
     #[arg(long, default_value_t = 60)]
     pub idle_seconds: u64,
@@ -31,10 +24,11 @@ pub struct Options {
 }
 
 pub async fn run(options: &Options, report: &mut Report, with_api: bool) -> Outcome<()> {
-    let size =
-        std::fs::metadata(&options.binary).map_err(|e| format!("{}: {e}", options.binary.display()))?.len();
+    let size = std::fs::metadata(&options.local.binary)
+        .map_err(|e| format!("{}: {e}", options.local.binary.display()))?
+        .len();
     report.add("binary size", size as f64 / 1e6, "MB");
-    let binary = options.local();
+    let binary = &options.local;
     binary.up(&[]).await?;
     binary.run("down", &[]).await?;
     let start = Instant::now();
@@ -45,14 +39,8 @@ pub async fn run(options: &Options, report: &mut Report, with_api: bool) -> Outc
     outcome
 }
 
-impl Options {
-    fn local(&self) -> Local<'_> {
-        Local { binary: &self.binary, data_dir: &self.data_dir, listen: &self.listen }
-    }
-}
-
 async fn figures(options: &Options, report: &mut Report, with_api: bool) -> Outcome<()> {
-    let kubeconfig = options.local().kubeconfig();
+    let kubeconfig = options.local.kubeconfig();
     let wire = Wire::connect(&kubeconfig).await?;
     let mut samples = Vec::new();
     for index in 0..options.pods {
@@ -60,7 +48,7 @@ async fn figures(options: &Options, report: &mut Report, with_api: bool) -> Outc
     }
     report.add("pod create to Running, p50", percentile(&mut samples, 0.5), "ms");
     report.add("pod create to Running, p99", percentile(&mut samples, 0.99), "ms");
-    let pid = options.local().pid()?;
+    let pid = options.local.pid()?;
     tokio::time::sleep(Duration::from_secs(options.idle_seconds)).await;
     let (before, start) = (process::cpu_ticks(pid)?, Instant::now());
     tokio::time::sleep(Duration::from_secs(10)).await;

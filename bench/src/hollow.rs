@@ -1,7 +1,6 @@
 //! What hollow nodes cost, so that it can be told from what is measured on them: how soon all are
 //! Ready, memory and CPU of each at rest, and whether their pods start as fast as they are bound.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -22,14 +21,8 @@ const SLOWEST_PODS_PER_SECOND: u64 = 20;
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The binary to measure.
-    #[arg(long, default_value = "target/release/amphipod")]
-    pub binary: PathBuf,
-    /// A data directory for the measurement; deleted afterwards.
-    #[arg(long, default_value = "/var/lib/amphipod-bench")]
-    pub data_dir: PathBuf,
-    #[arg(long, default_value = "127.0.0.1:16443")]
-    pub listen: String,
+    #[command(flatten)]
+    pub local: Local,
     #[arg(long, default_value_t = 5_000)]
     pub nodes: usize,
     #[arg(long, default_value_t = 20_000)]
@@ -40,7 +33,7 @@ pub struct Options {
 }
 
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
-    let local = Local { binary: &options.binary, data_dir: &options.data_dir, listen: &options.listen };
+    let local = &options.local;
     local.up(&["--no-node"]).await?;
     tokio::time::sleep(SETTLE).await;
     let empty_mb = process::resident_mb(local.pid()?);
@@ -52,12 +45,12 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     let begin = Instant::now();
     local.up(&flags).await?;
     report.add(&format!("{count} hollow nodes, up to all Ready"), begin.elapsed().as_secs_f64(), "s");
-    let outcome = figures(&local, options, empty_mb?, report).await;
+    let outcome = figures(local, options, empty_mb?, report).await;
     local.run("down", &["--purge"]).await?;
     outcome
 }
 
-async fn figures(local: &Local<'_>, options: &Options, empty_mb: f64, report: &mut Report) -> Outcome<()> {
+async fn figures(local: &Local, options: &Options, empty_mb: f64, report: &mut Report) -> Outcome<()> {
     let pid = local.pid()?;
     let name = format!("{} hollow nodes", options.nodes);
     tokio::time::sleep(SETTLE).await;

@@ -1,30 +1,37 @@
 //! A cluster on this machine, driven through the binary as a person would.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
+use clap::Args;
 use serde_json::Value;
 use tokio::process::Command;
 
 use crate::Outcome;
 
-pub struct Local<'a> {
-    pub binary: &'a Path,
-    pub data_dir: &'a Path,
-    pub listen: &'a str,
+#[derive(Clone, Debug, Args)]
+pub struct Local {
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/amphipod")]
+    pub binary: PathBuf,
+    /// A data directory for the measurement; deleted afterwards.
+    #[arg(long, default_value = "/var/lib/amphipod-bench")]
+    pub data_dir: PathBuf,
+    #[arg(long, default_value = "127.0.0.1:16443")]
+    pub listen: String,
 }
 
-impl Local<'_> {
+impl Local {
     pub async fn up(&self, flags: &[&str]) -> Outcome<()> {
-        let mut all = vec!["--detach", "--listen", self.listen];
+        let mut all = vec!["--detach", "--listen", &self.listen];
         all.extend(flags);
         self.run("up", &all).await
     }
 
     pub async fn run(&self, command: &str, flags: &[&str]) -> Outcome<()> {
-        let output = Command::new(self.binary)
+        let output = Command::new(&self.binary)
             .args([command, "--data-dir"])
-            .arg(self.data_dir)
+            .arg(&self.data_dir)
             .args(flags)
             .stdin(Stdio::null())
             .output()

@@ -1,7 +1,6 @@
 //! A large cluster of hollow nodes on one machine: how fast it fills with pods and how much memory
 //! the whole control plane, its nodes included, holds afterwards.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -22,14 +21,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The binary to measure.
-    #[arg(long, default_value = "target/release/amphipod")]
-    pub binary: PathBuf,
-    /// A data directory for the measurement; deleted afterwards.
-    #[arg(long, default_value = "/var/lib/amphipod-bench")]
-    pub data_dir: PathBuf,
-    #[arg(long, default_value = "127.0.0.1:16443")]
-    pub listen: String,
+    #[command(flatten)]
+    pub local: Local,
     #[arg(long, default_value_t = 1_000)]
     pub nodes: usize,
     #[arg(long, default_value_t = 30_000)]
@@ -37,14 +30,14 @@ pub struct Options {
 }
 
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
-    let local = Local { binary: &options.binary, data_dir: &options.data_dir, listen: &options.listen };
+    let local = &options.local;
     local.up(&["--hollow-nodes", &options.nodes.to_string()]).await?;
-    let outcome = figures(&local, options, report).await;
+    let outcome = figures(local, options, report).await;
     local.run("down", &["--purge"]).await?;
     outcome
 }
 
-async fn figures(local: &Local<'_>, options: &Options, report: &mut Report) -> Outcome<()> {
+async fn figures(local: &Local, options: &Options, report: &mut Report) -> Outcome<()> {
     let wire = Wire::connect(&local.kubeconfig()).await?;
     let pid = local.pid()?;
     let ready = Duration::from_secs(60 + options.nodes as u64 / 10);

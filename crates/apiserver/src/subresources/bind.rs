@@ -123,12 +123,18 @@ fn bound(key: &str, mut pod: Value, binding: &Value, now: &str) -> Result<Value,
 pub fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
     let generation = pod.pointer("/metadata/generation").cloned();
     let list = child_mut(pod, "status").entry("conditions").or_insert_with(|| json!([]));
-    let Value::Array(list) = list else { return };
     condition["lastProbeTime"] = Value::Null;
     condition["lastTransitionTime"] = now.into();
     if let Some(generation) = generation {
         condition["observedGeneration"] = generation;
     }
+    put_condition(list, condition);
+}
+
+/// Puts a condition in the place of the one of its type, whose transition time it keeps where the
+/// status is the same.
+pub fn put_condition(conditions: &mut Value, mut condition: Value) {
+    let Value::Array(list) = conditions else { return };
     match list.iter_mut().find(|c| c["type"] == condition["type"]) {
         Some(before) => {
             if before["status"] == condition["status"] {

@@ -134,12 +134,15 @@ fn to_json(status: &PodStatus) -> Map<String, Value> {
     object.get("status").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
+/// Fields of a pod's status that others write and its kubelet never does.
+const OF_OTHERS: [&str; 3] = ["extendedResourceClaimStatus", "nominatedNodeName", "resourceClaimStatuses"];
+
 /// The status as a strategic merge patch: fields that went away are nulls, lists that merge by key
 /// are replaced where entries went away.
 pub fn status_patch(status: &PodStatus, before: Option<&PodStatus>) -> Value {
     let mut patch = to_json(status);
     let old = before.map(to_json).unwrap_or_default();
-    for key in old.keys() {
+    for key in old.keys().filter(|key| !OF_OTHERS.contains(&key.as_str())) {
         patch.entry(key.clone()).or_insert(Value::Null);
     }
     for condition in patch.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -182,7 +185,7 @@ fn clear_absent(condition: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{PodCondition, PodIP};
+    use k8s_openapi::api::core::v1::{PodCondition, PodIP, PodResourceClaimStatus};
 
     #[test]
     fn what_went_away_is_cleared() {
@@ -193,6 +196,8 @@ mod tests {
         };
         let before = PodStatus {
             reason: Some("Old".into()),
+            nominated_node_name: Some("n".into()),
+            resource_claim_statuses: Some(vec![PodResourceClaimStatus::default()]),
             pod_ips: Some(vec![PodIP { ip: "1".into() }]),
             conditions: Some(vec![condition("PodResizePending"), condition("example.com/old")]),
             ..PodStatus::default()
@@ -206,6 +211,7 @@ mod tests {
         let patch = status_patch(&status, Some(&before));
         assert_eq!(patch["reason"], Value::Null);
         assert!(patch.as_object().unwrap().contains_key("reason"));
+        assert!(OF_OTHERS.iter().all(|key| !patch.as_object().unwrap().contains_key(*key)), "{patch}");
         assert_eq!(patch["podIPs"], json!([{"$patch": "replace"}, {"ip": "2"}]));
         assert_eq!(patch["conditions"].as_array().unwrap().len(), 2);
         assert_eq!(patch["conditions"][1], json!({"$patch": "delete", "type": "PodResizePending"}));

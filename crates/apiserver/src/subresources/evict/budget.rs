@@ -4,6 +4,7 @@ use amphipod_api::object::{self, child_mut};
 use amphipod_api::status::{Cause, Status};
 use serde_json::{Value, json};
 
+use super::super::bind::put_condition;
 use super::RETRY_SECONDS;
 
 /// Pods a budget remembers as being disrupted, as upstream.
@@ -85,28 +86,14 @@ pub fn spend(mut budget: Value, pod: &str, now: &str) -> Result<Value, Status> {
     let status = child_mut(&mut budget, "status");
     status.insert("disruptionsAllowed".into(), (allowed - 1).into());
     if allowed == 1 {
-        let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-        say_insufficient(conditions, observed, now);
+        // The budget's own condition turns with the last disruption it allowed.
+        let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods",
+            "message": "", "lastTransitionTime": now, "observedGeneration": observed});
+        put_condition(status.entry("conditions").or_insert_with(|| json!([])), condition);
     }
     let map = status.entry("disruptedPods").or_insert_with(|| json!({}));
     map[pod] = now.into();
     Ok(budget)
-}
-
-/// The budget's own condition turns with the last disruption it allowed.
-fn say_insufficient(conditions: &mut Value, observed: Value, now: &str) {
-    let Value::Array(list) = conditions else { return };
-    let mut condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods",
-        "message": "", "lastTransitionTime": now, "observedGeneration": observed});
-    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
-        Some(before) => {
-            if before["status"] == condition["status"] {
-                condition["lastTransitionTime"] = before["lastTransitionTime"].clone();
-            }
-            *before = condition;
-        }
-        None => list.push(condition),
-    }
 }
 
 #[cfg(test)]
