@@ -1,7 +1,7 @@
 //! Which devices a pod's claims get on a node: the first choice, in the order of pools and devices, with
 //! which every request of every claim is met. A search: what was taken too early is given back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::resource::v1::{
     Device, DeviceAttribute, DeviceConstraint, DeviceTaint, DeviceToleration,
@@ -13,9 +13,10 @@ use crate::labels::{Labels, NodeTerm};
 use crate::node::Shape;
 use crate::symbols::{Symbol, Symbols};
 
-/// Devices looked at in one search. Enough for any node there is; a claim whose constraints ask for
-/// trying all combinations of many devices is not to stop the scheduler.
-const MAX_STEPS: usize = 100_000;
+/// Devices looked at in one search. The most a claim can have, of the most devices a slice can have,
+/// takes 4,096 where nothing is given back; a claim whose constraints ask for trying all combinations of
+/// many devices is not to stop the scheduler.
+const MAX_STEPS: usize = 10_000;
 /// As many devices a claim can have.
 const MAX_RESULTS: usize = 32;
 
@@ -45,6 +46,9 @@ struct Search<'a> {
     /// For each claim.
     given: Vec<Vec<(Given<'a>, &'a Device)>>,
     taken: BTreeSet<DeviceId>,
+    /// Whether a request (by its address, which stays) selects the candidate at a position: expressions
+    /// are evaluated once, however often the search comes back.
+    selected: HashMap<(*const Request, usize), bool>,
     steps: usize,
 }
 
@@ -69,7 +73,8 @@ pub fn allocate<'a>(
 ) -> Option<Vec<Vec<Given<'a>>>> {
     let candidates = candidates(devices, symbols, node, &shape.labels);
     let given = claims.iter().map(|_| Vec::new()).collect();
-    let mut search = Search { devices, symbols, candidates, claims, given, taken: BTreeSet::new(), steps: 0 };
+    let (taken, selected) = (BTreeSet::new(), HashMap::new());
+    let mut search = Search { devices, symbols, candidates, claims, given, taken, selected, steps: 0 };
     if !search.requests(0, 0) {
         return None;
     }
@@ -147,11 +152,12 @@ impl<'a> Search<'a> {
         })
     }
     /// How many devices "all" are; `None` where that is not known, or there are none.
-    fn all(&self, request: &Request) -> Option<usize> {
+    fn all(&mut self, request: &Request) -> Option<usize> {
         if self.candidates.iter().any(|candidate| candidate.doubtful) {
             return None;
         }
-        let count = self.candidates.iter().filter(|candidate| self.is_selected(request, candidate)).count();
+        let positions = 0..self.candidates.len();
+        let count = positions.filter(|position| self.is_selected(request, *position)).count();
         (count > 0).then_some(count)
     }
     /// Finds the devices a request still misses, then meets the requests after it.
@@ -165,7 +171,7 @@ impl<'a> Search<'a> {
                 return false;
             }
             let candidate = self.candidates[position];
-            if !self.may_have(&goal, &candidate) {
+            if !self.may_have(&goal, position) {
                 continue;
             }
             let given = Given { request: goal.request, id: candidate.id, place: candidate.place };
@@ -181,14 +187,24 @@ impl<'a> Search<'a> {
         }
         false
     }
-    fn may_have(&self, goal: &Goal, candidate: &Candidate) -> bool {
+    fn may_have(&mut self, goal: &Goal, position: usize) -> bool {
+        let candidate = self.candidates[position];
         let free = goal.request.admin
             || !(self.taken.contains(&candidate.id) || self.devices.is_allocated(candidate.id));
         let mut constraints = self.claims[goal.claim].constraints.iter();
-        free && self.is_selected(goal.request, candidate)
+        free && self.is_selected(goal.request, position)
             && constraints.all(|constraint| self.keeps(constraint, goal, candidate))
     }
-    fn is_selected(&self, request: &Request, candidate: &Candidate) -> bool {
+    fn is_selected(&mut self, request: &Request, position: usize) -> bool {
+        let key = (std::ptr::from_ref(request), position);
+        if let Some(known) = self.selected.get(&key) {
+            return *known;
+        }
+        let selects = self.selects(request, &self.candidates[position]);
+        self.selected.insert(key, selects);
+        selects
+    }
+    fn selects(&self, request: &Request, candidate: &Candidate) -> bool {
         let driver = self.symbols.text(candidate.id.0);
         let Some(class) = self.devices.class(request.class) else { return false };
         let mut selectors = class.selectors.iter().chain(&request.selectors);
@@ -197,7 +213,7 @@ impl<'a> Search<'a> {
             && selectors.all(|selector| selector.selects(driver, candidate.device))
     }
     /// Whether a device may join those the claim has already.
-    fn keeps(&self, constraint: &DeviceConstraint, goal: &Goal, candidate: &Candidate) -> bool {
+    fn keeps(&self, constraint: &DeviceConstraint, goal: &Goal, candidate: Candidate<'a>) -> bool {
         let is_about = |request: &Request| {
             let names = constraint.requests.as_deref().unwrap_or_default();
             names.is_empty() || names.iter().any(|n| *n == request.name || n == request.parent())
@@ -209,16 +225,14 @@ impl<'a> Search<'a> {
         let value = |name: &String, id: DeviceId, device: &'a Device| {
             attribute(self.symbols.text(id.0), device, name)
         };
-        let candidate_device = self.candidates.iter().find(|c| c.id == candidate.id).map(|c| c.device);
-        let Some(device) = candidate_device else { return false };
         match (&constraint.match_attribute, &constraint.distinct_attribute) {
             (Some(name), _) => {
-                let mine = value(name, candidate.id, device);
+                let mine = value(name, candidate.id, candidate.device);
                 let mut others = others.map(|(given, device)| value(name, given.id, device));
                 mine.is_some() && others.all(|theirs| theirs == mine)
             }
             (None, Some(name)) => {
-                let mine = value(name, candidate.id, device);
+                let mine = value(name, candidate.id, candidate.device);
                 let mut others = others.map(|(given, device)| value(name, given.id, device));
                 mine.is_some() && others.all(|theirs| theirs != mine)
             }

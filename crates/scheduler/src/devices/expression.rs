@@ -11,6 +11,8 @@ use cel::objects::{Key, Map, Opaque};
 use cel::{Context, Env, ExecutionError, Program, Value};
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 
+use super::limits;
+
 static ENVIRONMENT: LazyLock<Arc<Env>> =
     LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(true)));
 
@@ -25,7 +27,7 @@ pub struct Expression {
 
 impl Expression {
     pub fn compile(source: &str) -> Self {
-        let program = ENVIRONMENT.compile(source).map_err(|errors| errors.to_string());
+        let program = limits::compile(&ENVIRONMENT, source);
         Expression { source: source.to_owned(), program, texts: quoted(source) }
     }
     /// Why it can select nothing.

@@ -5,6 +5,7 @@
 mod allocator;
 mod expression;
 mod kinds;
+mod limits;
 mod objects;
 mod result;
 
