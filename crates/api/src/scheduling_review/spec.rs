@@ -10,6 +10,10 @@ use crate::quantity::Quantity;
 
 /// Nodes one question may add; the largest cluster there is has so many.
 pub const MAX_ADDED_NODES: u32 = 5000;
+/// Entries of one list of changes; each may be about another node.
+const MAX_ENTRIES: usize = 5000;
+/// Of a node that is described as JSON: it is kept once for each that is added.
+const MAX_NODE_BYTES: usize = 16 << 10;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -104,6 +108,16 @@ impl Spec {
                 Ok(_) => {}
             }
         }
+        let lists = [
+            ("addNodes", self.changes.add_nodes.len()),
+            ("cordonNodes", self.changes.cordon_nodes.len()),
+            ("removeNodes", self.changes.remove_nodes.len()),
+            ("taintNodes", self.changes.taint_nodes.len()),
+            ("uncordonNodes", self.changes.uncordon_nodes.len()),
+        ];
+        for (field, entries) in lists.into_iter().filter(|(_, entries)| *entries > MAX_ENTRIES) {
+            faults.push(Error::too_many(&changes.child(field), entries, MAX_ENTRIES));
+        }
         let mut room = MAX_ADDED_NODES;
         for (index, added) in self.changes.add_nodes.iter().enumerate() {
             faults.extend(added.fault(&changes.child("addNodes").index(index), &mut room));
@@ -127,6 +141,9 @@ impl AddedNodes {
         if !self.like.is_empty() && self.node.is_some() {
             return Some(Error::forbidden(&path.child("node"), "may not be given together with `like`"));
         }
+        if self.node.as_ref().is_some_and(|node| node.to_string().len() > MAX_NODE_BYTES) {
+            return Some(Error::too_long(&path.child("node"), MAX_NODE_BYTES));
+        }
         if self.count == 0 || self.count > *room {
             let detail = format!("must be between 1 and {MAX_ADDED_NODES}, over all entries");
             return Some(Error::invalid(&path.child("count"), self.count, detail));
@@ -146,6 +163,14 @@ mod tests {
         let cases = [
             (json!({"podName": "a"}), ""),
             (json!({"pod": {}, "changes": {"addNodes": [{"count": 3}]}}), ""),
+            (
+                json!({"podName": "a", "changes": {"removeNodes": vec!["n"; MAX_ENTRIES + 1]}}),
+                "spec.changes.removeNodes: Too many: 5001: must have at most 5000 items",
+            ),
+            (
+                json!({"podName": "a", "changes": {"addNodes": [{"count": 1, "node": {"a": "x".repeat(MAX_NODE_BYTES)}}]}}),
+                "spec.changes.addNodes[0].node: Too long: may not be more than 16384 bytes",
+            ),
             (json!({}), "spec.podName: Required value: or `pod`: which pod it is about"),
             (
                 json!({"podName": "a", "pod": {}}),

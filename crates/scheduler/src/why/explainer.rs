@@ -11,7 +11,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::Semaphore;
 
 use super::waits::{Claim, claim_names};
-use super::{Asked, Cluster, change_nodes, change_requests, explain, waits};
+use super::{Asked, Cluster, Faults, change_nodes, change_requests, explain, waits};
 use crate::Config;
 
 /// A snapshot of a large cluster takes seconds of one core and hundreds of megabytes; more of them at
@@ -31,27 +31,32 @@ pub struct Explainer {
     client: Client,
     source: Source,
     config: Config,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl Explainer {
     /// `config`: the scheduler's own.
     pub fn new(client: Client, source: Source, config: Config) -> Self {
-        Explainer { client, source, config, turns: Semaphore::new(EXPLANATIONS_AT_ONCE) }
+        Explainer { client, source, config, turns: Arc::new(Semaphore::new(EXPLANATIONS_AT_ONCE)) }
     }
 
     /// Explains a pod, given as the API has it.
     pub async fn explain(&self, pod: &[u8], changes: &Changes) -> Result<Report, Status> {
         let mut pod = Pod::decode(pod).map_err(refusal)?;
         let claims = self.claims(&pod).await.map_err(refusal)?;
-        let _turn = self.turns.acquire().await.map_err(Status::internal)?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(Status::internal)?;
         let mut cluster = self.cluster().await.map_err(refusal)?;
-        let mut assumed = change_requests(&mut pod, &changes.requests);
-        let changed = change_nodes(&mut cluster, changes);
-        assumed.extend(changed.map_err(|faults| Status::invalid(GROUP, KIND, "", &faults))?);
-        let config = self.config.clone();
-        let work = move || on_snapshot(&cluster, &config, pod, &claims, assumed);
-        tokio::task::spawn_blocking(work).await.map_err(Status::internal)
+        let (config, changes) = (self.config.clone(), changes.clone());
+        let work = move || {
+            // It lasts as long as the work, also where whoever asked is gone.
+            let _turn = turn;
+            let mut assumed = change_requests(&mut pod, &changes.requests);
+            assumed.extend(change_nodes(&mut cluster, &changes)?);
+            Ok(on_snapshot(&cluster, &config, pod, &claims, assumed))
+        };
+        let told: Result<Report, Faults> =
+            tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
+        told.map_err(|faults| Status::invalid(GROUP, KIND, "", &faults))
     }
 
     async fn cluster(&self) -> Result<Cluster, Error> {

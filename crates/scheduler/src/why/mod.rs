@@ -21,7 +21,7 @@ use amphipod_api::scheduling_review::{Eviction, Status, Subject, Wait};
 pub use cluster::Cluster;
 pub use explainer::{Explainer, Source};
 pub use waits::waits;
-pub use what_if::{change_nodes, change_requests};
+pub use what_if::{Faults, change_nodes, change_requests};
 
 use ranking::Ranking;
 use summary::Told;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Cluster, joined};
 use crate::pod::node_name;
 
-type Faults = Vec<field::Error>;
+pub type Faults = Vec<field::Error>;
 
 /// Taints that nodes get for their state begin so; a node that is added is well.
 const STATE_TAINTS: &str = "node.kubernetes.io/";
@@ -91,15 +91,16 @@ fn remove(cluster: &mut Cluster, names: &[String], assumed: &mut Vec<String>) {
     if names.is_empty() {
         return;
     }
-    let gone = |name: &str| names.iter().any(|removed| removed == name);
+    let removed: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let gone = |name: &str| removed.contains(name);
     cluster.nodes.retain(|node| !gone(node.name()));
     cluster.pods.retain(|pod| !node_name(pod).is_some_and(gone));
     assumed.push(format!("{} removed, with the pods there", joined(names, "and")));
 }
 
 fn each<'a>(cluster: &'a mut Cluster, names: &'a [String]) -> impl Iterator<Item = &'a mut Node> {
-    let named = cluster.nodes.iter_mut().filter(|node| names.iter().any(|name| name == node.name()));
-    named.map(Arc::make_mut)
+    let named: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    cluster.nodes.iter_mut().filter(move |node| named.contains(node.name())).map(Arc::make_mut)
 }
 
 fn cordon(cluster: &mut Cluster, names: &[String], cordoned: bool, assumed: &mut Vec<String>) {
@@ -142,7 +143,7 @@ fn model(cluster: &Cluster, wanted: &AddedNodes, path: &Path) -> Result<Model, f
     if let Some(described) = &wanted.node {
         let node = serde_json::from_value::<Node>(Value::clone(described));
         let node = node.map_err(|error| field::Error::invalid(&path.child("node"), "", error.to_string()))?;
-        return Ok(Model { node, words: "as described".to_owned() });
+        return Ok(Model { node: bare(node), words: "as described".to_owned() });
     }
     let mut nodes: Vec<&Arc<Node>> = cluster.nodes.iter().collect();
     nodes.sort_by_key(|node| node.name());
@@ -156,13 +157,19 @@ fn model(cluster: &Cluster, wanted: &AddedNodes, path: &Path) -> Result<Model, f
 
 /// The same node as it was when it was new.
 fn fresh(node: &Node) -> Node {
-    let mut node = node.clone();
+    let mut node = bare(node.clone());
     if let Some(spec) = &mut node.spec {
         spec.unschedulable = None;
         if let Some(taints) = &mut spec.taints {
             taints.retain(|taint| !taint.key.starts_with(STATE_TAINTS));
         }
     }
+    node
+}
+
+/// What decisions look at, of a node without images: each node that is added keeps a copy.
+fn bare(mut node: Node) -> Node {
+    (node.metadata.annotations, node.metadata.managed_fields) = (None, None);
     if let Some(status) = &mut node.status {
         status.images = None;
     }
