@@ -23,6 +23,9 @@ impl ResourceId {
 }
 
 const WELL_KNOWN: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+/// No amount is taken for more (or for less than its opposite): a petabyte is far above what any node
+/// has, and thousands of such pods on one node still add up without leaving 64 bits.
+const MAX_AMOUNT: i64 = 1 << 50;
 /// How many pods a node takes is counted apart: no pod asks for it.
 pub const PODS: &str = "pods";
 
@@ -105,7 +108,8 @@ impl Sums {
     pub fn rounded(&self) -> Amounts {
         let mut amounts = Amounts::default();
         for (id, amount) in self.iter() {
-            amounts.set(id, if id == ResourceId::CPU { amount.milli() } else { amount.units() });
+            let amount = if id == ResourceId::CPU { amount.milli() } else { amount.units() };
+            amounts.set(id, amount.clamp(-MAX_AMOUNT, MAX_AMOUNT));
         }
         amounts
     }
@@ -132,11 +136,13 @@ impl Amounts {
         let all = self.0.iter().enumerate().map(|(index, amount)| (ResourceId(index as u16), *amount));
         all.filter(|(_, amount)| *amount != 0)
     }
+    /// What is added can be subtracted again whatever the sum was between: it wraps, and never sticks
+    /// at an end.
     pub fn add(&mut self, other: &Amounts) {
-        self.combine(other, i64::saturating_add);
+        self.combine(other, i64::wrapping_add);
     }
     pub fn subtract(&mut self, other: &Amounts) {
-        self.combine(other, i64::saturating_sub);
+        self.combine(other, i64::wrapping_sub);
     }
     fn combine(&mut self, other: &Amounts, operation: fn(i64, i64) -> i64) {
         if self.0.len() < other.0.len() {

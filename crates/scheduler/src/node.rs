@@ -81,8 +81,7 @@ impl Fill {
         let spec = &pod.template.spec;
         self.pods += 1;
         self.requested.add(&spec.requests);
-        self.nonzero[0] += spec.nonzero[0];
-        self.nonzero[1] += spec.nonzero[1];
+        self.nonzero = [0, 1].map(|i| self.nonzero[i].wrapping_add(spec.nonzero[i]));
         spec.ports.iter().for_each(|port| count(&mut self.ports, port));
         mounts(pod).for_each(|mount| count(&mut self.mounts, &mount));
     }
@@ -90,8 +89,7 @@ impl Fill {
         let spec = &pod.template.spec;
         self.pods -= 1;
         self.requested.subtract(&spec.requests);
-        self.nonzero[0] -= spec.nonzero[0];
-        self.nonzero[1] -= spec.nonzero[1];
+        self.nonzero = [0, 1].map(|i| self.nonzero[i].wrapping_sub(spec.nonzero[i]));
         spec.ports.iter().for_each(|port| uncount(&mut self.ports, port));
         mounts(pod).for_each(|mount| uncount(&mut self.mounts, &mount));
     }
@@ -155,18 +153,43 @@ impl NodeInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amounts::ResourceId;
     use amphipod_client::Resource;
+    use serde_json::{Value, json};
+
+    fn pod(catalogue: &mut Catalogue, name: &str, container: Value) -> Arc<PodInfo> {
+        let metadata = json!({"name": name, "namespace": "ns"});
+        let pod = json!({"metadata": metadata, "spec": {"containers": [container]}}).to_string();
+        Arc::new(catalogue.pod(&amphipod_client::CachedPod::decode(pod.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_more_than_there_is_leaves_no_trace() {
+        let mut catalogue = Catalogue::default();
+        let mut asking = |name: &str, memory: &str| {
+            let requests = json!({"cpu": memory, "memory": memory});
+            pod(&mut catalogue, name, json!({"name": "c", "resources": {"requests": requests}}))
+        };
+        let mut node = NodeInfo::default();
+        node.add(asking("small", "1Gi"));
+        let before = node.fill.clone();
+        let huge = i64::MAX.to_string();
+        for round in 0..100 {
+            node.add(asking(&format!("huge-{round}"), &huge));
+            let (used, [_, scored]) = (node.fill.requested.get(ResourceId::MEMORY), node.fill.nonzero);
+            assert!(used > 1 << 40 && scored > 1 << 40, "{used} {scored} after {round}");
+        }
+        (0..100).for_each(|round| drop(node.remove(&format!("ns/huge-{round}"))));
+        assert_eq!(node.fill, before);
+        assert_eq!(node.fill.requested.get(ResourceId::MEMORY), 1 << 30);
+    }
 
     #[test]
     fn what_is_added_can_be_taken_out() {
         let mut catalogue = Catalogue::default();
-        let pod = serde_json::json!({
-            "metadata": {"name": "a", "namespace": "ns"},
-            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "x.io/y": "2"}},
-                "ports": [{"containerPort": 80, "hostPort": 80}]}]},
-        });
-        let pod = amphipod_client::CachedPod::decode(pod.to_string().as_bytes()).unwrap();
-        let pod = Arc::new(catalogue.pod(&pod));
+        let container = json!({"name": "c", "resources": {"requests": {"cpu": "1", "x.io/y": "2"}},
+            "ports": [{"containerPort": 80, "hostPort": 80}]});
+        let pod = pod(&mut catalogue, "a", container);
         let mut node = NodeInfo::default();
         node.add(pod.clone());
         node.add(pod.clone());
