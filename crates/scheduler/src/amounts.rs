@@ -1,5 +1,5 @@
 //! Amounts of resources in the units kube-scheduler compares: CPU in thousandths, the rest whole. A
-//! resource is a small index, so that what a node has and what a pod asks for are short arrays.
+//! resource is a number, so that what a node has and what a pod asks for are short lists of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 pub type WireAmounts = BTreeMap<String, WireQuantity>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResourceId(u16);
+pub struct ResourceId(u32);
 
 impl ResourceId {
     pub const CPU: ResourceId = ResourceId(0);
@@ -19,6 +19,9 @@ impl ResourceId {
     /// Neither CPU, memory nor storage: scores leave it out where a pod does not ask for it.
     pub fn is_scalar(self) -> bool {
         self.0 > Self::EPHEMERAL_STORAGE.0
+    }
+    fn index(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -47,20 +50,22 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// Names beyond what an index holds share the last one; 65,536 kinds of resources are out of
-    /// reach before the snapshot is rebuilt.
     pub fn intern(&mut self, name: &str) -> ResourceId {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
-        let id = ResourceId(u16::try_from(self.names.len()).unwrap_or(u16::MAX));
+        let id = ResourceId(self.names.len() as u32);
         let name: Arc<str> = name.into();
         self.names.push(name.clone());
         self.by_name.insert(name, id);
         id
     }
     pub fn name(&self, id: ResourceId) -> &str {
-        &self.names[usize::from(id.0)]
+        &self.names[id.index()]
+    }
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.names.len()
     }
     /// Unparsable amounts count as nothing; the API server refuses them anyway.
     pub fn from_wire(&mut self, wire: Option<&WireAmounts>) -> Sums {
@@ -115,47 +120,59 @@ impl Sums {
     }
 }
 
-/// Amounts by resource; what lies beyond the array is zero, and so is never its last element.
+/// Amounts by resource. Whoever names a resource makes it known to all, so only the well-known ones,
+/// which nearly all pods and nodes have, are given room everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Amounts(Vec<i64>);
+pub struct Amounts {
+    well_known: [i64; WELL_KNOWN.len()],
+    /// By resource; none is zero.
+    others: Vec<(ResourceId, i64)>,
+}
 
 impl Amounts {
     pub fn get(&self, id: ResourceId) -> i64 {
-        self.0.get(usize::from(id.0)).copied().unwrap_or(0)
+        match self.well_known.get(id.index()) {
+            Some(amount) => *amount,
+            None => self.position(id).map_or(0, |at| self.others[at].1),
+        }
     }
     pub fn set(&mut self, id: ResourceId, amount: i64) {
-        let index = usize::from(id.0);
-        if self.0.len() <= index {
-            self.0.resize(index + 1, 0);
-        }
-        self.0[index] = amount;
-        self.trim();
+        self.change(id, |_| amount);
     }
     /// The amounts that are not zero.
     pub fn iter(&self) -> impl Iterator<Item = (ResourceId, i64)> {
-        let all = self.0.iter().enumerate().map(|(index, amount)| (ResourceId(index as u16), *amount));
-        all.filter(|(_, amount)| *amount != 0)
+        let well_known = self.well_known.iter().zip(0..).map(|(amount, id)| (ResourceId(id), *amount));
+        well_known.filter(|(_, amount)| *amount != 0).chain(self.others.iter().copied())
     }
     /// What is added can be subtracted again whatever the sum was between: it wraps, and never sticks
     /// at an end.
     pub fn add(&mut self, other: &Amounts) {
-        self.combine(other, i64::wrapping_add);
+        other.iter().for_each(|(id, more)| self.change(id, |amount| amount.wrapping_add(more)));
     }
     pub fn subtract(&mut self, other: &Amounts) {
-        self.combine(other, i64::wrapping_sub);
+        other.iter().for_each(|(id, less)| self.change(id, |amount| amount.wrapping_sub(less)));
     }
-    fn combine(&mut self, other: &Amounts, operation: fn(i64, i64) -> i64) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine = operation(*mine, *theirs);
-        }
-        self.trim();
+    fn position(&self, id: ResourceId) -> Result<usize, usize> {
+        self.others.binary_search_by_key(&id, |(id, _)| *id)
     }
-    fn trim(&mut self) {
-        while self.0.last() == Some(&0) {
-            self.0.pop();
+    fn change(&mut self, id: ResourceId, change: impl FnOnce(i64) -> i64) {
+        if let Some(amount) = self.well_known.get_mut(id.index()) {
+            *amount = change(*amount);
+            return;
+        }
+        match self.position(id) {
+            Ok(at) => {
+                self.others[at].1 = change(self.others[at].1);
+                if self.others[at].1 == 0 {
+                    self.others.remove(at);
+                }
+            }
+            Err(at) => {
+                let amount = change(0);
+                if amount != 0 {
+                    self.others.insert(at, (id, amount));
+                }
+            }
         }
     }
 }
@@ -178,5 +195,27 @@ mod tests {
         sum.add(&amounts);
         sum.subtract(&amounts);
         assert_eq!(sum, Amounts::default());
+    }
+
+    #[test]
+    fn a_resource_costs_those_who_have_it_only_and_is_no_other() {
+        let mut resources = Resources::default();
+        let ids: Vec<_> = (0..70_000).map(|number| resources.intern(&format!("x.io/{number}"))).collect();
+        let (first, last) = (ids[0], ids[ids.len() - 1]);
+        assert_eq!((resources.name(last), resources.count()), ("x.io/69999", 70_003));
+        let mut amounts = Amounts::default();
+        for (id, amount) in [(last, 2), (ids[65_600], 3), (first, 1), (ResourceId::MEMORY, 4)] {
+            amounts.set(id, amount);
+        }
+        let all = [(ResourceId::MEMORY, 4), (first, 1), (ids[65_600], 3), (last, 2)];
+        assert_eq!(amounts.iter().collect::<Vec<_>>(), all, "in their order");
+        assert_eq!((amounts.get(last), amounts.get(ids[65_601]), amounts.others.len()), (2, 0, 3));
+        let mut sum = amounts.clone();
+        sum.add(&amounts);
+        assert_eq!((sum.get(last), sum.get(ids[65_600])), (4, 6));
+        sum.subtract(&amounts);
+        assert_eq!(sum, amounts);
+        sum.subtract(&amounts);
+        assert_eq!(sum, Amounts::default(), "what is zero takes no room");
     }
 }
