@@ -32,6 +32,8 @@ enum Place {
         by: PluginSet,
     },
     Gated,
+    /// Free to go on as soon as it is let go.
+    Held,
     /// Given out and not yet heard of again.
     InFlight,
 }
@@ -139,7 +141,7 @@ impl Queue {
             Place::InFlight => {}
             _ if gated => self.put(&key, Place::Gated),
             Place::Gated => self.put(&key, Place::Active),
-            Place::Parked { .. } if changed => self.release(&key, now),
+            Place::Parked { .. } if changed => self.back_off(&key, now),
             same => self.put(&key, same),
         }
     }
@@ -203,15 +205,17 @@ impl Queue {
     pub fn let_go(&mut self, key: &str, failed: bool, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.held = false;
-        if entry.helped || failed {
-            self.release(key, now);
+        match entry.place {
+            Place::Held => self.back_off(key, now),
+            Place::Parked { .. } if failed => self.back_off(key, now),
+            _ => {}
         }
     }
 
     /// Something happened in the cluster: parked pods that it may help go on, after their back-off.
     pub fn happened(&mut self, snapshot: &Snapshot, profiles: &[Profile], event: Event, now: Instant) {
         for key in self.parked.helped(snapshot, profiles, event) {
-            self.release(&key, now);
+            self.back_off(&key, now);
         }
     }
 
@@ -235,7 +239,7 @@ impl Queue {
             match entry.place {
                 Place::Active | Place::InFlight => {}
                 Place::Backoff(_) => counts.backoff += 1,
-                Place::Parked { .. } => counts.unschedulable += 1,
+                Place::Parked { .. } | Place::Held => counts.unschedulable += 1,
                 Place::Gated => counts.gated += 1,
             }
         }
@@ -266,12 +270,15 @@ impl Queue {
                 self.due.remove(&(since + FLUSH_AFTER, entry.pod.key.clone()));
                 self.parked.remove(&entry.pod, by);
             }
-            Place::Gated | Place::InFlight => {}
+            Place::Gated | Place::Held | Place::InFlight => {}
         }
     }
+    /// Puts a pod where it belongs; one that is held goes on no further than to be let go.
     fn put(&mut self, key: &str, place: Place) {
         self.take(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
+        let goes_on = matches!(place, Place::Active | Place::Backoff(_));
+        let place = if entry.held && goes_on { Place::Held } else { place };
         entry.place = place;
         let key = entry.pod.key.clone();
         match place {
@@ -285,18 +292,10 @@ impl Queue {
                 self.due.insert((since + FLUSH_AFTER, key));
                 self.parked.insert(&entry.pod, by);
             }
-            Place::Gated | Place::InFlight => {}
+            Place::Gated | Place::Held | Place::InFlight => {}
         }
     }
     /// Lets a pod go on, after its back-off.
-    fn release(&mut self, key: &str, now: Instant) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if entry.held {
-            entry.helped = true;
-        } else if matches!(entry.place, Place::Parked { .. }) {
-            self.back_off(key, now);
-        }
-    }
     fn back_off(&mut self, key: &str, now: Instant) {
         let Some(entry) = self.entries.get(key) else { return };
         let until = entry.last_attempt + self.backoff.after(entry.attempts);

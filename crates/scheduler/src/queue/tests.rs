@@ -135,6 +135,38 @@ fn what_happens_while_a_decision_is_carried_out_is_remembered() {
 }
 
 #[test]
+fn a_held_pod_is_not_given_out_before_it_is_let_go() {
+    type Release = fn(&mut Bench);
+    let releases: [(&str, Release); 4] = [
+        ("something was missed", |bench| {
+            let now = bench.at(0);
+            bench.queue.failed("ns/a", now);
+        }),
+        ("nothing happened for long", |bench| bench.refused("a", FIT, 0)),
+        ("it changed in flight", |bench| {
+            bench.add("a", json!({"priority": 1}));
+            bench.refused("a", FIT, 0);
+        }),
+        ("it changed while it waited", |bench| {
+            bench.refused("a", FIT, 0);
+            bench.add("a", json!({"priority": 1}));
+        }),
+    ];
+    for (name, release) in releases {
+        let mut bench = Bench::new();
+        bench.add("a", json!({}));
+        bench.pop(0);
+        bench.queue.hold("ns/a");
+        release(&mut bench);
+        assert_eq!((bench.pop(400), bench.queue.next_wake()), (None, None), "{name}: it is held");
+        assert_eq!(bench.queue.counts().unschedulable, 1, "{name}");
+        let now = bench.at(400);
+        bench.queue.let_go("ns/a", false, now);
+        assert_eq!(bench.pop(400).as_deref(), Some("a"), "{name}");
+    }
+}
+
+#[test]
 fn gated_pods_wait_for_their_gates_and_changed_ones_try_again() {
     let mut bench = Bench::new();
     bench.add("a", json!({"schedulingGates": [{"name": "g"}]}));
