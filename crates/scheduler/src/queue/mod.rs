@@ -219,12 +219,19 @@ impl Queue {
         }
     }
 
-    /// Takes over how often and when the pods that both know were tried.
+    /// Takes over how often and when the pods that both know were tried, and lets no pod go on earlier
+    /// than the old queue would. What happened while this one was filled may have helped any of those
+    /// that were refused, so they wait for their back-off only.
     pub fn inherit(&mut self, old: Queue) {
         for (key, old) in old.entries {
-            if let Some(entry) = self.entries.get_mut(&key) {
-                (entry.attempts, entry.held) = (old.attempts, old.held);
-                (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
+            let entry = self.entries.get_mut(&key).filter(|entry| entry.pod.uid == old.pod.uid);
+            let Some(entry) = entry else { continue };
+            (entry.attempts, entry.held) = (old.attempts, old.held);
+            (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
+            let waited = matches!(old.place, Place::Backoff(_) | Place::Parked { .. } | Place::Held);
+            if waited && entry.place == Place::Active {
+                let until = old.last_attempt + self.backoff.after(old.attempts);
+                self.put(&key, Place::Backoff(until));
             }
         }
     }

@@ -167,6 +167,37 @@ fn a_held_pod_is_not_given_out_before_it_is_let_go() {
 }
 
 #[test]
+fn a_queue_that_takes_over_lets_nobody_go_earlier() {
+    let mut bench = Bench::new();
+    for name in ["backing-off", "parked", "held"] {
+        bench.add(name, json!({}));
+    }
+    let now = bench.at(0);
+    let popped = [(); 3].map(|()| bench.pop(0));
+    assert_eq!(popped.iter().flatten().collect::<Vec<_>>(), ["backing-off", "parked", "held"]);
+    bench.queue.failed("ns/backing-off", now);
+    bench.refused("parked", FIT, 0);
+    bench.queue.hold("ns/held");
+    bench.refused("held", FIT, 0);
+    bench.add("ready", json!({}));
+
+    let old = std::mem::take(&mut bench.queue);
+    for name in ["backing-off", "parked", "held", "ready", "new"] {
+        bench.add(name, json!({}));
+    }
+    bench.queue.inherit(old);
+    assert_eq!(bench.queue.counts(), Counts { active: 2, backoff: 2, unschedulable: 1, gated: 0 });
+    let ready = [(); 3].map(|()| bench.pop(0));
+    assert_eq!(ready.map(|name| name.unwrap_or_default()), ["ready", "new", ""]);
+    let later = [(); 3].map(|()| bench.pop(1));
+    assert_eq!(later.map(|name| name.unwrap_or_default()), ["backing-off", "parked", ""]);
+    assert_eq!(bench.queue.attempt("ns/parked").map(|attempt| attempt.number), Some(2));
+    let now = bench.at(1);
+    bench.queue.let_go("ns/held", false, now);
+    assert_eq!(bench.pop(1).as_deref(), Some("held"));
+}
+
+#[test]
 fn gated_pods_wait_for_their_gates_and_changed_ones_try_again() {
     let mut bench = Bench::new();
     bench.add("a", json!({"schedulingGates": [{"name": "g"}]}));

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 
 pub use budgets::Budget;
 pub use log::ChangeLog;
+use rebuild::Growth;
 pub use workloads::{Controller, Workloads};
 
 use crate::devices::Devices;
@@ -48,6 +49,7 @@ pub struct Snapshot {
     budgets: BTreeMap<String, Budget>,
     budgets_generation: u64,
     log: ChangeLog,
+    growth: Growth,
 }
 
 #[derive(Debug)]

@@ -8,18 +8,36 @@ use crate::node::NodeInfo;
 use crate::pod::HostPort;
 use crate::symbols::Symbol;
 
-/// Fewer symbols than this are not worth building a snapshot anew for.
-const LEAST_SYMBOLS: usize = 1 << 20;
-/// A pod and a node bring this many symbols of their own at most, as a rule; with more, most of them
-/// are of objects that are gone.
-const SYMBOLS_PER_OBJECT: usize = 8;
+/// Fewer names than this are not worth building a snapshot anew for.
+const LEAST_NAMES: usize = 1 << 20;
+/// A snapshot is built anew when it has so many times the names it began with: each time costs what
+/// the cluster has, and so nothing to speak of beside what brought the new names.
+const GROWTH: usize = 2;
+
+/// What a snapshot has interned beside what it began with.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// As of the first time anybody asked, which is soon after it was built.
+    began_with: Option<usize>,
+}
+
+impl Growth {
+    fn is_too_much(&mut self, names: usize) -> bool {
+        let began_with = *self.began_with.get_or_insert(names);
+        names > LEAST_NAMES.max(GROWTH * began_with)
+    }
+}
 
 impl Snapshot {
-    /// Whether most of what is interned is of objects that are gone, so that a snapshot built anew
-    /// would be much smaller.
-    pub fn is_overgrown(&self) -> bool {
-        let objects = self.pods.len() + self.nodes.len();
-        self.catalogue.symbols.count() > LEAST_SYMBOLS.max(SYMBOLS_PER_OBJECT * objects)
+    /// Whether so much was interned since the snapshot was built that one built anew may be much
+    /// smaller. To be asked now and then, the first time soon after it was built.
+    pub fn is_overgrown(&mut self) -> bool {
+        let names = self.names();
+        self.growth.is_too_much(names)
+    }
+    /// What is interned and never given back one by one.
+    fn names(&self) -> usize {
+        self.catalogue.symbols.count() + self.catalogue.resources.count()
     }
 
     /// In what two snapshots of the same objects differ, by name; nothing, if both are right.
@@ -77,5 +95,30 @@ impl Snapshot {
             "{labels:?} {pods:?} {nominated:?} {} {requested:?} {:?} {ports:?}",
             node.fill.pods, node.fill.nonzero
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_names_that_are_all_in_use_are_not_too_many() {
+        let mut growth = Growth::default();
+        assert!(!growth.is_too_much(10) && !growth.is_too_much(LEAST_NAMES));
+        assert!(growth.is_too_much(LEAST_NAMES + 1), "few at first");
+        let mut rebuilt = Growth::default();
+        assert!(!rebuilt.is_too_much(3 * LEAST_NAMES) && !rebuilt.is_too_much(6 * LEAST_NAMES));
+        assert!(rebuilt.is_too_much(6 * LEAST_NAMES + 1));
+    }
+
+    #[test]
+    fn names_of_resources_count() {
+        let mut snapshot = Snapshot::default();
+        assert!(!snapshot.is_overgrown());
+        for number in 0..LEAST_NAMES {
+            snapshot.catalogue.resources.intern(&number.to_string());
+        }
+        assert!(snapshot.is_overgrown());
     }
 }
