@@ -17,7 +17,8 @@ pub fn score(view: &View, candidate: &Candidate) -> i64 {
         if capacity == 0 || (wanted == 0 && id.is_scalar()) {
             return None;
         }
-        Some(((candidate.fill.requested.get(*id) + wanted) as f64 / capacity as f64).min(1.0))
+        let used = candidate.fill.requested.get(*id).saturating_add(wanted).max(0); // it may have wrapped
+        Some((used as f64 / capacity as f64).min(1.0))
     };
     ((1.0 - deviation(weights.iter().filter_map(share))) * MAX_SCORE as f64) as i64
 }

@@ -20,7 +20,7 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
     }
     for (id, wanted) in view.pod.spec.requests.iter() {
         let (capacity, used) = (shape.allocatable.get(id), fill.requested.get(id));
-        if wanted > 0 && wanted > capacity - used && !is_ignored(view, id) {
+        if wanted > 0 && wanted > capacity.saturating_sub(used) && !is_ignored(view, id) {
             short.push(Shortage { resource: Some(id), wanted, used, capacity });
             // More than the empty node has.
             resolvable &= wanted <= capacity;
@@ -76,7 +76,8 @@ fn with_pod(view: &View, candidate: &Candidate, id: ResourceId) -> Option<(i64, 
         _ => (candidate.fill.requested.get(id), spec.requests.get(id)),
     };
     let capacity = candidate.shape.allocatable.get(id);
-    (capacity != 0 && (wanted != 0 || !id.is_scalar())).then_some((capacity, used + wanted))
+    let together = used.saturating_add(wanted).max(0); // a sum of absurd amounts may have wrapped
+    (capacity != 0 && (wanted != 0 || !id.is_scalar())).then_some((capacity, together))
 }
 
 fn mean(weighed: impl Iterator<Item = (i64, i64, i64)>, mark: impl Fn(i64, i64) -> i64) -> i64 {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::amounts::ResourceId;
 use crate::decision::Scheduler;
 use crate::framework::{
-    AddedAffinity, Arguments, DefaultConstraints, FitStrategy, InterPodArgs, Point, Profile, ScoringStrategy,
-    ShapePoint,
+    AddedAffinity, Arguments, Candidate, DefaultConstraints, FitStrategy, InterPodArgs, Point, Profile,
+    ScoringStrategy, ShapePoint,
 };
 use crate::labels::NodeTerm;
+use crate::node::Fill;
 use crate::snapshot::Snapshot;
 use amphipod_client::{CachedPod, Resource};
 use serde_json::{Value, json};
@@ -178,6 +180,29 @@ fn room() {
     }
     let case = Case::new(&[node("n", json!({}))], &[used]).with(ignoring);
     assert_eq!(case.refusal(node_resources_fit::NAME, asking(json!({"example.com/gpu": "9"}))), "");
+}
+
+/// Pods set on a node by others ask for anything, and there may be any number of them.
+#[test]
+fn sums_that_have_wrapped_are_judged_as_well() {
+    let mut snapshot = Case::new(&[node("n", json!({}))], &[]).snapshot;
+    let small = pod("incoming", asking(json!({"cpu": "1", "memory": "1Gi"})));
+    let info = Arc::new(snapshot.catalogue.pod(&small));
+    let mut scheduler = Scheduler::new(vec![Profile::default()]);
+    let (class, profile) = scheduler.class(&snapshot, &info);
+    let view = class.view(&snapshot, profile);
+    let node = snapshot.node(0);
+    for (used, fits) in [(i64::MIN, true), (-1, true), (0, true), (4 << 30, false), (i64::MAX, false)] {
+        let mut fill = Fill { nonzero: [used; 2], ..Fill::default() };
+        fill.requested.set(ResourceId::MEMORY, used);
+        let candidate = Candidate { node, shape: node.shape.as_ref().unwrap(), fill: &fill };
+        assert_eq!(node_resources_fit::filter(&view, &candidate).is_ok(), fits, "{used}");
+        let scores = [
+            node_resources_fit::score(&view, &candidate),
+            node_resources_balanced_allocation::score(&view, &candidate),
+        ];
+        assert!(scores.iter().all(|score| (0..=MAX_SCORE).contains(score)), "{used}: {scores:?}");
+    }
 }
 
 #[test]
