@@ -29,6 +29,13 @@ use crate::pod::Template;
 use crate::snapshot::Snapshot;
 use crate::symbols::Symbol;
 
+/// What a class weighs that knows no slot: its rules, its groups, how it is found.
+const OWN_WEIGHT: usize = 100;
+/// What each table adds for a slot, or for a template it has met.
+const PLACE_WEIGHT: usize = 3;
+/// What a slot's trial adds.
+const TRIAL_WEIGHT: usize = 4;
+
 #[derive(Debug)]
 pub struct Class {
     pub signature: Signature,
@@ -105,8 +112,11 @@ impl Class {
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
-    pub fn slots(&self) -> usize {
-        self.standings.len()
+    /// What it takes of memory once it knows so many slots, in standings, thirty bytes each.
+    fn weight(&self, slots: usize) -> usize {
+        let slots = slots.max(self.standings.len());
+        let places = PLACE_WEIGHT * (slots * self.topology.len() + self.topology.remembered());
+        OWN_WEIGHT + slots + places + TRIAL_WEIGHT * self.trials.slots()
     }
 
     /// Looks at what changed since the last time. The slots looked at are returned.

@@ -112,6 +112,10 @@ impl Topology {
     pub fn len(&self) -> usize {
         self.tables.len()
     }
+    /// Of how many templates it remembers what they add.
+    pub fn remembered(&self) -> usize {
+        self.memo.len()
+    }
     pub fn tables(&self) -> impl Iterator<Item = (usize, &Table)> {
         self.tables.iter().enumerate()
     }

@@ -71,6 +71,10 @@ impl Trials {
         self.outcomes.iter().map(|(reason, times)| (reason.as_str(), *times))
     }
 
+    /// Of how many slots something is remembered.
+    pub fn slots(&self) -> usize {
+        self.by_slot.len()
+    }
     fn set(&mut self, snapshot: &Snapshot, slot: Slot, trial: Option<Trial>) {
         if self.by_slot.len() <= slot as usize {
             self.by_slot.resize(slot as usize + 1, None);
