@@ -15,7 +15,7 @@ use std::collections::HashMap;
 pub use features::{Features, Place};
 pub use groups::Group;
 pub use memory::Classes;
-pub use signature::{Hard, Identity, Signature};
+pub use signature::{Hard, Identity, Signature, constraints};
 pub use table::{Purpose, Table};
 pub use topology::Topology;
 pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, rank};

@@ -2,6 +2,7 @@
 //! from every plugin, whatever their names and most of their labels are: of a pod's labels only what
 //! other pods' rules and its own make of them is in it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::devices::DeviceNeeds;
@@ -66,11 +67,9 @@ impl Signature {
         let symbols = &snapshot.catalogue.symbols;
         let spec = template.spec.clone();
         let own_constraints = !spec.spread.is_empty();
-        let default_selector =
-            if own_constraints { None } else { snapshot.workloads.default_selector(symbols, template) };
         let defaults = &profiles[profile].arguments.default_constraints;
-        let constraints = constraints(&spec, defaults, default_selector.as_ref());
-        let (hard, soft): (Vec<_>, Vec<_>) = constraints.into_iter().partition(|c| c.hard);
+        let (constraints, default_selector) = constraints(snapshot, &profiles[profile], template);
+        let (hard, soft): (Vec<_>, Vec<_>) = constraints.into_owned().into_iter().partition(|c| c.hard);
         let hard: Vec<Hard> = hard
             .into_iter()
             .map(|c| Hard { counts_itself: c.selector.matches(symbols, &template.labels), constraint: c })
@@ -129,15 +128,25 @@ fn selects_namespaces(spec: &Spec) -> bool {
     terms.any(|term| term.namespace_selector.as_ref().is_some_and(|s| !s.is_everything()))
 }
 
-fn constraints(
-    spec: &Spec,
-    defaults: &DefaultConstraints,
-    selector: Option<&Selector>,
-) -> Vec<SpreadConstraint> {
-    if !spec.spread.is_empty() {
-        return spec.spread.to_vec();
+/// How a pod is spread: by its own constraints, or by its profile's among those that its services and
+/// its controller select, if any do.
+pub fn constraints<'a>(
+    snapshot: &Snapshot,
+    profile: &Profile,
+    template: &'a Template,
+) -> (Cow<'a, [SpreadConstraint]>, Option<Selector>) {
+    let own = &template.spec.spread;
+    if !own.is_empty() {
+        return (Cow::Borrowed(own), None);
     }
-    let Some(selector) = selector else { return Vec::new() };
+    let Some(selector) = snapshot.workloads.default_selector(&snapshot.catalogue.symbols, template) else {
+        return (Cow::Borrowed(&[]), None);
+    };
+    let constraints = defaults(&profile.arguments.default_constraints, &selector);
+    (Cow::Owned(constraints), Some(selector))
+}
+
+fn defaults(defaults: &DefaultConstraints, selector: &Selector) -> Vec<SpreadConstraint> {
     match defaults {
         DefaultConstraints::System => {
             let constraint = |(topology_key, max_skew)| SpreadConstraint {

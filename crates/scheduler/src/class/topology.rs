@@ -9,7 +9,7 @@ use super::signature::Signature;
 use super::table::{Purpose, Table};
 use crate::framework::Profile;
 use crate::node::{NodeInfo, Shape, Slot};
-use crate::plugins::{node_affinity, taint_toleration};
+use crate::plugins::pod_topology_spread;
 use crate::pod::{Force, SpreadConstraint, Template};
 use crate::snapshot::Snapshot;
 use crate::symbols::{NumberMap, Symbol};
@@ -255,10 +255,7 @@ impl Topology {
         let has = |key: Symbol| shape.labels.get(key).is_some();
         let has_hard = pod.hard.iter().all(|hard| has(hard.constraint.topology_key));
         let has_soft = !pod.soft_needs_all_keys || pod.soft.iter().all(|soft| has(soft.topology_key));
-        let includes = |c: &SpreadConstraint| {
-            let affinity = !c.honors_affinity || node_affinity::admits(snapshot, &pod.spec, node.name, shape);
-            affinity && (!c.honors_taints || taint_toleration::tolerates_all(&pod.spec, shape))
-        };
+        let includes = |c| pod_topology_spread::includes(snapshot, &pod.spec, c, node.name, shape);
         let counts = |table: &Table| match table.purpose {
             Purpose::Hard(index) => has_hard && includes(&pod.hard[index].constraint),
             Purpose::Soft(_) if self.keys[table.key].grain == Grain::Node => true,
@@ -296,9 +293,7 @@ impl Topology {
         let spec = &pod.spec;
         let joins = !spec.affinity.is_empty() && spec.affinity.iter().all(matches);
         let spreads = |c: &SpreadConstraint| {
-            !template.terminating
-                && template.namespace == pod.namespace
-                && c.selector.matches(symbols, &template.labels)
+            template.namespace == pod.namespace && pod_topology_spread::counts(symbols, c, template)
         };
         let owned = |force: Force| {
             let terms = template.terms.iter().filter(move |(_, owned)| owned.force == force);

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::class::{Features, Place, Purpose};
+use super::{node_affinity, taint_toleration};
+use crate::class::{Features, Place, Purpose, constraints};
 use crate::framework::{Choice, Event, MAX_SCORE, Question, Refusal, Verdict, View};
 use crate::node::Shape;
-use crate::pod::PodInfo;
+use crate::pod::{PodInfo, Spec, SpreadConstraint, Template};
+use crate::snapshot::Snapshot;
+use crate::symbols::{Symbol, Symbols};
 
 pub const NAME: &str = "PodTopologySpread";
 const MISSING_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -77,25 +80,46 @@ fn weight(view: &View, table: usize, choices: &[&Choice]) -> f64 {
     ((domains + 2) as f64).ln()
 }
 
+/// Whether a constraint counts what is on a node at all.
+pub fn includes(
+    snapshot: &Snapshot,
+    spec: &Spec,
+    constraint: &SpreadConstraint,
+    name: Symbol,
+    shape: &Shape,
+) -> bool {
+    let affinity = !constraint.honors_affinity || node_affinity::admits(snapshot, spec, name, shape);
+    affinity && (!constraint.honors_taints || taint_toleration::tolerates_all(spec, shape))
+}
+
+/// Whether a constraint counts pods of a template in its namespace.
+pub fn counts(symbols: &Symbols, constraint: &SpreadConstraint, template: &Template) -> bool {
+    !template.terminating && constraint.selector.matches(symbols, &template.labels)
+}
+
 /// What changes a count, or which domains there are.
 pub fn hint(question: &Question) -> bool {
-    let template = &question.pod.template;
-    let hard = || template.spec.spread.iter().filter(|constraint| constraint.hard);
-    let symbols = &question.snapshot.catalogue.symbols;
-    let counted = |pod: &PodInfo| {
-        let labels = &pod.template.labels;
-        pod.template.namespace == template.namespace
-            && hard().any(|constraint| constraint.selector.matches(symbols, labels))
+    let Question { snapshot, profile, pod, event } = question;
+    let template = &pod.template;
+    let (constraints, _) = constraints(snapshot, profile, template);
+    let hard = || constraints.iter().filter(|constraint| constraint.hard);
+    let counted = |constraint: &SpreadConstraint, other: &PodInfo| {
+        other.template.namespace == template.namespace
+            && counts(&snapshot.catalogue.symbols, constraint, &other.template)
     };
     let complete = |shape: &Shape| hard().all(|c| shape.labels.get(c.topology_key).is_some());
-    let moves = |old: &Shape, new: &Shape| {
-        hard().any(|c| old.labels.get(c.topology_key) != new.labels.get(c.topology_key))
+    let moves = |name: Symbol, old: &Shape, new: &Shape| {
+        let included = |c, shape| includes(snapshot, &template.spec, c, name, shape);
+        hard().any(|c| {
+            old.labels.get(c.topology_key) != new.labels.get(c.topology_key)
+                || included(c, old) != included(c, new)
+        })
     };
-    match question.event {
-        Event::PodPlaced(pod) | Event::PodRemoved(pod) => counted(pod),
-        Event::PodChanged { old, new } => counted(old) != counted(new),
+    match *event {
+        Event::PodPlaced(other) | Event::PodRemoved(other) => hard().any(|c| counted(c, other)),
+        Event::PodChanged { old, new } => hard().any(|c| counted(c, old) != counted(c, new)),
         Event::NodeAdded { new, .. } => complete(new),
-        Event::NodeChanged { old, new, .. } => moves(old, new) && (complete(old) || complete(new)),
+        Event::NodeChanged { name, old, new } => (complete(old) || complete(new)) && moves(name, old, new),
         Event::NodeRemoved { old } => complete(old),
         Event::NamespaceChanged | Event::Storage(_) | Event::Devices => false,
     }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::plugins::{inter_pod_affinity, node_resources_fit};
+use crate::framework::DefaultConstraints;
+use crate::node::Shape;
+use crate::plugins::{inter_pod_affinity, node_resources_fit, pod_topology_spread};
+use crate::pod::spread_constraint;
+use crate::symbols::Symbol;
 use amphipod_client::{CachedPod, Resource};
 use serde_json::{Value, json};
 
@@ -28,6 +32,23 @@ impl Bench {
             pod["spec"][key] = value.clone();
         }
         Arc::new(self.snapshot.catalogue.pod(&CachedPod::decode(pod.to_string().as_bytes()).unwrap()))
+    }
+    /// Pods without constraints have this one; those of app web belong together.
+    fn spread_by_default(&mut self, rule: &Value) {
+        let Snapshot { catalogue, workloads, .. } = &mut self.snapshot;
+        let rule = serde_json::from_value(rule.clone()).unwrap();
+        let rule = spread_constraint(&mut catalogue.symbols, &rule, None);
+        self.profiles[0].arguments.default_constraints = DefaultConstraints::List(vec![rule]);
+        let service =
+            json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": {"selector": {"app": "web"}}});
+        workloads.set_service(catalogue, &serde_json::from_value(service).unwrap());
+    }
+    /// A pod with these labels; one with the label `leaving` is on its way out.
+    fn labelled(&mut self, labels: Value) -> Arc<PodInfo> {
+        let deleted = labels.get("leaving").map(|_| "2026-01-01T00:00:00Z");
+        let meta = json!({"name": "p", "namespace": "ns", "labels": labels, "deletionTimestamp": deleted});
+        let pod = json!({"metadata": meta, "spec": {"containers": []}}).to_string();
+        Arc::new(self.snapshot.catalogue.pod(&CachedPod::decode(pod.as_bytes()).unwrap()))
     }
     fn add(&mut self, name: &str, spec: Value) {
         let (pod, now) = (self.pod(name, spec), self.at(0));
@@ -100,6 +121,63 @@ fn plugins_say_what_helps() {
             bench.happened(if placed { Event::PodPlaced(&web) } else { Event::PodRemoved(&web) }, 0);
             let counts = bench.queue.counts();
             assert_eq!(counts.backoff == 1, helps, "{plugin} {spec} {placed}");
+        }
+    }
+}
+
+/// A node with these labels and taints.
+fn shape(bench: &mut Bench, labels: Value, taints: Value) -> Shape {
+    let node = json!({"metadata": {"name": "n", "labels": labels}, "spec": {"taints": taints}});
+    Shape::parse(&mut bench.snapshot.catalogue, &serde_json::from_value(node).unwrap())
+}
+
+#[test]
+fn a_pod_to_be_spread_is_helped_by_other_counts_and_domains() {
+    let rule = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}, "nodeTaintsPolicy": "Honor"});
+    for by_default in [false, true] {
+        let mut bench = Bench::new();
+        let mut spec = json!({"nodeSelector": {"disk": "ssd"}});
+        if by_default {
+            bench.spread_by_default(&rule);
+        } else {
+            spec["topologySpreadConstraints"] = json!([rule]);
+        }
+        let [zoned, elsewhere, moved, unlike] = [
+            json!({"zone": "a", "disk": "ssd"}),
+            json!({"disk": "ssd"}),
+            json!({"zone": "b", "disk": "ssd"}),
+            json!({"zone": "a"}),
+        ]
+        .map(|labels| shape(&mut bench, labels, json!([])));
+        let tainted = json!([{"key": "out", "effect": "NoExecute"}]);
+        let tainted = shape(&mut bench, json!({"zone": "a", "disk": "ssd"}), tainted);
+        let [web, leaving, other] = [json!({"app": "web"}), json!({"app": "web", "leaving": "1"}), json!({})]
+            .map(|labels| bench.labelled(labels));
+        let name = Symbol::HOSTNAME; // any will do
+        let cases = [
+            ("a pod comes", Event::PodPlaced(&web), true),
+            ("another comes", Event::PodPlaced(&other), false),
+            ("a pod on its way out comes", Event::PodPlaced(&leaving), false),
+            ("a pod goes", Event::PodRemoved(&web), true),
+            ("a pod is on its way out", Event::PodChanged { old: &web, new: &leaving }, true),
+            ("a pod on its way out goes", Event::PodRemoved(&leaving), false),
+            ("a node comes", Event::NodeAdded { name, new: &zoned }, true),
+            ("one without a zone comes", Event::NodeAdded { name, new: &elsewhere }, false),
+            ("a node goes", Event::NodeRemoved { old: &zoned }, true),
+            ("a node moves", Event::NodeChanged { name, old: &zoned, new: &moved }, true),
+            ("a node is tainted", Event::NodeChanged { name, old: &zoned, new: &tainted }, true),
+            ("a taint goes", Event::NodeChanged { name, old: &tainted, new: &zoned }, true),
+            ("a node counts no more", Event::NodeChanged { name, old: &zoned, new: &unlike }, true),
+            ("nothing of interest", Event::NodeChanged { name, old: &zoned, new: &zoned }, false),
+        ];
+        for (what, event, helps) in cases {
+            bench.add("a", spec.clone());
+            bench.pop(0);
+            bench.refused("a", pod_topology_spread::NAME, 0);
+            bench.happened(event, 0);
+            assert_eq!(bench.queue.counts().backoff == 1, helps, "{what}, by default: {by_default}");
+            bench.queue.remove("ns/a");
         }
     }
 }
