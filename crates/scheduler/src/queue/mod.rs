@@ -1,7 +1,8 @@
 //! Pods waiting for a node: ready ones by priority, then by age; those that were refused, until
-//! something happens that may help them, and then for their back-off; those that are gated, until
-//! their gates are gone. Time is a value, so that tests need not wait.
+//! something happens that may help them, and then for their back-off or until nothing is ready; those
+//! that are gated, until their gates are gone. Time is a value, so that tests need not wait.
 
+mod backoff;
 mod parked;
 
 use std::cmp::Reverse;
@@ -13,10 +14,10 @@ use crate::framework::{Event, PluginSet, Profile};
 use crate::plugins::scheduling_gates;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
+pub use backoff::Backoff;
+use backoff::Early;
 use parked::Parked;
 
-/// More doublings than this reach any last back-off.
-const MAX_DOUBLINGS: u32 = 31;
 /// A refused pod is tried again after this long even if nothing seems to have happened.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
 
@@ -45,9 +46,28 @@ struct Entry {
     attempts: u32,
     last_attempt: Instant,
     first_attempt: Option<Instant>,
+    tries: Tries,
     /// What was decided is still being carried out: what happens meanwhile is only remembered.
     held: bool,
     helped: bool,
+}
+
+/// What came of a pod's attempts, for its back-off.
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    /// How many found no node.
+    refusals: u32,
+    /// How many went wrong since the last that did not.
+    errors: u32,
+    /// What the last one decided could not be carried out.
+    in_vain: bool,
+    ended: Instant,
+}
+
+impl Tries {
+    fn went_well(self) -> bool {
+        self.errors == 0 && !self.in_vain
+    }
 }
 
 impl Entry {
@@ -62,6 +82,7 @@ pub struct Queue {
     active: BTreeMap<Order, Arc<str>>,
     /// Pods in back-off by when it ends, parked ones by when they are flushed.
     due: BTreeSet<(Instant, Arc<str>)>,
+    early: Early,
     parked: Parked,
     next_number: u64,
     backoff: Backoff,
@@ -84,26 +105,6 @@ pub struct Counts {
     pub gated: usize,
 }
 
-/// How long a refused pod waits at least before it is tried again: twice as long each time.
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    pub first: Duration,
-    pub last: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff { first: Duration::from_secs(1), last: Duration::from_secs(10) }
-    }
-}
-
-impl Backoff {
-    fn after(self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(MAX_DOUBLINGS);
-        self.first.saturating_mul(1 << doublings).min(self.last)
-    }
-}
-
 impl Queue {
     pub fn new(backoff: Backoff) -> Self {
         Queue { backoff, ..Queue::default() }
@@ -123,6 +124,7 @@ impl Queue {
                 attempts: 0,
                 last_attempt: now,
                 first_attempt: None,
+                tries: Tries { refusals: 0, errors: 0, in_vain: false, ended: now },
                 held: false,
                 helped: false,
             };
@@ -161,11 +163,13 @@ impl Queue {
     }
 
     /// The next pod to decide about; it is in flight until one of the following calls. Between that
-    /// and [`Queue::refused`] nothing may happen in the cluster, or it would be missed.
+    /// and [`Queue::refused`] nothing may happen in the cluster, or [`Queue::missed`] must be told. When
+    /// none is ready, pods in back-off need not wait, but for those something went wrong with: the
+    /// back-off is to keep them out of the way of others, and there are none.
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.wake_due(now);
-        let (_, key) = self.active.first_key_value()?;
-        let key = key.clone();
+        let ready = self.active.first_key_value().map(|(_, key)| key);
+        let key = ready.or_else(|| self.early.first())?.clone();
         self.put(&key, Place::InFlight);
         let entry = self.entries.get_mut(&key)?;
         entry.attempts += 1;
@@ -180,10 +184,18 @@ impl Queue {
         let started = entry.last_attempt;
         Some(Attempt { number: entry.attempts, first: entry.first_attempt.unwrap_or(started), started })
     }
+    /// Something has happened since the pod in flight was given out that may be what helps it.
+    pub fn missed(&mut self, key: &str) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.helped = true;
+        }
+    }
     /// The pod in flight found no node. These plugins refused it nodes; what they hope for brings it
     /// back.
     pub fn refused(&mut self, key: &str, by: PluginSet, now: Instant) {
-        let Some(entry) = self.entries.get(key) else { return };
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let refusals = entry.tries.refusals.saturating_add(1);
+        entry.tries = Tries { refusals, errors: 0, in_vain: false, ended: now };
         if entry.helped {
             return self.back_off(key, now);
         }
@@ -191,6 +203,9 @@ impl Queue {
     }
     /// Something went wrong with the pod in flight that is not its own fault.
     pub fn failed(&mut self, key: &str, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.tries.errors = entry.tries.errors.saturating_add(1);
+        entry.tries.ended = now;
         self.back_off(key, now);
     }
     /// Keeps a pod where it is until [`Queue::let_go`]: what was decided about it is being told, and
@@ -205,6 +220,7 @@ impl Queue {
     pub fn let_go(&mut self, key: &str, failed: bool, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.held = false;
+        entry.tries.in_vain = failed;
         match entry.place {
             Place::Held => self.back_off(key, now),
             Place::Parked { .. } if failed => self.back_off(key, now),
@@ -219,8 +235,8 @@ impl Queue {
         }
     }
 
-    /// Takes over how often and when the pods that both know were tried, and lets no pod go on earlier
-    /// than the old queue would. What happened while this one was filled may have helped any of those
+    /// Takes over how often and when the pods that both know were tried, and gives no pod out that the
+    /// old queue would not. What happened while this one was filled may have helped any of those
     /// that were refused, so they wait for their back-off only.
     pub fn inherit(&mut self, old: Queue) {
         for (key, old) in old.entries {
@@ -228,9 +244,10 @@ impl Queue {
             let Some(entry) = entry else { continue };
             (entry.attempts, entry.held) = (old.attempts, old.held);
             (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
+            entry.tries = old.tries;
             let waited = matches!(old.place, Place::Backoff(_) | Place::Parked { .. } | Place::Held);
             if waited && entry.place == Place::Active {
-                let until = old.last_attempt + self.backoff.after(old.attempts);
+                let until = self.backoff.ends(old.tries);
                 self.put(&key, Place::Backoff(until));
             }
         }
@@ -272,6 +289,7 @@ impl Queue {
             }
             Place::Backoff(until) => {
                 self.due.remove(&(until, entry.pod.key.clone()));
+                self.early.remove(until, entry.order());
             }
             Place::Parked { since, by } => {
                 self.due.remove(&(since + FLUSH_AFTER, entry.pod.key.clone()));
@@ -293,6 +311,9 @@ impl Queue {
                 self.active.insert(entry.order(), key);
             }
             Place::Backoff(until) => {
+                if entry.tries.went_well() {
+                    self.early.insert(until, entry.order(), key.clone());
+                }
                 self.due.insert((until, key));
             }
             Place::Parked { since, by } => {
@@ -305,7 +326,7 @@ impl Queue {
     /// Lets a pod go on, after its back-off.
     fn back_off(&mut self, key: &str, now: Instant) {
         let Some(entry) = self.entries.get(key) else { return };
-        let until = entry.last_attempt + self.backoff.after(entry.attempts);
+        let until = self.backoff.ends(entry.tries);
         self.put(key, if until > now { Place::Backoff(until) } else { Place::Active });
     }
     fn wake_due(&mut self, now: Instant) {

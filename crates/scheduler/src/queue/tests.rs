@@ -62,6 +62,15 @@ impl Bench {
         let now = self.at(seconds);
         self.queue.refused(&format!("ns/{name}"), PluginSet::of([by]), now);
     }
+    /// Refused while something happened.
+    fn missed(&mut self, name: &str, seconds: u64) {
+        self.queue.missed(&format!("ns/{name}"));
+        self.refused(name, FIT, seconds);
+    }
+    fn failed(&mut self, name: &str, seconds: u64) {
+        let now = self.at(seconds);
+        self.queue.failed(&format!("ns/{name}"), now);
+    }
     fn happened(&mut self, event: Event, seconds: u64) {
         let now = self.at(seconds);
         self.queue.happened(&self.snapshot, &self.profiles, event, now);
@@ -87,15 +96,110 @@ fn a_refused_pod_waits_for_what_may_help_and_its_back_off() {
     let other = bench.pod("other", json!({}));
     let mut at = 0;
     for wait in [1, 2, 4, 8, 10, 10] {
-        assert_eq!(bench.pop(at).as_deref(), Some("a"));
+        assert_eq!(bench.pop(at).as_deref(), Some("a"), "before all that matter less");
+        bench.queue.remove("ns/idle");
         bench.refused("a", FIT, at);
         bench.happened(Event::PodPlaced(&other), at);
         assert_eq!(bench.queue.counts().unschedulable, 1, "fewer places do not help");
         bench.happened(Event::PodRemoved(&other), at);
         assert_eq!((bench.queue.counts().backoff, bench.queue.next_wake()), (1, Some(bench.at(at + wait))));
-        assert_eq!(bench.pop(at + wait - 1), None);
+        bench.add("busy", json!({"priority": 1}));
+        assert_eq!(bench.pop(at + wait - 1).as_deref(), Some("busy"));
+        assert_eq!(bench.queue.counts().backoff, 1, "not yet");
+        bench.queue.remove("ns/busy");
+        at += wait;
+        bench.add("idle", json!({"priority": -1}));
+    }
+}
+
+#[test]
+fn when_nothing_is_ready_pods_in_back_off_need_not_wait() {
+    let mut bench = Bench::new();
+    // How important it is, when it was refused, in milliseconds, and how often.
+    let pods = [("rarely", 0, 0, 1), ("important", 5, 900, 1), ("often", 9, 0, 3), ("later", 9, 1100, 1)];
+    for (name, priority, milliseconds, times) in pods {
+        let now = bench.at(0) + Duration::from_millis(milliseconds);
+        let pod = bench.pod(name, json!({"priority": priority}));
+        let mut alone = Queue::default();
+        alone.add(pod.clone(), now);
+        (0..times).for_each(|_| {
+            alone.pop(now);
+            alone.missed(&pod.key);
+            alone.refused(&pod.key, PluginSet::of([FIT]), now);
+        });
+        bench.queue.add(pod, now);
+        bench.queue.inherit(alone);
+    }
+    bench.add("ready", json!({"priority": -1}));
+    assert_eq!(bench.queue.counts(), Counts { active: 1, backoff: 4, ..Counts::default() });
+    let order = [(); 6].map(|()| bench.pop(0));
+    let expected = ["ready", "important", "rarely", "later", "often"];
+    assert_eq!(order.iter().flatten().collect::<Vec<_>>(), expected);
+    assert_eq!((bench.queue.counts(), bench.queue.next_wake()), (Counts::default(), None));
+}
+
+#[test]
+fn what_went_wrong_waits_even_if_there_is_nothing_else() {
+    type Happens = fn(&mut Bench);
+    let cases: [(&str, Happens, bool); 4] = [
+        ("refused, and something missed", |bench| bench.missed("a", 0), true),
+        ("an error", |bench| bench.failed("a", 0), false),
+        (
+            "victims that could not be sent away",
+            |bench| {
+                bench.queue.hold("ns/a");
+                bench.refused("a", FIT, 0);
+                let now = bench.at(0);
+                bench.queue.let_go("ns/a", true, now);
+            },
+            false,
+        ),
+        (
+            "a refusal after an error",
+            |bench| {
+                bench.failed("a", 0);
+                assert_eq!(bench.pop(1).as_deref(), Some("a"));
+                bench.missed("a", 1);
+            },
+            true,
+        ),
+    ];
+    for (what, happens, early) in cases {
+        let mut bench = Bench::new();
+        bench.add("a", json!({}));
+        bench.pop(0);
+        happens(&mut bench);
+        let wake = bench.queue.next_wake().unwrap();
+        assert_eq!((bench.queue.counts().backoff, bench.pop(0).is_some()), (1, early), "{what}");
+        assert!(early || bench.queue.pop(wake).is_some(), "{what}");
+    }
+}
+
+#[test]
+fn errors_and_refusals_are_counted_apart() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    let mut at = 0;
+    let tries = [(true, 1), (true, 2), (false, 1), (false, 2), (false, 4), (true, 4), (false, 1), (true, 8)];
+    for (refused, wait) in tries {
+        assert_eq!(bench.pop(at).as_deref(), Some("a"), "at {at}");
+        if refused {
+            bench.missed("a", at);
+        } else {
+            bench.failed("a", at);
+        }
+        assert_eq!(bench.queue.next_wake(), Some(bench.at(at + wait)), "at {at}");
         at += wait;
     }
+}
+
+#[test]
+fn a_back_off_begins_when_the_attempt_ends() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    bench.pop(0);
+    bench.failed("a", 600);
+    assert_eq!((bench.pop(600), bench.pop(601).as_deref()), (None, Some("a")));
 }
 
 #[test]
@@ -215,11 +319,9 @@ fn what_happens_while_a_decision_is_carried_out_is_remembered() {
 #[test]
 fn a_held_pod_is_not_given_out_before_it_is_let_go() {
     type Release = fn(&mut Bench);
-    let releases: [(&str, Release); 4] = [
-        ("something was missed", |bench| {
-            let now = bench.at(0);
-            bench.queue.failed("ns/a", now);
-        }),
+    let releases: [(&str, Release); 5] = [
+        ("something was missed", |bench| bench.missed("a", 0)),
+        ("something went wrong", |bench| bench.failed("a", 0)),
         ("nothing happened for long", |bench| bench.refused("a", FIT, 0)),
         ("it changed in flight", |bench| {
             bench.add("a", json!({"priority": 1}));
@@ -245,7 +347,7 @@ fn a_held_pod_is_not_given_out_before_it_is_let_go() {
 }
 
 #[test]
-fn a_queue_that_takes_over_lets_nobody_go_earlier() {
+fn a_queue_that_takes_over_gives_out_what_the_old_one_would() {
     let mut bench = Bench::new();
     for name in ["backing-off", "parked", "held"] {
         bench.add(name, json!({}));
@@ -265,10 +367,10 @@ fn a_queue_that_takes_over_lets_nobody_go_earlier() {
     }
     bench.queue.inherit(old);
     assert_eq!(bench.queue.counts(), Counts { active: 2, backoff: 2, unschedulable: 1, gated: 0 });
-    let ready = [(); 3].map(|()| bench.pop(0));
-    assert_eq!(ready.map(|name| name.unwrap_or_default()), ["ready", "new", ""]);
-    let later = [(); 3].map(|()| bench.pop(1));
-    assert_eq!(later.map(|name| name.unwrap_or_default()), ["backing-off", "parked", ""]);
+    let ready = [(); 4].map(|()| bench.pop(0));
+    assert_eq!(ready.map(|name| name.unwrap_or_default()), ["ready", "new", "parked", ""]);
+    let later = [(); 2].map(|()| bench.pop(1));
+    assert_eq!(later.map(|name| name.unwrap_or_default()), ["backing-off", ""]);
     assert_eq!(bench.queue.attempt("ns/parked").map(|attempt| attempt.number), Some(2));
     let now = bench.at(1);
     bench.queue.let_go("ns/held", false, now);

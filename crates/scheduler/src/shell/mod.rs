@@ -102,10 +102,9 @@ impl State {
         };
         self.queue.hold(&pod.key);
         if missed {
-            self.queue.failed(&pod.key, now);
-        } else {
-            self.queue.refused(&pod.key, refused.plugins, now);
+            self.queue.missed(&pod.key);
         }
+        self.queue.refused(&pod.key, refused.plugins, now);
         let (reason, message) = (UNSCHEDULABLE, refused.explanation.message());
         let nominated = self.nominated(&pod.key);
         Step::Refuse(Refused { object, attempt, reason, message, nominated, eviction, preemption_tried })
