@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::queue::{Attempt, Counts};
+use crate::queue::{Attempt, Counts, Incoming};
 
 /// From this many attempts on they are counted as one kind.
 const MANY_ATTEMPTS: u32 = 15;
@@ -46,6 +46,8 @@ pub struct Standing {
     pub assumed_pods: usize,
     /// Plugins, profiles, and how many parked pods the plugin refused nodes to.
     pub unschedulable: Vec<(&'static str, String, usize)>,
+    /// Which pods have come where since somebody last asked.
+    pub incoming: Incoming,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +64,12 @@ struct Attempts {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueName {
     queue: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Coming {
+    queue: &'static str,
+    event: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +100,7 @@ struct Inner {
     preemption_attempts: Counter,
     preemption_victims: Histogram,
     pending: Family<QueueName, Gauge>,
+    incoming: Family<Coming, Counter>,
     cache: Family<Kind, Gauge>,
     unschedulable: Family<Refusing, Gauge>,
     look: Mutex<Option<Look>>,
@@ -116,6 +125,7 @@ impl Default for Metrics {
             preemption_attempts: Counter::default(),
             preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             pending: Family::default(),
+            incoming: Family::default(),
             cache: Family::default(),
             unschedulable: Family::default(),
             look: Mutex::new(None),
@@ -167,6 +177,11 @@ impl Inner {
             "scheduler_pending_pods",
             "Pods without a node, by where they wait",
             self.pending.clone(),
+        );
+        registry.register(
+            "scheduler_queue_incoming_pods",
+            "Pods that came to a queue, by the event that brought them there",
+            self.incoming.clone(),
         );
         registry.register(
             "scheduler_cache_size",
@@ -228,6 +243,9 @@ impl Metrics {
         for (queue, count) in queues {
             self.0.pending.get_or_create(&QueueName { queue }).set(number(count));
         }
+        for (queue, event, pods) in standing.incoming.iter() {
+            self.0.incoming.get_or_create(&Coming { queue, event }).inc_by(pods);
+        }
         let sizes =
             [("nodes", standing.nodes), ("pods", standing.pods), ("assumed_pods", standing.assumed_pods)];
         for (r#type, count) in sizes {
@@ -260,13 +278,17 @@ mod tests {
         metrics.ended(Outcome::Unschedulable, "packing", &attempt(1));
         metrics.preemption_tried();
         metrics.preempted(3);
-        metrics.look_at(|| Standing {
+        let mut coming = Incoming::default();
+        coming.count("backoff", "NodeAdd");
+        metrics.look_at(move || Standing {
             queue: Counts { active: 1, backoff: 2, unschedulable: 3, gated: 4 },
             nodes: 5,
             pods: 6,
             assumed_pods: 7,
             unschedulable: vec![("NodeResourcesFit", "packing".to_owned(), 3)],
+            incoming: coming.clone(),
         });
+        metrics.render();
         let text = metrics.render();
         for line in [
             "scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"default-scheduler\"} 2",
@@ -281,6 +303,7 @@ mod tests {
             "scheduler_preemption_attempts_total 1",
             "scheduler_preemption_victims_sum 3.0",
             "scheduler_pending_pods{queue=\"gated\"} 4",
+            "scheduler_queue_incoming_pods_total{queue=\"backoff\",event=\"NodeAdd\"} 2",
             "scheduler_cache_size{type=\"assumed_pods\"} 7",
             "scheduler_unschedulable_pods{plugin=\"NodeResourcesFit\",profile=\"packing\"} 3",
         ] {

@@ -38,6 +38,72 @@ pub enum Event<'a> {
     Devices,
 }
 
+/// What events about pods are called, waiting ones and placed ones.
+pub const UNSCHEDULABLE_POD: [&str; 6] = [
+    "UnschedulablePodUpdate",
+    "UnschedulablePodUpdatePodLabel",
+    "UnschedulablePodUpdatePodScaleDown",
+    "UnschedulablePodUpdatePodSchedulingGatesEliminated",
+    "UnschedulablePodUpdatePodToleration",
+    "UnschedulablePodUpdatePodGeneratedResourceClaim",
+];
+const ASSIGNED_POD: [&str; 6] = [
+    "AssignedPodUpdate",
+    "AssignedPodUpdatePodLabel",
+    "AssignedPodUpdatePodScaleDown",
+    "AssignedPodUpdatePodSchedulingGatesEliminated",
+    "AssignedPodUpdatePodToleration",
+    "AssignedPodUpdatePodGeneratedResourceClaim",
+];
+
+/// Which of the names is that of what changed of a pod, the first where it is several things.
+pub fn pod_update(names: [&'static str; 6], old: &PodInfo, new: &PodInfo) -> &'static str {
+    let (before, after) = (&old.template.spec, &new.template.spec);
+    let shrinks = || before.requests.iter().any(|(id, amount)| after.requests.get(id) < amount);
+    let changes = [
+        old.template.labels != new.template.labels,
+        shrinks(),
+        after.gates.is_empty() && !before.gates.is_empty(),
+        before.tolerations.len() != after.tolerations.len(),
+        old.devices != new.devices,
+    ];
+    names[changes.iter().position(|changes| *changes).map_or(0, |index| index + 1)]
+}
+
+/// Likewise of a node.
+fn node_update(old: &Shape, new: &Shape) -> &'static str {
+    let changes = [
+        (old.unschedulable && !new.unschedulable, "NodeUpdateNodeTaint"),
+        ((&old.allocatable, old.pod_slots) != (&new.allocatable, new.pod_slots), "NodeUpdateNodeAllocatable"),
+        (old.labels != new.labels, "NodeUpdateNodeLabel"),
+        (old.taints != new.taints, "NodeUpdateNodeTaint"),
+    ];
+    changes.iter().find(|(changes, _)| *changes).map_or("NodeUpdate", |(_, name)| name)
+}
+
+impl Event<'_> {
+    /// kube-scheduler's name for it, in its metrics. Where it is not told whether something came or
+    /// changed, it changed.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Event::NodeAdded { .. } => "NodeAdd",
+            Event::NodeChanged { old, new, .. } => node_update(old, new),
+            Event::NodeRemoved { .. } => "NodeDelete",
+            Event::PodPlaced(_) => "AssignedPodAdd",
+            Event::PodRemoved(_) => "AssignedPodDelete",
+            Event::PodChanged { old, new } => pod_update(ASSIGNED_POD, old, new),
+            Event::NamespaceChanged => "NamespaceUpdate",
+            Event::Storage(StorageChange::Claim(_)) => "PersistentVolumeClaimUpdate",
+            Event::Storage(StorageChange::Volume) => "PersistentVolumeUpdate",
+            Event::Storage(StorageChange::Class) => "storage.k8s.io/StorageClassUpdate",
+            Event::Storage(StorageChange::Limits) => "storage.k8s.io/CSINodeUpdate",
+            Event::Storage(StorageChange::Room) => "storage.k8s.io/CSIStorageCapacityUpdate",
+            Event::Storage(StorageChange::Detached) => "storage.k8s.io/VolumeAttachmentDelete",
+            Event::Devices => "resource.k8s.io/ResourceClaimUpdate",
+        }
+    }
+}
+
 /// What is new of storage, as far as it may help anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageChange {

@@ -6,7 +6,7 @@ mod event;
 mod profile;
 mod verdict;
 
-pub use event::{Event, Hint, PluginSet, Question, StorageChange};
+pub use event::{Event, Hint, PluginSet, Question, StorageChange, UNSCHEDULABLE_POD, pod_update};
 pub use profile::{
     AddedAffinity, Arguments, DefaultConstraints, Enabled, FitStrategy, InterPodArgs, Profile,
     ScoringStrategy, ShapePoint, VolumeBindingArgs, Weights,

@@ -3,6 +3,7 @@
 //! that are gated, until their gates are gone. Time is a value, so that tests need not wait.
 
 mod backoff;
+mod incoming;
 mod parked;
 
 use std::cmp::Reverse;
@@ -10,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::framework::{Event, PluginSet, Profile};
+use crate::framework::{Event, PluginSet, Profile, UNSCHEDULABLE_POD, pod_update};
 use crate::plugins::scheduling_gates;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 pub use backoff::Backoff;
 use backoff::Early;
+pub use incoming::Incoming;
+use incoming::{ACTIVATED, ADDED, ATTEMPT_FAILED, BACK_OFF_OVER, TAKEN_EARLY, TIMED_OUT};
 use parked::Parked;
 
 /// A refused pod is tried again after this long even if nothing seems to have happened.
@@ -33,8 +36,8 @@ enum Place {
         by: PluginSet,
     },
     Gated,
-    /// Free to go on as soon as it is let go.
-    Held,
+    /// Free to go on as soon as it is let go, by this event.
+    Held(&'static str),
     /// Given out and not yet heard of again.
     InFlight,
 }
@@ -86,6 +89,7 @@ pub struct Queue {
     parked: Parked,
     next_number: u64,
     backoff: Backoff,
+    incoming: Incoming,
 }
 
 /// One try at a pod, counted from one, and when the first began.
@@ -129,11 +133,11 @@ impl Queue {
                 helped: false,
             };
             self.entries.insert(key.clone(), entry);
-            return self.put(&key, if gated { Place::Gated } else { Place::Active });
+            return self.enter(&key, if gated { Place::Gated } else { Place::Active }, ADDED);
         };
         // Claims that were made for the pod are told by its status.
         let changed = entry.pod.template.id != pod.template.id || entry.pod.devices != pod.devices;
-        let place = entry.place;
+        let (place, event) = (entry.place, pod_update(UNSCHEDULABLE_POD, &entry.pod, &pod));
         self.take(&key);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.helped |= changed;
@@ -141,9 +145,10 @@ impl Queue {
         }
         match place {
             Place::InFlight => {}
-            _ if gated => self.put(&key, Place::Gated),
-            Place::Gated => self.put(&key, Place::Active),
-            Place::Parked { .. } if changed => self.back_off(&key, now),
+            Place::Gated if gated => {}
+            _ if gated => self.enter(&key, Place::Gated, event),
+            Place::Gated => self.enter(&key, Place::Active, event),
+            Place::Parked { .. } if changed => self.back_off(&key, event, now),
             same => self.put(&key, same),
         }
     }
@@ -169,6 +174,9 @@ impl Queue {
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.wake_due(now);
         let ready = self.active.first_key_value().map(|(_, key)| key);
+        if ready.is_none() && self.early.first().is_some() {
+            self.incoming.count("active", TAKEN_EARLY);
+        }
         let key = ready.or_else(|| self.early.first())?.clone();
         self.put(&key, Place::InFlight);
         let entry = self.entries.get_mut(&key)?;
@@ -197,16 +205,16 @@ impl Queue {
         let refusals = entry.tries.refusals.saturating_add(1);
         entry.tries = Tries { refusals, errors: 0, in_vain: false, ended: now };
         if entry.helped {
-            return self.back_off(key, now);
+            return self.back_off(key, ATTEMPT_FAILED, now);
         }
-        self.put(key, Place::Parked { since: now, by });
+        self.enter(key, Place::Parked { since: now, by }, ATTEMPT_FAILED);
     }
     /// Something went wrong with the pod in flight that is not its own fault.
     pub fn failed(&mut self, key: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.tries.errors = entry.tries.errors.saturating_add(1);
         entry.tries.ended = now;
-        self.back_off(key, now);
+        self.back_off(key, ATTEMPT_FAILED, now);
     }
     /// Keeps a pod where it is until [`Queue::let_go`]: what was decided about it is being told, and
     /// victims are being sent away. Deciding about it again meanwhile would overtake that.
@@ -222,8 +230,8 @@ impl Queue {
         entry.held = false;
         entry.tries.in_vain = failed;
         match entry.place {
-            Place::Held => self.back_off(key, now),
-            Place::Parked { .. } if failed => self.back_off(key, now),
+            Place::Held(event) => self.back_off(key, event, now),
+            Place::Parked { .. } if failed => self.back_off(key, ACTIVATED, now),
             _ => {}
         }
     }
@@ -231,7 +239,7 @@ impl Queue {
     /// Something happened in the cluster: parked pods that it may help go on, after their back-off.
     pub fn happened(&mut self, snapshot: &Snapshot, profiles: &[Profile], event: Event, now: Instant) {
         for key in self.parked.helped(snapshot, profiles, event) {
-            self.back_off(&key, now);
+            self.back_off(&key, event.label(), now);
         }
     }
 
@@ -239,16 +247,18 @@ impl Queue {
     /// old queue would not. What happened while this one was filled may have helped any of those
     /// that were refused, so they wait for their back-off only.
     pub fn inherit(&mut self, old: Queue) {
+        self.incoming = old.incoming;
         for (key, old) in old.entries {
             let entry = self.entries.get_mut(&key).filter(|entry| entry.pod.uid == old.pod.uid);
             let Some(entry) = entry else { continue };
             (entry.attempts, entry.held) = (old.attempts, old.held);
             (entry.last_attempt, entry.first_attempt) = (old.last_attempt, old.first_attempt);
             entry.tries = old.tries;
-            let waited = matches!(old.place, Place::Backoff(_) | Place::Parked { .. } | Place::Held);
+            let waited = matches!(old.place, Place::Backoff(_) | Place::Parked { .. } | Place::Held(_));
             if waited && entry.place == Place::Active {
                 let until = self.backoff.ends(old.tries);
-                self.put(&key, Place::Backoff(until));
+                let place = if old.held { Place::Held(ATTEMPT_FAILED) } else { Place::Backoff(until) };
+                self.put(&key, place);
             }
         }
     }
@@ -263,11 +273,15 @@ impl Queue {
             match entry.place {
                 Place::Active | Place::InFlight => {}
                 Place::Backoff(_) => counts.backoff += 1,
-                Place::Parked { .. } | Place::Held => counts.unschedulable += 1,
+                Place::Parked { .. } | Place::Held(_) => counts.unschedulable += 1,
                 Place::Gated => counts.gated += 1,
             }
         }
         counts
+    }
+    /// Which pods have come where and why, since this was last asked.
+    pub fn take_incoming(&mut self) -> Incoming {
+        std::mem::take(&mut self.incoming)
     }
     /// Refused pods, and by whom.
     pub fn parked(&self) -> impl Iterator<Item = (&Arc<PodInfo>, PluginSet)> {
@@ -295,15 +309,27 @@ impl Queue {
                 self.due.remove(&(since + FLUSH_AFTER, entry.pod.key.clone()));
                 self.parked.remove(&entry.pod, by);
             }
-            Place::Gated | Place::Held | Place::InFlight => {}
+            Place::Gated | Place::Held(_) | Place::InFlight => {}
         }
     }
-    /// Puts a pod where it belongs; one that is held goes on no further than to be let go.
+    /// Lets a pod come to a place for a reason; one that is held goes on no further than to be let go.
+    fn enter(&mut self, key: &str, place: Place, event: &'static str) {
+        let held = self.entries.get(key).is_some_and(|entry| entry.held);
+        let place = match place {
+            Place::Active | Place::Backoff(_) if held => Place::Held(event),
+            place => place,
+        };
+        match place {
+            Place::Active => self.incoming.count("active", event),
+            Place::Backoff(_) => self.incoming.count("backoff", event),
+            Place::Parked { .. } | Place::Gated => self.incoming.count("unschedulable", event),
+            Place::Held(_) | Place::InFlight => {} // counted when it is let go; counted nowhere
+        }
+        self.put(key, place);
+    }
     fn put(&mut self, key: &str, place: Place) {
         self.take(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let goes_on = matches!(place, Place::Active | Place::Backoff(_));
-        let place = if entry.held && goes_on { Place::Held } else { place };
         entry.place = place;
         let key = entry.pod.key.clone();
         match place {
@@ -320,18 +346,20 @@ impl Queue {
                 self.due.insert((since + FLUSH_AFTER, key));
                 self.parked.insert(&entry.pod, by);
             }
-            Place::Gated | Place::Held | Place::InFlight => {}
+            Place::Gated | Place::Held(_) | Place::InFlight => {}
         }
     }
     /// Lets a pod go on, after its back-off.
-    fn back_off(&mut self, key: &str, now: Instant) {
+    fn back_off(&mut self, key: &str, event: &'static str, now: Instant) {
         let Some(entry) = self.entries.get(key) else { return };
         let until = self.backoff.ends(entry.tries);
-        self.put(key, if until > now { Place::Backoff(until) } else { Place::Active });
+        self.enter(key, if until > now { Place::Backoff(until) } else { Place::Active }, event);
     }
     fn wake_due(&mut self, now: Instant) {
         while let Some((_, key)) = self.due.first().filter(|(at, _)| *at <= now).cloned() {
-            self.put(&key, Place::Active);
+            let parked =
+                self.entries.get(&key).is_some_and(|entry| matches!(entry.place, Place::Parked { .. }));
+            self.enter(&key, Place::Active, if parked { TIMED_OUT } else { BACK_OFF_OVER });
         }
     }
 }

@@ -441,3 +441,77 @@ fn a_pod_removed_in_any_place_is_gone() {
         assert_eq!(bench.pop(place * 1000 + 999), None);
     }
 }
+
+#[test]
+fn who_comes_where_and_why_is_counted() {
+    let mut bench = Bench::new();
+    let other = bench.pod("other", json!({}));
+    let coming = |bench: &mut Bench| bench.queue.take_incoming().iter().collect::<Vec<_>>();
+    bench.add("a", json!({}));
+    bench.add("gated", json!({"schedulingGates": [{"name": "g"}]}));
+    bench.add("gated", json!({"schedulingGates": [{"name": "g"}]}));
+    assert_eq!(
+        coming(&mut bench),
+        [("active", "UnschedulablePodAdd", 1), ("unschedulable", "UnschedulablePodAdd", 1)]
+    );
+    bench.pop(0);
+    bench.add("gated", json!({}));
+    let gates_gone = ("active", "UnschedulablePodUpdatePodSchedulingGatesEliminated", 1);
+    assert_eq!(coming(&mut bench), [gates_gone]);
+    bench.pop(0);
+    bench.refused("a", FIT, 0);
+    bench.failed("gated", 0);
+    let failed = "ScheduleAttemptFailure";
+    assert_eq!(coming(&mut bench), [("backoff", failed, 1), ("unschedulable", failed, 1)]);
+    bench.happened(Event::PodRemoved(&other), 0);
+    assert_eq!(bench.pop(0).as_deref(), Some("a"));
+    assert_eq!(coming(&mut bench), [("active", "PopFromBackoffQ", 1), ("backoff", "AssignedPodDelete", 1)]);
+    bench.refused("a", FIT, 0);
+    assert_eq!([bench.pop(300), bench.pop(300)].map(Option::unwrap), ["a", "gated"]);
+    let entered = [("active", "BackoffComplete", 1), ("active", "UnschedulableTimeout", 1)];
+    assert_eq!(coming(&mut bench), [&entered[..], &[("unschedulable", failed, 1)]].concat());
+    // What is held is counted when it is let go, by what helped it.
+    bench.queue.hold("ns/a");
+    bench.refused("a", FIT, 300);
+    bench.happened(Event::PodRemoved(&other), 300);
+    assert_eq!(coming(&mut bench), [("unschedulable", failed, 1)]);
+    let now = bench.at(300);
+    bench.queue.let_go("ns/a", false, now);
+    assert_eq!(coming(&mut bench), [("backoff", "AssignedPodDelete", 1)]);
+}
+
+#[test]
+fn events_have_upstreams_names() {
+    let mut bench = Bench::new();
+    let name = Symbol::HOSTNAME; // any will do
+    let [plain, zoned, tainted] = [
+        (json!({}), json!([])),
+        (json!({"zone": "a"}), json!([])),
+        (json!({}), json!([{"key": "out", "effect": "NoExecute"}])),
+    ]
+    .map(|(labels, taints)| shape(&mut bench, labels, taints));
+    let cordoned = Shape { unschedulable: true, ..plain.clone() };
+    let larger = Shape { pod_slots: 9, ..plain.clone() };
+    let asking = json!([{"name": "c", "resources": {"requests": {"cpu": "1"}}}]);
+    let [pod, tolerant, asking] =
+        [json!({}), json!({"tolerations": [{"operator": "Exists"}]}), json!({"containers": asking})]
+            .map(|spec| bench.pod("p", spec));
+    let labelled = bench.labelled(json!({"app": "db"}));
+    let cases = [
+        (Event::NodeAdded { name, new: &plain }, "NodeAdd"),
+        (Event::NodeRemoved { old: &plain }, "NodeDelete"),
+        (Event::NodeChanged { name, old: &plain, new: &larger }, "NodeUpdateNodeAllocatable"),
+        (Event::NodeChanged { name, old: &plain, new: &zoned }, "NodeUpdateNodeLabel"),
+        (Event::NodeChanged { name, old: &plain, new: &tainted }, "NodeUpdateNodeTaint"),
+        (Event::NodeChanged { name, old: &cordoned, new: &plain }, "NodeUpdateNodeTaint"),
+        (Event::PodPlaced(&pod), "AssignedPodAdd"),
+        (Event::PodChanged { old: &pod, new: &labelled }, "AssignedPodUpdatePodLabel"),
+        (Event::PodChanged { old: &asking, new: &pod }, "AssignedPodUpdatePodScaleDown"),
+        (Event::PodChanged { old: &pod, new: &asking }, "AssignedPodUpdate"),
+        (Event::PodChanged { old: &pod, new: &tolerant }, "AssignedPodUpdatePodToleration"),
+        (Event::Devices, "resource.k8s.io/ResourceClaimUpdate"),
+    ];
+    for (event, label) in cases {
+        assert_eq!(event.label(), label);
+    }
+}

@@ -110,19 +110,22 @@ impl State {
         Step::Refuse(Refused { object, attempt, reason, message, nominated, eviction, preemption_tried })
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&mut self) -> Standing {
         let mut refused: BTreeMap<(&'static str, &str), usize> = BTreeMap::new();
         for (pod, by) in self.queue.parked() {
             let profile = self.snapshot.catalogue.symbols.text(pod.template.spec.scheduler);
             by.names().for_each(|plugin| *refused.entry((plugin, profile)).or_default() += 1);
         }
         let told = refused.into_iter();
+        let unschedulable =
+            told.map(|((plugin, profile), pods)| (plugin, profile.to_owned(), pods)).collect();
         Standing {
             queue: self.queue.counts(),
             nodes: self.snapshot.node_count(),
             pods: self.snapshot.pod_count(),
             assumed_pods: self.assumed.len(),
-            unschedulable: told.map(|((plugin, profile), pods)| (plugin, profile.to_owned(), pods)).collect(),
+            unschedulable,
+            incoming: self.queue.take_incoming(),
         }
     }
     /// Lets parked pods know.
