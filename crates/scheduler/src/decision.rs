@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::class::{Class, Classes, Judgement, Signature, Topology, filter_node_with_nominated};
 use crate::explanation::Explanation;
-use crate::framework::{Candidate, PluginSet, Point, Profile, View};
+use crate::framework::{Candidate, Enabled, PluginSet, Point, Profile, View};
 use crate::node::Slot;
 use crate::plugins::{default_preemption, node_affinity};
 use crate::pod::{PodInfo, Template};
@@ -52,6 +52,16 @@ impl Advice {
     }
 }
 
+/// How often a plugin was asked at a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluated {
+    pub plugin: &'static str,
+    pub point: &'static str,
+    /// The name of the profile's scheduler.
+    pub profile: String,
+    pub times: u64,
+}
+
 /// One decision.
 #[derive(Clone, Copy)]
 struct Question<'a> {
@@ -76,6 +86,25 @@ impl Scheduler {
     }
     pub fn profiles(&self) -> &[Profile] {
         &self.profiles
+    }
+    /// Takes over what another with the same profiles counted.
+    pub fn inherit(&self, old: &Scheduler) {
+        self.enabled().zip(old.enabled()).for_each(|((_, new), (_, old))| new.inherit(old));
+    }
+    fn enabled(&self) -> impl Iterator<Item = (&Profile, &Enabled)> {
+        self.profiles.iter().flat_map(|profile| profile.enabled.iter().map(move |enabled| (profile, enabled)))
+    }
+    /// How often each plugin was asked since this was last called.
+    pub fn take_evaluations(&self) -> Vec<Evaluated> {
+        let counts = self.enabled().flat_map(|(profile, enabled)| {
+            enabled.take_counts().map(|(point, times)| Evaluated {
+                plugin: enabled.plugin.name,
+                point,
+                profile: profile.scheduler_name.clone(),
+                times,
+            })
+        });
+        counts.collect()
     }
     /// The profile of a pod, if the pod is ours.
     pub fn profile_of(&self, snapshot: &Snapshot, template: &Template) -> Option<usize> {
@@ -194,7 +223,9 @@ impl Scheduler {
     ) -> Option<(&'static str, Cow<'static, str>)> {
         let mut enabled = self.profiles[profile].at(Point::PreFilter);
         enabled.find_map(|enabled| {
-            let text = enabled.plugin.before?(snapshot, pod).err()?;
+            let before = enabled.plugin.before?;
+            enabled.count(Point::PreFilter);
+            let text = before(snapshot, pod).err()?;
             Some((enabled.plugin.name, text))
         })
     }

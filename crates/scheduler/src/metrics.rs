@@ -1,6 +1,6 @@
 //! What the scheduler counts, under kube-scheduler's names, labels and buckets. Durations of single
 //! plugins and of extension points are not among them: a class of pods is decided about by what is
-//! remembered of it, and no plugin runs at a point of its own.
+//! remembered of it, no plugin runs at a point of its own, and the core that asks them has no clock.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::decision::Evaluated;
 use crate::queue::{Attempt, Counts, Incoming};
 
 /// From this many attempts on they are counted as one kind.
@@ -48,6 +49,8 @@ pub struct Standing {
     pub unschedulable: Vec<(&'static str, String, usize)>,
     /// Which pods have come where since somebody last asked.
     pub incoming: Incoming,
+    /// Likewise how often plugins were asked.
+    pub evaluated: Vec<Evaluated>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +73,13 @@ struct QueueName {
 struct Coming {
     queue: &'static str,
     event: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Evaluation {
+    plugin: &'static str,
+    extension_point: &'static str,
+    profile: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -101,6 +111,7 @@ struct Inner {
     preemption_victims: Histogram,
     pending: Family<QueueName, Gauge>,
     incoming: Family<Coming, Counter>,
+    evaluations: Family<Evaluation, Counter>,
     cache: Family<Kind, Gauge>,
     unschedulable: Family<Refusing, Gauge>,
     look: Mutex<Option<Look>>,
@@ -126,6 +137,7 @@ impl Default for Metrics {
             preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             pending: Family::default(),
             incoming: Family::default(),
+            evaluations: Family::default(),
             cache: Family::default(),
             unschedulable: Family::default(),
             look: Mutex::new(None),
@@ -182,6 +194,11 @@ impl Inner {
             "scheduler_queue_incoming_pods",
             "Pods that came to a queue, by the event that brought them there",
             self.incoming.clone(),
+        );
+        registry.register(
+            "scheduler_plugin_evaluation",
+            "How often a plugin was asked, for a pod, about a node or about nodes that are alike",
+            self.evaluations.clone(),
         );
         registry.register(
             "scheduler_cache_size",
@@ -246,6 +263,10 @@ impl Metrics {
         for (queue, event, pods) in standing.incoming.iter() {
             self.0.incoming.get_or_create(&Coming { queue, event }).inc_by(pods);
         }
+        for Evaluated { plugin, point: extension_point, profile, times } in &standing.evaluated {
+            let labels = Evaluation { plugin, extension_point, profile: profile.clone() };
+            self.0.evaluations.get_or_create(&labels).inc_by(*times);
+        }
         let sizes =
             [("nodes", standing.nodes), ("pods", standing.pods), ("assumed_pods", standing.assumed_pods)];
         for (r#type, count) in sizes {
@@ -287,6 +308,12 @@ mod tests {
             assumed_pods: 7,
             unschedulable: vec![("NodeResourcesFit", "packing".to_owned(), 3)],
             incoming: coming.clone(),
+            evaluated: vec![Evaluated {
+                plugin: "NodeAffinity",
+                point: "Filter",
+                profile: "packing".to_owned(),
+                times: 4,
+            }],
         });
         metrics.render();
         let text = metrics.render();
@@ -304,12 +331,13 @@ mod tests {
             "scheduler_preemption_victims_sum 3.0",
             "scheduler_pending_pods{queue=\"gated\"} 4",
             "scheduler_queue_incoming_pods_total{queue=\"backoff\",event=\"NodeAdd\"} 2",
+            "scheduler_plugin_evaluation_total{plugin=\"NodeAffinity\",extension_point=\"Filter\",profile=\"packing\"} 8",
             "scheduler_cache_size{type=\"assumed_pods\"} 7",
             "scheduler_unschedulable_pods{plugin=\"NodeResourcesFit\",profile=\"packing\"} 3",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         metrics.look_at(Standing::default);
-        assert!(!metrics.render().contains("plugin="), "what is over is not told");
+        assert!(!metrics.render().contains("scheduler_unschedulable_pods{"), "what is over is not told");
     }
 }

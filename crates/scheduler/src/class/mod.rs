@@ -22,7 +22,7 @@ pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, rank};
 
 use groups::{Groups, Member};
 
-use crate::framework::{Candidate, Choice, Filter, Profile, Refusal, Score, Verdict, View};
+use crate::framework::{Candidate, Choice, Filter, Point, Profile, Refusal, Score, Verdict, View};
 use crate::node::{Fill, Slot};
 use crate::plugins::node_affinity;
 use crate::pod::Template;
@@ -300,8 +300,9 @@ impl Judgement<'_> {
 
 /// The filters that judge a node by itself; the first that refuses speaks.
 pub fn filter_node(view: &View, candidate: &Candidate) -> Verdict {
-    for filter in view.profile.filters() {
-        if let Filter::Node(filter) = filter {
+    for enabled in view.profile.at(Point::Filter) {
+        if let Filter::Node(filter) = enabled.plugin.filter {
+            enabled.count(Point::Filter);
             filter(view, candidate)?;
         }
     }
@@ -322,8 +323,9 @@ pub fn filter_node_with_nominated(view: &View, candidate: &Candidate) -> Verdict
 
 /// The filters that judge a place among others.
 pub fn filter_place_with(view: &View, features: &Features, more: &[i64]) -> Verdict {
-    for filter in view.profile.filters() {
-        if let Filter::Place(filter) = filter {
+    for enabled in view.profile.at(Point::Filter) {
+        if let Filter::Place(filter) = enabled.plugin.filter {
+            enabled.count(Point::Filter);
             filter(view, features, more)?;
         }
     }
@@ -342,7 +344,10 @@ fn filter_place(view: &View, features: &Features) -> Verdict {
 
 fn score_node(view: &View, candidate: &Candidate) -> i64 {
     let scores = view.profile.scores().map(|(enabled, score)| match score {
-        Score::Node(score) => enabled.weight * score(view, candidate),
+        Score::Node(score) => {
+            enabled.count(Point::Score);
+            enabled.weight * score(view, candidate)
+        }
         _ => 0,
     });
     scores.sum()
@@ -352,6 +357,7 @@ fn score_groups(view: &View, choices: &[Choice]) -> Vec<i64> {
     let mut totals = vec![0; choices.len()];
     for (enabled, score) in view.profile.scores() {
         if let Score::Groups(score) = score {
+            enabled.count(Point::Score);
             for (total, mark) in totals.iter_mut().zip(score(view, choices)) {
                 *total += enabled.weight * mark;
             }

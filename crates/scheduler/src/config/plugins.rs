@@ -108,7 +108,7 @@ fn add(rows: &mut Vec<Enabled>, plugin: &'static Plugin, point: Point, weight: i
     let row = match rows.iter().position(|row| row.plugin.name == plugin.name) {
         Some(row) => row,
         None => {
-            rows.push(Enabled { plugin, points: Points::default(), weight });
+            rows.push(Enabled::new(plugin, Points::default(), weight));
             rows.len() - 1
         }
     };

@@ -240,3 +240,31 @@ fn hard_topology_spread_keeps_the_skew() {
     place(&mut snapshot, "a", spec.clone(), "n0");
     assert_eq!(reasons(&mut snapshot, spec), "n1");
 }
+
+#[test]
+fn plugins_are_asked_of_nodes_that_changed_only_and_each_time_is_counted() {
+    let mut snapshot = cluster(&[json!({}), json!({}), json!({"unschedulable": true})]);
+    let mut scheduler = Scheduler::new(vec![Profile::default()]);
+    let times = |scheduler: &Scheduler, plugin: &str| -> Vec<(&str, u64)> {
+        let all = scheduler.take_evaluations();
+        assert!(all.iter().all(|evaluated| evaluated.profile == "default-scheduler"));
+        let of_plugin = all.into_iter().filter(|evaluated| evaluated.plugin == plugin);
+        of_plugin.map(|evaluated| (evaluated.point, evaluated.times)).collect()
+    };
+    let mut decide = |scheduler: &mut Scheduler, name: &str| {
+        let pod = Arc::new(snapshot.catalogue.pod(&object(name, asking("1"))));
+        let Decision::Node(slot) = scheduler.decide(&mut snapshot, &pod, 0) else { panic!("no node") };
+        snapshot.place(&pod, slot);
+    };
+    decide(&mut scheduler, "first");
+    assert_eq!(times(&scheduler, "NodeResourcesFit"), [("Filter", 2), ("Score", 2)], "one is refused before");
+    decide(&mut scheduler, "second");
+    assert_eq!(times(&scheduler, "NodeResourcesFit"), [("Filter", 1), ("Score", 1)], "the one that changed");
+    decide(&mut scheduler, "third");
+    let successor = Scheduler::new(vec![Profile::default()]);
+    successor.inherit(&scheduler);
+    assert_eq!(times(&scheduler, "NodeUnschedulable"), []);
+    assert_eq!(times(&successor, "NodeUnschedulable"), [("Filter", 1)]);
+    decide(&mut scheduler, "fourth");
+    assert_eq!(times(&scheduler, "NodeAffinity"), [("PreFilter", 1), ("Filter", 1), ("Score", 1)]);
+}

@@ -2,9 +2,10 @@
 //! The default is kube-scheduler's. Names in it are symbols of one snapshot: whoever builds a snapshot
 //! anew builds its profiles with it.
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use super::{Filter, Plugin, Point, Points, Score};
+use super::{Plugin, Point, Points, Score};
 use crate::amounts::ResourceId;
 use crate::config::DEFAULT_SCHEDULER;
 use crate::labels::NodeTerm;
@@ -26,12 +27,45 @@ pub struct Enabled {
     /// Where it takes part, of the points it has.
     pub points: Points,
     pub weight: i64,
+    evaluations: Evaluations,
+}
+
+/// The points at which is counted how often a plugin is asked, and what they are called.
+const COUNTED: [(Point, &str); 3] =
+    [(Point::PreFilter, "PreFilter"), (Point::Filter, "Filter"), (Point::Score, "Score")];
+
+/// How often a plugin was asked at each of the counted points. Decisions are made one after the other,
+/// so this takes no part in them but an addition.
+#[derive(Clone, Debug, Default)]
+struct Evaluations([Cell<u64>; COUNTED.len()]);
+
+impl Enabled {
+    pub fn new(plugin: &'static Plugin, points: Points, weight: i64) -> Self {
+        Enabled { plugin, points, weight, evaluations: Evaluations::default() }
+    }
+    /// Takes over what another counted that has not been taken.
+    pub fn inherit(&self, other: &Enabled) {
+        for (count, more) in self.evaluations.0.iter().zip(&other.evaluations.0) {
+            count.set(count.get() + more.take());
+        }
+    }
+    /// The plugin is asked for a pod, or about a node, or about nodes that are alike.
+    #[inline]
+    pub fn count(&self, point: Point) {
+        let counts = COUNTED.iter().zip(&self.evaluations.0).filter(|((counted, _), _)| *counted == point);
+        counts.for_each(|(_, count)| count.set(count.get() + 1));
+    }
+    /// How often it was asked since this was last called, where it was.
+    pub fn take_counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = COUNTED.iter().zip(&self.evaluations.0).map(|((_, name), count)| (*name, count.take()));
+        counts.filter(|(_, times)| *times > 0)
+    }
 }
 
 impl Default for Profile {
     fn default() -> Self {
         let enabled = TABLE.iter();
-        let enabled = enabled.map(|plugin| Enabled { plugin, points: plugin.points, weight: plugin.weight });
+        let enabled = enabled.map(|plugin| Enabled::new(plugin, plugin.points, plugin.weight));
         Profile {
             scheduler_name: DEFAULT_SCHEDULER.to_owned(),
             enabled: enabled.collect(),
@@ -46,9 +80,6 @@ impl Profile {
     }
     pub fn is_enabled(&self, name: &str, point: Point) -> bool {
         self.at(point).any(|enabled| enabled.plugin.name == name)
-    }
-    pub fn filters(&self) -> impl Iterator<Item = Filter> {
-        self.at(Point::Filter).map(|enabled| enabled.plugin.filter)
     }
     pub fn scores(&self) -> impl Iterator<Item = (&Enabled, Score)> {
         self.at(Point::Score).map(|enabled| (enabled, enabled.plugin.score))

@@ -409,40 +409,6 @@ fn what_went_wrong_is_tried_again_and_parked_pods_are_flushed() {
 }
 
 #[test]
-fn a_pod_is_not_taken_for_another_of_its_name() {
-    let mut bench = Bench::new();
-    bench.add("a", json!({}));
-    let now = bench.at(0);
-    let old = bench.queue.pop(now).unwrap();
-    let successor = PodInfo { uid: "another".into(), ..PodInfo::clone(&old) };
-    bench.queue.remove(&old.key);
-    bench.queue.add(Arc::new(successor), now);
-    bench.queue.remove_instance(&old);
-    assert_eq!(bench.pop(0).as_deref(), Some("a"));
-}
-
-#[test]
-fn a_pod_removed_in_any_place_is_gone() {
-    let mut bench = Bench::new();
-    for place in 0..4 {
-        bench.add("a", json!({}));
-        if place > 0 {
-            bench.pop(place * 1000);
-        }
-        if place > 1 {
-            bench.refused("a", FIT, place * 1000);
-        }
-        if place > 2 {
-            let other = bench.pod("other", json!({}));
-            bench.happened(Event::PodRemoved(&other), place * 1000);
-        }
-        bench.queue.remove("ns/a");
-        assert!(bench.queue.is_empty() && bench.queue.next_wake().is_none(), "{place}");
-        assert_eq!(bench.pop(place * 1000 + 999), None);
-    }
-}
-
-#[test]
 fn who_comes_where_and_why_is_counted() {
     let mut bench = Bench::new();
     let other = bench.pod("other", json!({}));
@@ -513,5 +479,39 @@ fn events_have_upstreams_names() {
     ];
     for (event, label) in cases {
         assert_eq!(event.label(), label);
+    }
+}
+
+#[test]
+fn a_pod_is_not_taken_for_another_of_its_name() {
+    let mut bench = Bench::new();
+    bench.add("a", json!({}));
+    let now = bench.at(0);
+    let old = bench.queue.pop(now).unwrap();
+    let successor = PodInfo { uid: "another".into(), ..PodInfo::clone(&old) };
+    bench.queue.remove(&old.key);
+    bench.queue.add(Arc::new(successor), now);
+    bench.queue.remove_instance(&old);
+    assert_eq!(bench.pop(0).as_deref(), Some("a"));
+}
+
+#[test]
+fn a_pod_removed_in_any_place_is_gone() {
+    let mut bench = Bench::new();
+    for place in 0..4 {
+        bench.add("a", json!({}));
+        if place > 0 {
+            bench.pop(place * 1000);
+        }
+        if place > 1 {
+            bench.refused("a", FIT, place * 1000);
+        }
+        if place > 2 {
+            let other = bench.pod("other", json!({}));
+            bench.happened(Event::PodRemoved(&other), place * 1000);
+        }
+        bench.queue.remove("ns/a");
+        assert!(bench.queue.is_empty() && bench.queue.next_wake().is_none(), "{place}");
+        assert_eq!(bench.pop(place * 1000 + 999), None);
     }
 }

@@ -126,6 +126,7 @@ impl State {
             assumed_pods: self.assumed.len(),
             unschedulable,
             incoming: self.queue.take_incoming(),
+            evaluated: self.core.take_evaluations(),
         }
     }
     /// Lets parked pods know.

@@ -117,6 +117,7 @@ impl State {
         }
         state.feed(&sources.pods, State::pod_changed);
         state.queue.inherit(std::mem::take(&mut old.queue));
+        state.core.inherit(&old.core);
         state
     }
     pub(super) fn feed<T: Resource>(&mut self, informer: &Informer<T>, take_in: fn(&mut State, &Change<T>)) {
