@@ -6,7 +6,7 @@ mod decide;
 mod graph;
 mod monitors;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,8 +82,14 @@ impl Collector {
     /// The object as the server has it; one that is gone (or another by now) leaves the graph.
     async fn live(&self, uid: Uid) -> Result<Option<(Dynamic, Metadata)>, Error> {
         let place = self.monitors.graph.lock().place(uid);
-        let Some(place) = place else { return Ok(None) };
-        let Some(api) = self.api(&place) else { return Ok(None) };
+        match place {
+            Some(place) => self.live_at(&place, uid).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn live_at(&self, place: &Place, uid: Uid) -> Result<Option<(Dynamic, Metadata)>, Error> {
+        let Some(api) = self.api(place) else { return Ok(None) };
         match api.get(&place.name).await {
             Ok(found) if Uid::new(&found.uid) == uid => Ok(Some((api, found))),
             Err(error) if !error.is_not_found() => Err(error.into()),
@@ -222,25 +228,31 @@ impl Collector {
         if object.deletion_timestamp.is_none() || !object.finalizers.iter().any(|f| f == ORPHAN) {
             return Ok(());
         }
-        self.look_for_dependents(uid, &object.namespace).await?;
-        let dependents = self.monitors.graph.lock().dependents(uid);
-        let releases = dependents.into_iter().map(|dependent| self.release(dependent, uid));
+        let mut dependents = self.look_for_dependents(uid, &object.namespace).await?;
+        {
+            let graph = self.monitors.graph.lock();
+            let known = graph.dependents(uid).into_iter();
+            dependents.extend(known.filter_map(|dependent| Some((dependent, graph.place(dependent)?))));
+        }
+        let releases = dependents.into_iter().map(|(dependent, place)| self.release(place, dependent, uid));
         let outcomes = futures::stream::iter(releases).buffer_unordered(RELEASES_AT_ONCE);
         let errors = outcomes.filter_map(|outcome| async { outcome.err() }).collect().await;
         Error::combine(errors)?;
         self.drop_finalizer(&api, &object, ORPHAN).await
     }
 
-    /// Puts dependents into the graph that its watches have not told of yet: left with their reference,
-    /// they would be collected when the owner is gone. Those of an owner in a namespace are there too.
-    async fn look_for_dependents(&self, owner: Uid, namespace: &str) -> Result<(), Error> {
+    /// Dependents as the server lists them, also those that the graph's watches have not told of yet: left
+    /// with their reference, they would be collected when the owner is gone. They stay out of the graph,
+    /// which may have heard newer news than a list. Those of an owner in a namespace are there too.
+    async fn look_for_dependents(&self, owner: Uid, namespace: &str) -> Result<HashMap<Uid, Place>, Error> {
+        let mut found = HashMap::new();
         let kinds = self.monitors.followed();
         for (index, kind) in kinds.into_iter().filter(|(_, k)| k.namespaced || namespace.is_empty()) {
-            let mut found = Vec::new();
             let api = Dynamic::new(self.scope.client.clone(), &kind, namespace);
             let listed = api.list_all(|object| {
                 if object.owner_references.iter().any(|o| Uid::new(&o.uid) == owner) {
-                    found.push(object);
+                    let place = Place { kind: index, namespace: object.namespace, name: object.name };
+                    found.insert(Uid::new(&object.uid), place);
                 }
             });
             match listed.await {
@@ -248,16 +260,12 @@ impl Collector {
                 Err(error) if error.is_not_found() => continue,
                 other => other?,
             };
-            for object in found {
-                let todo = self.monitors.graph.lock().put(index, &object);
-                self.monitors.enqueue(todo);
-            }
         }
-        Ok(())
+        Ok(found)
     }
 
-    async fn release(&self, dependent: Uid, owner: Uid) -> Result<(), Error> {
-        let Some((api, object)) = self.live(dependent).await? else { return Ok(()) };
+    async fn release(&self, place: Place, dependent: Uid, owner: Uid) -> Result<(), Error> {
+        let Some((api, object)) = self.live_at(&place, dependent).await? else { return Ok(()) };
         let rest: Vec<OwnerReference> =
             object.owner_references.iter().filter(|o| Uid::new(&o.uid) != owner).cloned().collect();
         if rest.len() == object.owner_references.len() {
@@ -284,42 +292,4 @@ fn owner_json(owner: &OwnerReference) -> serde_json::Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use amphipod_client::Resource;
-    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-
-    use super::*;
-    use crate::testing::{World, eventually};
-
-    async fn until_gone<K: Resource>(world: &World, name: &str) {
-        let api = world.api::<K>("ns");
-        let gone = async || api.get_opt(name).await.unwrap().is_none().then_some(());
-        eventually(&format!("{name} is gone"), gone).await;
-    }
-
-    async fn secret_of(world: &World, name: &str, owner: &str) {
-        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner});
-        world.create::<Secret>("ns", json!({"metadata": {"name": name, "ownerReferences": [owner]}})).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn an_orphan_the_graph_has_not_heard_of_stays() {
-        let world = World::with_namespace("ns").await;
-        tokio::spawn(run(world.scope()));
-        let nobody = "11111111-2222-3333-4444-555555555555";
-        secret_of(&world, "first", nobody).await;
-        until_gone::<Secret>(&world, "first").await;
-        world.hold("secrets?watch");
-        let owner = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
-        secret_of(&world, "orphan", owner.uid()).await;
-        let orphan = DeleteParams { propagation: Some("Orphan"), ..DeleteParams::default() };
-        world.api::<ConfigMap>("ns").delete("owner", &orphan).await.unwrap();
-        until_gone::<ConfigMap>(&world, "owner").await;
-        let let_go = world.api::<Secret>("ns").get("orphan").await.unwrap();
-        assert_eq!(let_go.metadata.owner_references, None);
-        world.pass("secrets?watch");
-        secret_of(&world, "last", nobody).await;
-        until_gone::<Secret>(&world, "last").await;
-        world.api::<Secret>("ns").get("orphan").await.unwrap();
-    }
-}
+mod tests;

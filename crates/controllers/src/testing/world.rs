@@ -1,7 +1,7 @@
 //! A server of its own for one controller, whose answers and news come late: what is read at a path is
 //! held back until the test lets it pass.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// How the paths end of which nothing is told: `pods?watch`, `pods/x`.
-type Held = HashSet<&'static str>;
+/// True once there is something that waits.
+type Held = HashMap<&'static str, bool>;
 
 pub struct World {
     pub client: Client,
@@ -41,6 +42,7 @@ pub struct World {
 impl Drop for World {
     fn drop(&mut self) {
         self.scope.cancel.cancel();
+        self.held.send_modify(Held::clear);
         self.server.close();
     }
 }
@@ -52,7 +54,7 @@ impl World {
         let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
         let service = server.local_service(UserInfo::new("admin", &["system:masters"]));
         let held = watch::Sender::new(Held::new());
-        let lagging = lagging(service.clone(), held.subscribe());
+        let lagging = lagging(service.clone(), held.clone());
         let cancel = CancellationToken::new();
         let scope = Scope {
             name: "test",
@@ -72,10 +74,17 @@ impl World {
         self.scope.clone()
     }
     pub fn hold(&self, path: &'static str) {
-        self.held.send_modify(|held| held.extend([path]));
+        self.held.send_modify(|held| held.extend([(path, false)]));
     }
     pub fn pass(&self, path: &str) {
-        self.held.send_modify(|held| held.retain(|held| *held != path));
+        self.held.send_modify(|held| held.retain(|held, _| *held != path));
+    }
+    /// Waits until something was answered there that is held back now.
+    pub async fn until_held(&self, path: &str) {
+        let mut held = self.held.subscribe();
+        let waits = held.wait_for(|all| all.get(path) == Some(&true));
+        let waited = tokio::time::timeout(DEADLINE, waits).await;
+        waited.unwrap_or_else(|_| panic!("never read: {path}")).unwrap();
     }
 
     pub fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
@@ -92,7 +101,7 @@ impl World {
 
 /// The server's client, whose reads wait while what they read is held: an answer before it begins, a
 /// watch before each piece.
-fn lagging(service: LocalService, held: watch::Receiver<Held>) -> Client {
+fn lagging(service: LocalService, held: watch::Sender<Held>) -> Client {
     Client::local(tower::service_fn(move |request: Request<_>| {
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
         let watched = if is_watch { "?watch" } else { "" };
@@ -103,7 +112,7 @@ fn lagging(service: LocalService, held: watch::Receiver<Held>) -> Client {
             Ok::<_, Infallible>(match path {
                 Some(path) if is_watch => answer.map(|content| held_back(content, path, held)),
                 Some(path) => {
-                    passed(&path, held).await;
+                    passed(&path, &held).await;
                     answer
                 }
                 None => answer,
@@ -112,20 +121,24 @@ fn lagging(service: LocalService, held: watch::Receiver<Held>) -> Client {
     }))
 }
 
-fn held_back(content: Body, path: String, held: watch::Receiver<Held>) -> Body {
+fn held_back(content: Body, path: String, held: watch::Sender<Held>) -> Body {
     body::stream(content.into_data_stream().then(move |chunk| {
         let (path, held) = (path.clone(), held.clone());
         async move {
-            passed(&path, held).await;
+            passed(&path, &held).await;
             chunk
         }
     }))
 }
 
-async fn passed(path: &str, mut held: watch::Receiver<Held>) {
-    let is_held = |held: &&str| path.strip_suffix(*held).is_some_and(|rest| rest.ends_with('/'));
-    // An error means that the world has ended, and nothing is held any more.
-    let _ = held.wait_for(|all| !all.iter().any(is_held)).await;
+async fn passed(path: &str, held: &watch::Sender<Held>) {
+    let is_held = |held: &str| path.strip_suffix(held).is_some_and(|rest| rest.ends_with('/'));
+    held.send_if_modified(|all| {
+        let here = all.iter_mut().filter(|(held, _)| is_held(held));
+        here.fold(false, |told, (_, waits)| !std::mem::replace(waits, true) || told)
+    });
+    // It cannot fail: a sender is here.
+    let _ = held.subscribe().wait_for(|all| !all.keys().any(|held| is_held(held))).await;
 }
 
 /// Waits until `probe` gives something.

@@ -1,0 +1,79 @@
+//! The collector beside a server whose news and answers come late.
+
+use amphipod_client::Resource;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+use super::*;
+use crate::testing::{World, eventually};
+
+const NOBODY: &str = "11111111-2222-3333-4444-555555555555";
+
+async fn until_gone<K: Resource>(world: &World, name: &str) {
+    let api = world.api::<K>("ns");
+    let gone = async || api.get_opt(name).await.unwrap().is_none().then_some(());
+    eventually(&format!("{name} is gone"), gone).await;
+}
+
+async fn secret_of(world: &World, name: &str, owner: &str) {
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner});
+    world.create::<Secret>("ns", json!({"metadata": {"name": name, "ownerReferences": [owner]}})).await;
+}
+
+/// The collector has heard, and done, what came before: of config maps and of secrets.
+async fn until_heard(world: &World, name: &str) {
+    let nobody = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "nobody", "uid": NOBODY});
+    let lost = json!({"metadata": {"name": name, "ownerReferences": [nobody]}});
+    world.create::<ConfigMap>("ns", lost.clone()).await;
+    until_gone::<ConfigMap>(world, name).await;
+    world.create::<Secret>("ns", lost).await;
+    until_gone::<Secret>(world, name).await;
+}
+
+async fn delete(world: &World, owner: &str, propagation: &'static str) {
+    let params = DeleteParams { propagation: Some(propagation), ..DeleteParams::default() };
+    world.api::<ConfigMap>("ns").delete(owner, &params).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_the_graph_has_not_heard_of_stays() {
+    let world = World::with_namespace("ns").await;
+    tokio::spawn(run(world.scope()));
+    secret_of(&world, "first", NOBODY).await;
+    until_gone::<Secret>(&world, "first").await;
+    world.hold("secrets?watch");
+    let owner = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
+    secret_of(&world, "orphan", owner.uid()).await;
+    delete(&world, "owner", "Orphan").await;
+    until_gone::<ConfigMap>(&world, "owner").await;
+    let let_go = world.api::<Secret>("ns").get("orphan").await.unwrap();
+    assert_eq!(let_go.metadata.owner_references, None);
+    world.pass("secrets?watch");
+    secret_of(&world, "last", NOBODY).await;
+    until_gone::<Secret>(&world, "last").await;
+    world.api::<Secret>("ns").get("orphan").await.unwrap();
+}
+
+/// A list that was answered before a dependent changed its owner, and comes after the news of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_list_hides_no_newer_owner() {
+    let world = World::with_namespace("ns").await;
+    tokio::spawn(run(world.scope()));
+    let owner = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
+    let heir = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "heir"}})).await;
+    secret_of(&world, "dependent", owner.uid()).await;
+    until_heard(&world, "first").await;
+
+    world.hold("secrets");
+    delete(&world, "owner", "Orphan").await;
+    world.until_held("secrets").await;
+    let heir = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "heir", "uid": heir.uid()});
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": [heir]}}));
+    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
+    until_heard(&world, "second").await;
+    world.pass("secrets");
+    until_gone::<ConfigMap>(&world, "owner").await;
+    until_heard(&world, "third").await;
+
+    delete(&world, "heir", "Background").await;
+    until_gone::<Secret>(&world, "dependent").await;
+}
