@@ -27,6 +27,9 @@ use crate::{Error, meta};
 const WORKERS: usize = 20;
 /// Dependents let go at once, for one owner.
 const RELEASES_AT_ONCE: usize = 32;
+/// To let one dependent go that others change meanwhile: as often as client-go's default retry. After that
+/// the owner comes back, and all kinds are listed for it again.
+const RELEASE_ATTEMPTS: usize = 5;
 /// Owners known to be gone, so that a thousand orphans ask for theirs once.
 const REMEMBERED_ABSENT: usize = 500;
 
@@ -265,13 +268,20 @@ impl Collector {
     }
 
     async fn release(&self, place: Place, dependent: Uid, owner: Uid) -> Result<(), Error> {
-        let Some((api, object)) = self.live_at(&place, dependent).await? else { return Ok(()) };
-        let rest: Vec<OwnerReference> =
-            object.owner_references.iter().filter(|o| Uid::new(&o.uid) != owner).cloned().collect();
-        if rest.len() == object.owner_references.len() {
-            return Ok(());
+        let mut attempts = 0;
+        loop {
+            let Some((api, object)) = self.live_at(&place, dependent).await? else { return Ok(()) };
+            let rest: Vec<OwnerReference> =
+                object.owner_references.iter().filter(|o| Uid::new(&o.uid) != owner).cloned().collect();
+            if rest.len() == object.owner_references.len() {
+                return Ok(());
+            }
+            attempts += 1;
+            match self.set_owners(&api, &object, &rest).await {
+                Err(Error::Client(error)) if error.is_conflict() && attempts < RELEASE_ATTEMPTS => {}
+                other => return other,
+            }
         }
-        self.set_owners(&api, &object, &rest).await
     }
 }
 

@@ -77,3 +77,23 @@ async fn an_old_list_hides_no_newer_owner() {
     delete(&world, "heir", "Background").await;
     until_gone::<Secret>(&world, "dependent").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dependent_that_changes_while_it_is_let_go_is_not_looked_for_again() {
+    let world = World::with_namespace("ns").await;
+    tokio::spawn(run(world.scope()));
+    let owner = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
+    secret_of(&world, "dependent", owner.uid()).await;
+    until_heard(&world, "first").await;
+
+    world.hold("secrets/dependent");
+    delete(&world, "owner", "Orphan").await;
+    world.until_held("secrets/dependent").await;
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
+    world.hold("secrets");
+    world.pass("secrets/dependent");
+    until_gone::<ConfigMap>(&world, "owner").await;
+    let let_go = world.api::<Secret>("ns").get("dependent").await.unwrap();
+    assert_eq!(let_go.metadata.owner_references, None);
+}
