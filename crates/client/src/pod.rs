@@ -5,7 +5,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 
 use crate::interner::Interner;
@@ -143,18 +145,17 @@ fn cut_status(status: &mut PodStatus, spec: Option<&PodSpec>) {
             .into_iter()
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         if let Some(container) = containers.find(|container| container.name == status.name) {
-            cut_resources(status, container);
+            cut_resources(status, container.resources.as_ref());
         }
     }
 }
 
-/// Resources that are as asked for; who reads them takes the larger of both.
-fn cut_resources(status: &mut ContainerStatus, container: &Container) {
-    if status.resources == container.resources {
+/// Leaves out resources that are as asked for; who reads them takes the largest of all. Those allocated
+/// count only beside those in use, so either both go or, as while a resize is under way, both stay.
+pub fn cut_resources(status: &mut ContainerStatus, asked: Option<&ResourceRequirements>) {
+    let requests = asked.and_then(|asked| asked.requests.as_ref());
+    if status.resources.as_ref() == asked && status.allocated_resources.as_ref() == requests {
         status.resources = None;
-    }
-    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    if status.allocated_resources.as_ref() == requests {
         status.allocated_resources = None;
     }
 }
@@ -187,7 +188,7 @@ mod tests {
             },
             "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
                 "restartCount": 0, "volumeMounts": [{"name": "data", "mountPath": "/d"}],
-                "resources": resources, "allocatedResources": {"cpu": "2"}}]},
+                "resources": resources, "allocatedResources": resources["requests"]}]},
         }));
         assert_eq!(
             serde_json::to_value(pod.to_pod()).unwrap(),
@@ -203,9 +204,23 @@ mod tests {
                     "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
                 },
                 "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
-                    "restartCount": 0, "allocatedResources": {"cpu": "2"}}]},
+                    "restartCount": 0}]},
             })
         );
+    }
+
+    #[test]
+    fn resources_stay_whole_while_they_are_not_as_asked_for() {
+        let one = json!({"requests": {"cpu": "1"}});
+        let two = json!({"requests": {"cpu": "2"}});
+        // Asked for more and, after it was allocated, for less again; then the other way round.
+        for (resources, allocated) in [(&one, &two), (&two, &one), (&two, &two)] {
+            let status = json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                "resources": resources, "allocatedResources": allocated["requests"]});
+            let spec = json!({"containers": [{"name": "c", "resources": one}]});
+            let pod = cached(&json!({"spec": spec, "status": {"containerStatuses": [status]}}));
+            assert_eq!(serde_json::to_value(pod.status.unwrap()).unwrap()["containerStatuses"][0], status);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use amphipod_client::pod::cut_resources;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
@@ -393,11 +394,9 @@ fn differs(pod: &Pod, new: &PodStatus) -> bool {
 fn told_of(pod: &Pod, statuses: &Option<Vec<ContainerStatus>>) -> Vec<ContainerStatus> {
     let mut statuses = statuses.clone().unwrap_or_default();
     for status in &mut statuses {
-        let spec = find_container(pod, &status.name);
-        let asked = spec.as_ref().and_then(|spec| spec.container.resources.as_ref());
-        status.resources.take_if(|resources| Some(&*resources) == asked);
-        let requests = asked.and_then(|resources| resources.requests.as_ref());
-        status.allocated_resources.take_if(|resources| Some(&*resources) == requests);
+        if let Some(spec) = find_container(pod, &status.name) {
+            cut_resources(status, spec.container.resources.as_ref());
+        }
     }
     statuses
 }
