@@ -117,8 +117,12 @@ impl WorkQueue {
         }
         state.delayed_at.insert(key.to_owned(), due);
         state.delayed.insert((due, key.to_owned()), ());
+        // Who keeps the time looks then at all that is due after.
+        let is_kept = state.kept_until.is_some_and(|until| until <= due);
         drop(state);
-        self.notify.notify_one();
+        if !is_kept {
+            self.notify.notify_one();
+        }
     }
     /// Puts a failed key back: 5 ms, 10 ms, 20 ms ... until `forget`.
     pub fn add_rate_limited(&self, key: &str) {
@@ -189,7 +193,12 @@ impl WorkQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
+
     use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn a_key_waits_once_and_never_runs_twice_at_a_time() {
@@ -233,6 +242,59 @@ mod tests {
         assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
         drop(first);
         assert_eq!(second.await.as_deref(), Some("again"));
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_delay_that_ends_earlier_wakes_a_worker() {
+        let queue = WorkQueue::new();
+        queue.add_after("first", Duration::from_secs(900));
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let mut context = Context::from_waker(&waker);
+        let mut workers = [Box::pin(queue.next()), Box::pin(queue.next())];
+        for worker in &mut workers {
+            assert!(worker.as_mut().poll(&mut context).is_pending());
+        }
+        let before = wakes.0.load(Ordering::SeqCst);
+        queue.add_after("later", Duration::from_secs(1000));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), before);
+        queue.add_after("earlier", Duration::from_secs(800));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), before + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_delay_is_slept_through() {
+        const WORKERS: usize = 4;
+        const KEYS: u64 = 1000;
+        let queue = WorkQueue::new();
+        queue.add_after("last", Duration::from_secs(900));
+        let (done, mut all_done) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..WORKERS {
+            let (queue, done) = (queue.clone(), done.clone());
+            tokio::spawn(async move {
+                while let Some(key) = queue.next().await {
+                    queue.done(&key);
+                    done.send(key).unwrap();
+                }
+            });
+        }
+        for key in 0..KEYS {
+            queue.add_after(&key.to_string(), Duration::from_millis(1 + key * 7 % 20));
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..KEYS {
+            tokio::time::timeout(DEADLINE, all_done.recv()).await.expect("slept through");
+        }
+        queue.close();
     }
 
     #[tokio::test]
