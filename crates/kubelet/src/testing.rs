@@ -21,10 +21,14 @@ pub fn context(root: &Path) -> Arc<Context> {
     let mut config = Config::new("n1", "127.0.0.1".parse().unwrap(), &endpoint);
     config.root_dir = root.join("kubelet");
     config.cgroups = CgroupConfig { enabled: false, ..config.cgroups };
-    let client = Client::local(tower::service_fn(|_| async {
-        let answer = http::Response::builder().status(http::StatusCode::NOT_FOUND);
-        Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
-    }));
+    let client = unknowing_api();
     let informers = SharedInformers::new(client.clone(), CancellationToken::new());
     Arc::new(crate::build(config, client, &informers, Runtime::unasked(&endpoint)))
+}
+
+pub fn unknowing_api() -> Client {
+    Client::local(tower::service_fn(|_| async {
+        let answer = http::Response::builder().status(http::StatusCode::NOT_FOUND);
+        Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
+    }))
 }

@@ -42,7 +42,7 @@ impl Addresses {
         self.holders.insert(offset, owner(uid));
         Ipv4Addr::from(self.base.wrapping_add(offset))
     }
-    /// What a pod was given before this process began.
+    /// What a pod's status tells, also of pods that were given it before this process began.
     pub fn keep(&mut self, address: Ipv4Addr, uid: &str) {
         if let Some(offset) = self.offset(address) {
             self.holders.insert(offset, owner(uid));
@@ -54,6 +54,10 @@ impl Addresses {
         {
             self.holders.remove(&offset);
         }
+    }
+    #[cfg(test)]
+    pub fn is_held_by(&self, address: Ipv4Addr, uid: &str) -> bool {
+        self.offset(address).and_then(|offset| self.holders.get(&offset)) == Some(&owner(uid))
     }
 
     fn offset(&self, address: Ipv4Addr) -> Option<u32> {

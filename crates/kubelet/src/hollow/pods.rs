@@ -48,10 +48,11 @@ pub fn follow(pods: &Arc<Pods>) {
             return;
         }
         if let Some(ip) = pod_ip(pod) {
+            let mut addresses = own.addresses.lock();
             match change {
-                Change::Added(_) => own.addresses.lock().keep(ip, pod.uid()),
-                Change::Updated { .. } => {}
-                Change::Deleted(_) => own.addresses.lock().release(ip, pod.uid()),
+                Change::Deleted(_) => addresses.release(ip, pod.uid()),
+                // Also news of what was written for a life that was forgotten meanwhile.
+                _ => addresses.keep(ip, pod.uid()),
             }
         }
         own.queue.add(&pod.key());
@@ -123,29 +124,30 @@ impl Pods {
     /// Brings one pod a step further; when to come back, if ever.
     async fn step(&self, key: &str) -> Result<Option<Timestamp>, Error> {
         let pod = self.cache.get(key);
+        match self.advance(key, pod.as_deref()) {
+            Some((pod, index, plan)) => self.carry_out(&pod, index, plan).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What is to be written of a pod of the node with this index, if anything can be.
+    fn advance(&self, key: &str, pod: Option<&CachedPod>) -> Option<(Pod, usize, Plan)> {
         // The queue has each key worked on by one worker at a time.
-        let life = self.lives.lock().remove(key);
-        let life = life.filter(|life| {
-            let stays = pod.as_ref().is_some_and(|pod| pod.uid() == life.uid);
-            if let (false, Some(ip)) = (stays, life.ip) {
-                self.addresses.lock().release(ip, &life.uid);
-            }
-            stays
-        });
-        let Some((pod, index)) = pod.and_then(|pod| Some((pod.clone(), self.node_of(&pod)?))) else {
-            return Ok(None);
-        };
+        let mut life = self.lives.lock().remove(key);
+        self.forget(life.take_if(|life| pod.is_none_or(|pod| pod.uid() != life.uid)), pod);
+        let pod = pod?;
+        let index = self.node_of(pod)?;
         let is_over = pod.status.as_ref().is_some_and(is_terminal);
         if is_over && pod.metadata.deletion_timestamp.is_none() {
-            return Ok(None);
+            self.forget(life, Some(pod));
+            return None;
         }
         let now = Timestamp::now();
-        let address = || self.address(&pod, is_over);
         let whole = pod.to_pod();
-        let mut life = life.unwrap_or_else(|| Life::of(&whole, address(), now));
+        let mut life = life.unwrap_or_else(|| Life::of(&whole, self.address(pod, is_over), now));
         if self.nodes.is_silent(index) {
             self.lives.lock().insert(key.to_owned(), life);
-            return Ok(None);
+            return None;
         }
         let view = View {
             pod: &whole,
@@ -156,10 +158,21 @@ impl Pods {
             now,
         };
         let plan = plan(&view, &mut life);
-        if !plan.is_settled() || life.is_let_go {
+        if plan.is_settled() && !life.is_let_go {
+            self.forget(Some(life), Some(pod));
+        } else {
             self.lives.lock().insert(key.to_owned(), life);
         }
-        self.carry_out(&whole, index, plan).await
+        Some((whole, index, plan))
+    }
+
+    /// Every life that is not kept ends here. An address that the pod's status tells is held until the pod
+    /// is gone; any other is free again.
+    fn forget(&self, life: Option<Life>, pod: Option<&CachedPod>) {
+        let Some(Life { uid, ip: Some(ip), .. }) = life else { return };
+        if !pod.is_some_and(|pod| pod.uid() == uid && pod_ip(pod) == Some(ip)) {
+            self.addresses.lock().release(ip, &uid);
+        }
     }
 
     fn address(&self, pod: &CachedPod, is_over: bool) -> Option<Ipv4Addr> {
@@ -210,6 +223,59 @@ impl Pods {
         match api.delete(pod.name(), &params).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amphipod_client::SharedInformers;
+    use serde_json::Value;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::hollow::parse;
+    use crate::testing::unknowing_api;
+
+    /// Of one node whose pods start after an hour.
+    fn pods() -> Pods {
+        let config = "nodes: [{count: 1, latencies: {start: 1h}}]";
+        let config = parse(config, 0, "10.244.0.0/24".parse().unwrap()).unwrap();
+        let client = unknowing_api();
+        let informers = SharedInformers::new(client.clone(), CancellationToken::new());
+        let (registered, _) = tokio::sync::oneshot::channel();
+        let nodes = Arc::new(Nodes::new(config, client.clone(), informers.get(), registered));
+        Pods::new(nodes, client, informers.get(), None)
+    }
+
+    fn pod(metadata: Value, status: &Value) -> CachedPod {
+        let mut whole = json!({"name": "p", "namespace": "ns", "uid": "u"});
+        whole.as_object_mut().unwrap().extend(metadata.as_object().cloned().unwrap());
+        let spec = json!({"nodeName": "hollow-0", "containers": [{"name": "a", "image": "x"}]});
+        let pod = json!({"metadata": whole, "spec": spec, "status": status});
+        CachedPod::decode(pod.to_string().as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_is_held_by_a_life_or_a_status() {
+        let first = Ipv4Addr::new(10, 244, 0, 2);
+        let ended = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0});
+        let failed = json!({"phase": "Failed"});
+        let told = json!({"phase": "Failed", "podIP": first.to_string()});
+        for (what, next, is_held) in [
+            ("it waits", Some(pod(json!({}), &Value::Null)), true),
+            ("it failed before it was told", Some(pod(json!({}), &failed)), false),
+            ("it failed", Some(pod(json!({}), &told)), true),
+            ("it failed and ends", Some(pod(ended.clone(), &failed)), false),
+            ("it failed and ends, told", Some(pod(ended, &told)), true),
+            ("it is gone", None, false),
+            ("it is another", Some(pod(json!({"uid": "v"}), &Value::Null)), false),
+        ] {
+            let pods = pods();
+            assert!(pods.advance("ns/p", Some(&pod(json!({}), &Value::Null))).is_some());
+            assert!(pods.addresses.lock().is_held_by(first, "u"));
+            pods.advance("ns/p", next.as_ref());
+            assert_eq!(pods.addresses.lock().is_held_by(first, "u"), is_held, "{what}");
         }
     }
 }
