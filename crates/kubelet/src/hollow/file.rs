@@ -155,7 +155,10 @@ fn group(at: &At, count: u32) -> Group {
     at.only(&GROUP_FIELDS);
     let name_prefix = at.child("namePrefix");
     let prefix = name_prefix.text().unwrap_or(NAME_PREFIX);
-    for text in names::dns1123_subdomain(&format!("{prefix}0")) {
+    // Nodes differ in their numbers, so what holds for the last name holds for all. Each is a label's value.
+    let last = format!("{prefix}{}", count.saturating_sub(1));
+    let faults = Some(names::dns1123_subdomain(&last)).filter(|faults| !faults.is_empty());
+    for text in faults.unwrap_or_else(|| names::label_value(&last)) {
         name_prefix.fault(Error::invalid(&name_prefix.path, prefix, text));
     }
     let mut capacity: Amounts =

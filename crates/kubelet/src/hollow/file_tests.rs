@@ -123,6 +123,21 @@ fn every_fault_has_its_path() {
 }
 
 #[test]
+fn every_node_has_a_name_that_can_be_a_label() {
+    let of = |length: usize, count: u32| {
+        let prefix = "a".repeat(length);
+        parse(&format!("nodes: [{{count: {count}, namePrefix: {prefix}}}]"), 0, cidr())
+    };
+    assert!(of(62, 10).is_ok() && of(61, 100).is_ok());
+    for (length, count) in [(62, 11), (61, 101), (63, 1), (253, 1)] {
+        let said = of(length, count).unwrap_err();
+        let expected =
+            format!("nodes[0].namePrefix: Invalid value: \"{}\": must be no more than ", "a".repeat(length));
+        assert!(said.starts_with(&expected) && said.lines().count() == 1, "{length} {count}: {said}");
+    }
+}
+
+#[test]
 fn faults_of_the_whole() {
     assert_eq!(faults("{}", 0), ["nodes: Required value: at least one group of nodes"]);
     assert_eq!(
