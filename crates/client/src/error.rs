@@ -39,6 +39,11 @@ impl Error {
     pub fn is_forbidden(&self) -> bool {
         self.has_reason("Forbidden")
     }
+    /// The server could not be asked or had no time: asking again later may help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Error::Transport(_))
+            || self.status().is_some_and(|s| matches!(s.code, 429 | 503 | 504))
+    }
     pub fn is_expired(&self) -> bool {
         self.status().is_some_and(|s| s.code == 410)
     }
