@@ -44,7 +44,7 @@ impl<T> Change<T> {
 
 type Call<T> = dyn Fn(&Change<T>) + Send + Sync;
 
-/// A handler and the token of the run it belongs to; once that is cancelled the handler is dropped.
+/// A handler and the token of the run it belongs to; once that is cancelled it is called no more.
 struct Handler<T> {
     run: CancellationToken,
     call: Box<Call<T>>,
@@ -150,6 +150,9 @@ impl<T: Resource> Informer<T> {
     /// until the run this handle was made for ends (see [`SharedInformers::for_run`]).
     pub fn on_change(&self, handler: impl Fn(&Change<T>) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
+        if self.run.is_cancelled() {
+            return;
+        }
         for object in self.list() {
             handler(&Change::Added(object));
         }
@@ -166,14 +169,14 @@ impl<T: Resource> Informer<T> {
     }
 
     fn apply(&self, object: T) {
-        let mut handlers = self.shared.handlers.lock();
+        let handlers = self.shared.handlers.lock();
         let change = self.shared.cache.write().insert(Arc::new(object));
-        deliver(&mut handlers, &change);
+        deliver(&handlers, &change);
     }
     fn remove(&self, key: &str, last: Option<T>) {
-        let mut handlers = self.shared.handlers.lock();
+        let handlers = self.shared.handlers.lock();
         let Some(old) = self.shared.cache.write().remove(key) else { return };
-        deliver(&mut handlers, &Change::Deleted(last.map_or(old, Arc::new)));
+        deliver(&handlers, &Change::Deleted(last.map_or(old, Arc::new)));
     }
     fn replace(&self, objects: Vec<T>) {
         let mut gone: BTreeSet<Arc<str>> = {
@@ -203,9 +206,8 @@ fn cut<T: Resource>(mut object: T) -> T {
     object.clone()
 }
 
-fn deliver<T>(handlers: &mut Vec<Handler<T>>, change: &Change<T>) {
-    handlers.retain(|handler| !handler.run.is_cancelled());
-    for handler in handlers {
+fn deliver<T>(handlers: &[Handler<T>], change: &Change<T>) {
+    for handler in handlers.iter().filter(|handler| !handler.run.is_cancelled()) {
         (handler.call)(change);
     }
 }
@@ -256,7 +258,22 @@ impl<T: Resource> Cache<T> {
     }
 }
 
-type Registry = Mutex<HashMap<(TypeId, String), Box<dyn Any + Send>>>;
+/// An informer of whichever kind.
+trait Followed: Any + Send + Sync {
+    fn drop_ended_handlers(&self);
+}
+
+impl<T: Resource> Followed for Informer<T> {
+    fn drop_ended_handlers(&self) {
+        let mut handlers = self.shared.handlers.lock();
+        let ended: Vec<_> = handlers.extract_if(.., |handler| handler.run.is_cancelled()).collect();
+        // What they hold may be a whole component, whose end is no matter of this lock.
+        drop(handlers);
+        drop(ended);
+    }
+}
+
+type Registry = Mutex<HashMap<(TypeId, String), Arc<dyn Followed>>>;
 
 /// The process-wide set of informers. Asking twice for the same kind and selection gives the same
 /// one; its watch starts with the first request and ends with the token.
@@ -273,9 +290,15 @@ impl SharedInformers {
     pub fn new(client: Client, cancel: CancellationToken) -> Self {
         SharedInformers { client, run: cancel.clone(), cancel, registry: Arc::default() }
     }
-    /// The same caches, for one run of a component: its handlers are dropped when `run` is
-    /// cancelled, so that leadership lost and won again leaves none behind.
+    /// The same caches, for one run of a component: its handlers are dropped, with all they hold, when
+    /// `run` is cancelled, so that leadership lost and won again leaves nothing behind.
     pub fn for_run(&self, run: &CancellationToken) -> Self {
+        let (registry, ended) = (self.registry.clone(), run.clone());
+        tokio::spawn(async move {
+            ended.cancelled().await;
+            let followed: Vec<_> = registry.lock().values().cloned().collect();
+            followed.iter().for_each(|informer| informer.drop_ended_handlers());
+        });
         SharedInformers { run: run.clone(), ..self.clone() }
     }
     /// All objects of a kind. What there are masses of is asked for as what caches hold of it
@@ -287,11 +310,12 @@ impl SharedInformers {
     pub fn get_selected<T: Resource>(&self, params: ListParams) -> Informer<T> {
         let key = (TypeId::of::<T>(), format!("{:?}/{:?}", params.label_selector, params.field_selector));
         let mut registry = self.registry.lock();
-        if let Some(found) = registry.get(&key).and_then(|any| any.downcast_ref::<Informer<T>>()) {
+        let found = registry.get(&key).map(|followed| &**followed as &dyn Any);
+        if let Some(found) = found.and_then(|any| any.downcast_ref::<Informer<T>>()) {
             return Informer { shared: found.shared.clone(), run: self.run.clone() };
         }
         let informer = Informer::<T>::new(self.run.clone());
-        registry.insert(key, Box::new(informer.clone()));
+        registry.insert(key, Arc::new(informer.clone()));
         let api = Api::<T>::all(self.client.clone());
         tokio::spawn(reflect(api, params, informer.clone(), self.cancel.clone()));
         informer
@@ -437,8 +461,14 @@ impl<S: futures::Stream<Item = Result<bytes::Bytes, Error>> + Unpin> Frames<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     fn object(name: &str, version: &str) -> ConfigMap {
         let mut map = ConfigMap::default();
@@ -473,21 +503,51 @@ mod tests {
         assert_eq!(*log.lock(), ["+ns/c", "-ns/b", "-ns/d", "-ns/e"], "what is gone, in key order");
     }
 
-    #[test]
-    fn handlers_end_with_their_run() {
-        let informer = Informer::<ConfigMap>::new(CancellationToken::new());
-        let run = CancellationToken::new();
-        let calls = Arc::new(());
-        for run in [run.clone(), CancellationToken::new()] {
-            let calls = calls.clone();
-            let handle = Informer { shared: informer.shared.clone(), run };
-            handle.on_change(move |_| drop(calls.clone()));
+    #[tokio::test]
+    async fn nothing_of_a_run_is_left_when_it_ended() {
+        let away = tower::service_fn(|_| async { Err::<http::Response<Full<Bytes>>, _>("away") });
+        let shared = SharedInformers::new(Client::local(away), CancellationToken::new());
+        let stays = Arc::new(());
+        let held = stays.clone();
+        shared.get::<ConfigMap>().on_change(move |_| drop(held.clone()));
+        for _ in 0..3 {
+            let run = CancellationToken::new();
+            let informers = shared.for_run(&run);
+            let of_run = Arc::new(());
+            // A kind that others follow too, and one of which nothing is heard.
+            let held = of_run.clone();
+            informers.get::<ConfigMap>().on_change(move |_| drop(held.clone()));
+            let held = of_run.clone();
+            informers.get::<Secret>().on_change(move |_| drop(held.clone()));
+            shared.get::<ConfigMap>().apply(object("a", "1"));
+            assert_eq!(Arc::strong_count(&of_run), 3);
+            run.cancel();
+            let let_go = async {
+                while Arc::strong_count(&of_run) > 1 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, let_go).await.expect("a handler is left");
+            let held = of_run.clone();
+            informers.get::<Secret>().on_change(move |_| drop(held.clone()));
+            assert_eq!(Arc::strong_count(&of_run), 1, "none comes late");
         }
+        assert_eq!(Arc::strong_count(&stays), 2, "others go on");
+    }
+
+    #[test]
+    fn no_handler_is_called_after_its_run() {
+        let run = CancellationToken::new();
+        let informer = Informer::<ConfigMap>::new(run.clone());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let called = calls.clone();
+        informer.on_change(move |_| {
+            called.fetch_add(1, Ordering::SeqCst);
+        });
         informer.apply(object("a", "1"));
-        assert_eq!(Arc::strong_count(&calls), 3);
         run.cancel();
         informer.apply(object("a", "2"));
-        assert_eq!(Arc::strong_count(&calls), 2, "only the handler of the ended run is dropped");
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
 
     #[test]

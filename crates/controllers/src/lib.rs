@@ -133,12 +133,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Runs all controllers until cancelled. The caller sees to it that only one process does.
 pub async fn run(context: Context, cancel: CancellationToken) {
     let config = Arc::new(context.config);
+    let informers = context.informers.for_run(&cancel);
     let mut running = JoinSet::new();
     for (name, start) in CONTROLLERS {
         let scope = Scope {
             name,
             client: (context.client_for)(name),
-            informers: context.informers.for_run(&cancel),
+            informers: informers.clone(),
             config: config.clone(),
             cancel: cancel.clone(),
         };
