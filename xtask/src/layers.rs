@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("amphipod-streaming", &["amphipod-api"]),
     ("amphipod-demo", &[]),
     ("amphipod-profile", &[]),
+    ("amphipod-testing", &[]),
     (
         "amphipod-apiserver",
         &[

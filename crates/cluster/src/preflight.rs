@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn problems_name_their_cure() {
         let directory = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let reserved = amphipod_testing::Reserved::new().unwrap();
+        let free = reserved.address;
         assert!(check(&needs(directory.path(), free)).is_ok());
 
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();

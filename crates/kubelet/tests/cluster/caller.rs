@@ -17,11 +17,6 @@ pub struct Authority {
     files: [std::path::PathBuf; 3],
 }
 
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 impl Authority {
     pub fn new(dir: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -53,14 +48,12 @@ impl Authority {
         Authority { tls: Arc::new(tls), files }
     }
 
-    /// Lets the kubelet serve with these certificates; the port it will listen on.
-    pub fn configure(&self, config: &mut Config) -> u16 {
+    /// Lets the kubelet serve with these certificates, at a port that its node's status tells.
+    pub fn configure(&self, config: &mut Config) {
         let [ca, certificate, key] = self.files.clone();
         config.client_ca = Some(ca);
         config.serving_cert = Some((certificate, key));
-        let port = free_port();
-        config.listen = Some(([127, 0, 0, 1], port).into());
-        port
+        config.listen = Some(([127, 0, 0, 1], 0).into());
     }
 
     pub async fn call(&self, port: u16, method: &str, uri: String) -> (u16, String) {

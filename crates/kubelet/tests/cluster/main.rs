@@ -18,7 +18,8 @@ use amphipod_client::{Api, Client, DeleteParams, ListParams, Patch, Resource, Sh
 use amphipod_kubelet::{CgroupConfig, Config};
 use amphipod_runtime::{BuiltinFile, BuiltinImage, FileContent};
 use amphipod_store::{EmbeddedStore, Store};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Secret, ServiceAccount};
+use amphipod_testing::Reserved;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -163,6 +164,13 @@ async fn until_pod(admin: &Client, what: &str, condition: impl Fn(&Value) -> boo
     }
 }
 
+/// The port of the node's API.
+async fn served_at(admin: &Client) -> Option<u16> {
+    let node = Api::<Node>::all(admin.clone()).get_opt(NODE).await.unwrap()?;
+    let endpoint = node.status?.daemon_endpoints?.kubelet_endpoint?;
+    u16::try_from(endpoint.port).ok()
+}
+
 /// The process of the demo server that listens on `port`.
 fn server_process(port: u16) -> Option<rustix::process::Pid> {
     let wanted = format!("PORT={port}");
@@ -252,14 +260,16 @@ async fn a_life(
     config.root_dir = dir.join("kubelet");
     config.pod_logs_dir = dir.join("logs");
     config.cgroups = CgroupConfig { root: cgroup_root, ..config.cgroups };
-    let port = authority.configure(&mut config);
+    authority.configure(&mut config);
     let informers = SharedInformers::new(admin.clone(), cancel.clone());
     let node_client = client(&format!("system:node:{NODE}"), &["system:nodes", "system:authenticated"]);
     let run = amphipod_kubelet::run(config, node_client, informers, cancel.clone());
     tokio::spawn(async move { run.await.unwrap() });
     create_surroundings(&admin).await;
 
-    let web = caller::free_port();
+    let port = eventually("the node to tell its port", || served_at(&admin)).await;
+    let reserved = Reserved::new().unwrap();
+    let web = reserved.address.port();
     let pods = Api::<Pod>::namespaced(admin.clone(), "ns");
     let began = Instant::now();
     pods.create(&pod(web)).await.unwrap();

@@ -360,10 +360,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dial_that_fails_is_told_from_a_call_that_was_lost() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address").to_string();
-        drop(listener);
-        let channel = channel(&address, None).expect("an address");
+        let nobody = amphipod_testing::Reserved::new().expect("an address");
+        let channel = channel(&nobody.address.to_string(), None).expect("an address");
         let mut client = super::super::v3::kv_client::KvClient::new(channel);
         let status = client.txn(request(super::super::v3::TxnRequest::default())).await.expect_err("nobody");
         assert!(matches!(verdict(&status), Verdict::NotDone(why) if why.contains("refused")), "{status:?}");

@@ -1,6 +1,5 @@
 //! etcd clusters on loopback: started, killed and restarted by the tests, gone with the value.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -8,12 +7,14 @@ use std::time::Instant;
 
 use amphipod_store::suite::DEADLINE;
 use amphipod_store::{EtcdOptions, EtcdStore, Store, TlsFiles};
+use amphipod_testing::Reserved;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub struct Member {
     name: String,
     pub client: String,
     peer: String,
+    _reserved: [Reserved; 2],
     child: Option<Child>,
 }
 
@@ -35,10 +36,6 @@ pub fn etcd() -> Option<PathBuf> {
     found
 }
 
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 impl Cluster {
     pub async fn start(size: usize, flags: &[&str]) -> Option<Cluster> {
         Self::start_with_tls(size, flags, TlsFiles::default()).await
@@ -46,11 +43,10 @@ impl Cluster {
 
     pub async fn start_with_tls(size: usize, flags: &[&str], tls: TlsFiles) -> Option<Cluster> {
         etcd()?;
-        let member = |number| Member {
-            name: format!("m{number}"),
-            client: free_address(),
-            peer: free_address(),
-            child: None,
+        let member = |number| {
+            let reserved = [Reserved::new().unwrap(), Reserved::new().unwrap()];
+            let [client, peer] = reserved.each_ref().map(|reserved| reserved.address.to_string());
+            Member { name: format!("m{number}"), client, peer, _reserved: reserved, child: None }
         };
         let members = (0..size).map(member).collect();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();

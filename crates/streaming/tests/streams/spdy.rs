@@ -172,8 +172,8 @@ async fn a_command_ends_with_its_client() {
 }
 
 async fn forward_many<T: AsyncRead + AsyncWrite + Unpin>(mut client: Client<T>, echo: u16) {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (echo, closed) = (echo.to_string(), closed.to_string());
+    let nobody = amphipod_testing::Reserved::new().unwrap();
+    let (echo, closed) = (echo.to_string(), nobody.address.port().to_string());
     for pair in 0..50u32 {
         let request = pair.to_string();
         for (stream, kind) in [(4 * pair + 1, "error"), (4 * pair + 3, "data")] {

@@ -125,7 +125,8 @@ async fn a_command_ends_with_its_client() {
 #[tokio::test]
 async fn ports_are_forwarded_over_channel_pairs() {
     let (server, echo) = (server::start().await, server::start_echo().await);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = amphipod_testing::Reserved::new().unwrap();
+    let closed = nobody.address.port();
     let path = format!("portforward?ports={echo},{closed}");
     let mut socket = connect(server, &path, "v4.channel.k8s.io").await.unwrap();
     socket.send(Message::binary(b"\0hello".as_slice())).await.unwrap();
