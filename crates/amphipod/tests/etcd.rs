@@ -8,25 +8,25 @@ mod support;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use support::{AMPHIPOD, Cluster, eventually, free_address, text};
+use amphipod_testing::Reserved;
+use support::{AMPHIPOD, Cluster, eventually, text};
 
 /// One member on loopback; gone with the value.
 struct Etcd {
     dir: tempfile::TempDir,
     client: String,
     peer: String,
+    _reserved: [Reserved; 2],
     child: Option<Child>,
 }
 
 impl Etcd {
     /// `None` where etcd is not installed; in CI that is a failure.
     fn start() -> Option<Etcd> {
-        let mut etcd = Etcd {
-            dir: tempfile::tempdir().unwrap(),
-            client: free_address(),
-            peer: free_address(),
-            child: None,
-        };
+        let reserved = [Reserved::new().unwrap(), Reserved::new().unwrap()];
+        let [client, peer] = reserved.each_ref().map(|reserved| reserved.address.to_string());
+        let dir = tempfile::tempdir().unwrap();
+        let mut etcd = Etcd { dir, client, peer, _reserved: reserved, child: None };
         if !etcd.restart() {
             println!("skipped: there is no etcd on this machine (Debian: etcd-server)");
             assert!(std::env::var_os("CI").is_none(), "in CI this test must run");
@@ -108,6 +108,7 @@ fn a_cluster_lives_in_an_etcd_and_survives_losing_it() {
 struct Server {
     child: Child,
     data: tempfile::TempDir,
+    _reserved: Reserved,
 }
 
 impl Drop for Server {
@@ -121,14 +122,16 @@ impl Server {
     fn start(store: &str) -> Server {
         let data = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(data.path().join("log")).unwrap();
+        let reserved = Reserved::new().unwrap();
+        let listen = reserved.address.to_string();
         let child = Command::new(AMPHIPOD)
-            .args(["apiserver", "--listen", &free_address(), "--store", store, "--data-dir"])
+            .args(["apiserver", "--listen", &listen, "--store", store, "--data-dir"])
             .arg(data.path())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Server { child, data };
+        let server = Server { child, data, _reserved: reserved };
         eventually("the API server to answer", 60, || server.run(&["get", "namespaces"]));
         server
     }

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use amphipod_testing::Reserved;
 use support::{
     AMPHIPOD, Cluster, architecture, digest, eventually, http_get, require_root, show_end, tar, text,
 };
@@ -246,7 +247,8 @@ fn run(data: &Path, args: &[&str]) -> (bool, String) {
 
 /// What `up` says when it fails on the runtime.
 fn refused(data: &Path, endpoint: &str) -> String {
-    let listen = support::free_address();
+    let reserved = Reserved::new().unwrap();
+    let listen = reserved.address.to_string();
     let said = eventually("this machine's node to be free", 120, || {
         let (up, said) =
             run(data, &["up", "--detach", "--listen", &listen, "--container-runtime-endpoint", endpoint]);

@@ -6,6 +6,7 @@ mod support;
 
 use std::process::Command;
 
+use amphipod_testing::Reserved;
 use support::{AMPHIPOD, Cluster, text};
 
 fn refused(args: &[&str]) -> String {
@@ -76,11 +77,11 @@ fn not_root_is_told_so() {
     let mut open = std::fs::metadata(directory.path()).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o777);
     std::fs::set_permissions(directory.path(), open).unwrap();
-    let address = support::free_address();
+    let reserved = Reserved::new().unwrap();
     let output = Command::new(&binary)
         .uid(65534)
         .gid(65534)
-        .args(["up", "--listen", &address, "--data-dir"])
+        .args(["up", "--listen", &reserved.address.to_string(), "--data-dir"])
         .arg(directory.path().join("data"))
         .output()
         .unwrap();
@@ -92,7 +93,9 @@ fn not_root_is_told_so() {
 fn a_second_instance_is_refused_and_hollow_nodes_run_pods() {
     let cluster = Cluster::up(&["--hollow-nodes", "3"]);
     let data = cluster.data.path().to_str().unwrap();
-    let said = refused(&["up", "--no-node", "--data-dir", data, "--listen", &support::free_address()]);
+    let reserved = Reserved::new().unwrap();
+    let other = reserved.address.to_string();
+    let said = refused(&["up", "--no-node", "--data-dir", data, "--listen", &other]);
     assert!(said.contains("amphipod down"), "{said}");
 
     let nodes = cluster.own(&["get", "nodes"]);

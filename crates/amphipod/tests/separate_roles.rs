@@ -6,6 +6,7 @@ mod support;
 
 use std::process::{Child, Command, Stdio};
 
+use amphipod_testing::Reserved;
 use support::{AMPHIPOD, DEMO_1, eventually, require_root};
 
 /// Ended with the value; TERM first, so that roles clean up.
@@ -25,7 +26,8 @@ fn a_pod_runs_with_each_role_in_a_process_of_its_own() {
     require_root();
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
-    let listen = support::free_address();
+    let reserved = Reserved::new().unwrap();
+    let listen = reserved.address.to_string();
     let role = |words: &[&str]| {
         let log = std::fs::File::options().create(true).append(true).open(data.join("roles.log")).unwrap();
         let child = Command::new(AMPHIPOD).args(words).stdin(Stdio::null()).stderr(log).spawn().unwrap();

@@ -1,10 +1,11 @@
 //! A control plane with simulated nodes: needs no root, and any number of them run beside each
 //! other and beside a real cluster.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use amphipod_testing::Reserved;
 
 use crate::install::text;
 
@@ -16,6 +17,7 @@ const NODES: &str = "2";
 pub struct Plane {
     data: tempfile::TempDir,
     pub address: String,
+    _reserved: Reserved,
 }
 
 /// The client programs share one control plane while any of them uses it.
@@ -24,26 +26,17 @@ static SHARED: Mutex<Weak<Plane>> = Mutex::new(Weak::new());
 impl Plane {
     pub fn up() -> Self {
         let data = tempfile::tempdir().unwrap();
-        // Another program may take the port between finding it and using it.
-        for _ in 0..5 {
-            let address = free_address();
-            let output = Command::new(AMPHIPOD)
-                .args(["up", "--detach", "--hollow-nodes", NODES, "--listen", &address, "--data-dir"])
-                .arg(data.path())
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
-            if output.status.success() {
-                return Plane { data, address };
-            }
-            let said = text(&output);
-            assert!(
-                said.contains("already taken"),
-                "up --hollow-nodes failed:\n{said}\n{}",
-                log(data.path())
-            );
-        }
-        panic!("no port stayed free long enough to use it");
+        let reserved = Reserved::new().unwrap();
+        let address = reserved.address.to_string();
+        let output = Command::new(AMPHIPOD)
+            .args(["up", "--detach", "--hollow-nodes", NODES, "--listen", &address, "--data-dir"])
+            .arg(data.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = text(&output);
+        assert!(output.status.success(), "up --hollow-nodes failed:\n{said}\n{}", log(data.path()));
+        Plane { data, address, _reserved: reserved }
     }
     pub fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,10 +59,6 @@ impl Drop for Plane {
         }
         let _ = Command::new(AMPHIPOD).args(["down", "--purge", "--data-dir"]).arg(self.data.path()).output();
     }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn log(data: &Path) -> String {

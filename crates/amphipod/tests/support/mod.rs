@@ -2,12 +2,12 @@
 
 #![allow(dead_code, reason = "each test program uses its part of the support")]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use amphipod_testing::Reserved;
 use sha2::{Digest, Sha256};
 
 pub const AMPHIPOD: &str = env!("CARGO_BIN_EXE_amphipod");
@@ -23,11 +23,6 @@ pub fn require_root() {
         rustix::process::geteuid().is_root(),
         "this test runs containers and needs root: run the tests with sudo"
     );
-}
-
-pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 pub fn text(output: &Output) -> String {
@@ -56,6 +51,7 @@ pub fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Re
 pub struct Cluster {
     pub data: tempfile::TempDir,
     pub listen: String,
+    _reserved: Reserved,
     flags: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -67,7 +63,9 @@ impl Cluster {
     pub fn up_in(data: tempfile::TempDir, flags: &[&str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-        let cluster = Cluster { data, listen: free_address(), flags, _turn: turn };
+        let reserved = Reserved::new().unwrap();
+        let listen = reserved.address.to_string();
+        let cluster = Cluster { data, listen, _reserved: reserved, flags, _turn: turn };
         cluster.start();
         cluster
     }
