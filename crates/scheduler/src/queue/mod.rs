@@ -118,6 +118,10 @@ impl Queue {
     pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let key = pod.key.clone();
         let gated = !scheduling_gates::admits(&pod.template.spec);
+        // Another pod of the name owes nothing to what became of the last one.
+        if self.get(&key).is_some_and(|known| known.uid != pod.uid) {
+            self.remove(&key);
+        }
         let Some(entry) = self.entries.get(&key) else {
             let number = self.next_number;
             self.next_number += 1;
@@ -185,6 +189,12 @@ impl Queue {
         entry.first_attempt.get_or_insert(now);
         entry.helped = false;
         Some(entry.pod.clone())
+    }
+    /// The attempt this very pod is in, not another of its name, if it is in flight.
+    pub fn in_flight(&self, pod: &PodInfo) -> Option<Attempt> {
+        let entry = self.entries.get(&pod.key)?;
+        let it_is = entry.place == Place::InFlight && entry.pod.uid == pod.uid;
+        self.attempt(&pod.key).filter(|_| it_is)
     }
     /// The attempt the pod in flight is in.
     pub fn attempt(&self, key: &str) -> Option<Attempt> {

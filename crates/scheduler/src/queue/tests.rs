@@ -515,3 +515,22 @@ fn a_pod_removed_in_any_place_is_gone() {
         assert_eq!(bench.pop(place * 1000 + 999), None);
     }
 }
+
+#[test]
+fn another_pod_of_the_name_starts_anew() {
+    let mut bench = Bench::new();
+    let named = |bench: &mut Bench, uid: &str| {
+        let pod =
+            json!({"metadata": {"name": "a", "namespace": "ns", "uid": uid}, "spec": {"containers": []}});
+        Arc::new(bench.snapshot.catalogue.pod(&CachedPod::decode(pod.to_string().as_bytes()).unwrap()))
+    };
+    let (old, new, now) = (named(&mut bench, "1"), named(&mut bench, "2"), bench.at(0));
+    bench.queue.add(old.clone(), now);
+    assert!(bench.queue.in_flight(&old).is_none());
+    assert_eq!(bench.queue.pop(now).unwrap().uid, old.uid);
+    assert_eq!(bench.queue.in_flight(&old).unwrap().number, 1);
+    bench.queue.add(new.clone(), now);
+    assert!(bench.queue.in_flight(&old).is_none());
+    assert_eq!(bench.queue.pop(now).unwrap().uid, new.uid);
+    assert_eq!(bench.queue.in_flight(&new).unwrap().number, 1);
+}

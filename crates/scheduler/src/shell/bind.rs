@@ -10,7 +10,7 @@ use serde_json::json;
 use tracing::{debug, warn};
 
 use super::storage::Work;
-use super::{SCHEDULER_ERROR, Shell, State, scheduler_name};
+use super::{SCHEDULER_ERROR, Shell, State, scheduler_name, still_waiting};
 use crate::framework::Event;
 use crate::metrics::Outcome;
 use crate::node::Slot;
@@ -132,12 +132,14 @@ impl Shell {
             let removed = state.snapshot.remove_pod(&pod.key);
             state.happened(removed.as_deref().map(Event::PodRemoved));
         }
-        if not_bound.is_gone || !assumed {
-            state.queue.remove_instance(pod);
-        } else {
-            let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(object));
-            state.queue.add(Arc::new(info), now);
-            state.queue.failed(&pod.key, now);
+        // What was told of the pod since its decision was not taken in.
+        match still_waiting(&self.sources.pods, pod).filter(|_| !not_bound.is_gone) {
+            Some(object) => {
+                let (now, info) = (Instant::now(), state.snapshot.catalogue.pod(&object));
+                state.queue.add(Arc::new(info), now);
+                state.queue.failed(&pod.key, now);
+            }
+            None => state.queue.remove_instance(pod),
         }
         drop(state);
         self.work.notify_one();

@@ -79,7 +79,7 @@ impl Shell {
         let advice = self.advice(&question, sources).await;
         let Question { pod, object, events, .. } = question;
         let mut state = self.state.lock();
-        let attempt = state.queue.attempt(&pod.key)?;
+        let attempt = state.queue.in_flight(&pod)?;
         match advice {
             Ok(advice) => {
                 let missed = state.events != events;
@@ -167,12 +167,12 @@ impl Shell {
         }
     }
 
-    /// Asks where room is to be made, and decides with the answers.
+    /// Asks where room is to be made, and decides with the answers. `None` if the pod no longer waits.
     pub(super) async fn make_room(&self, question: RoomQuestion) -> Option<Step> {
         let RoomQuestion { pod, object, mut refused, rooms, events, missed } = question;
         let left = self.rooms_left(&object, rooms).await;
         let mut state = self.state.lock();
-        state.queue.get(&pod.key)?;
+        state.queue.in_flight(&pod)?;
         let missed = missed || state.events != events;
         refused.revise(&mut state.snapshot, &pod, left);
         Some(state.settle(pod, object, Decision::Unschedulable(refused), missed))

@@ -25,7 +25,7 @@ use crate::devices::ClaimWork;
 use crate::extender::Extenders;
 use crate::framework::Event;
 use crate::metrics::{Metrics, Outcome, Standing};
-use crate::pod::{PodInfo, node_name};
+use crate::pod::{PodInfo, is_finished, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
@@ -194,19 +194,8 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), Error> {
     let extenders = Extenders::connect(&config.extenders).await?;
-    let shell = Arc::new(Shell {
-        extenders,
-        metrics,
-        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
-        client,
-        state: Mutex::new(State::new(&config)),
-        config,
-        work: Notify::new(),
-        storage_news: Notify::new(),
-        bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
-        sources: Sources::new(&informers.for_run(&cancel)),
-        cancel: cancel.clone(),
-    });
+    let sources = Sources::new(&informers.for_run(&cancel));
+    let shell = Arc::new(Shell::new(client, sources, extenders, config, metrics, cancel.clone()));
     let sources = &shell.sources;
     // Pods are only decided once all kinds are known: half a view places badly.
     tokio::select! {
@@ -226,7 +215,39 @@ fn scheduler_name(pod: &CachedPod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
 }
 
+/// What the API shows of this very pod, if it waits for a node yet. Of another pod of its name the
+/// handlers tell.
+fn still_waiting(pods: &Informer<CachedPod>, pod: &PodInfo) -> Option<Arc<CachedPod>> {
+    let waits = |now: &Arc<CachedPod>| {
+        now.uid() == &*pod.uid && node_name(now).is_none() && !now.is_terminating() && !is_finished(now)
+    };
+    pods.get(&pod.key).filter(waits)
+}
+
 impl Shell {
+    fn new(
+        client: Client,
+        sources: Sources,
+        extenders: Extenders,
+        config: Config,
+        metrics: Metrics,
+        cancel: CancellationToken,
+    ) -> Self {
+        Shell {
+            recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
+            client,
+            state: Mutex::new(State::new(&config)),
+            config,
+            work: Notify::new(),
+            storage_news: Notify::new(),
+            bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+            extenders,
+            metrics,
+            sources,
+            cancel,
+        }
+    }
+
     /// Events are told under the name of the scheduler the pod has chosen.
     fn recorder(&self, pod: &CachedPod) -> EventRecorder {
         self.recorder.as_component(scheduler_name(pod))
@@ -282,9 +303,7 @@ impl Shell {
         loop {
             let now = Instant::now();
             let pod = state.queue.pop(now)?;
-            let waits = |object: &Arc<CachedPod>| object.uid() == &*pod.uid && node_name(object).is_none();
-            let object = pods.get(&pod.key).filter(waits);
-            let Some(object) = object else {
+            let Some(object) = still_waiting(pods, &pod) else {
                 state.queue.remove(&pod.key);
                 continue;
             };

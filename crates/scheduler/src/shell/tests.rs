@@ -1,8 +1,11 @@
+use std::time::Duration;
+
+use super::bind::NotBound;
 use super::*;
 use crate::framework::PluginSet;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
-use amphipod_client::{Api, Patch, Writable};
+use amphipod_client::{Api, DeleteParams, Patch, Writable};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use serde_json::{Value, json};
@@ -24,38 +27,99 @@ async fn objects(client: &Client) {
         Patch::Merge(json!({"status": {"allocatable": {"cpu": "1", "pods": "9"}, "capacity": {"cpu": "1"}}}));
     Api::<Node>::all(client.clone()).patch_status("n", &status).await.unwrap();
     for (name, node) in [("placed", Value::from("n")), ("waiting", Value::Null), ("assumed", Value::Null)] {
-        let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "100m"}}});
-        let spec = json!({"containers": [container], "nodeName": node});
-        create::<Pod>(client, "ns", json!({"metadata": {"name": name}, "spec": spec})).await;
+        create::<Pod>(client, "ns", pod(name, node)).await;
     }
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// A scheduler that has seen everything and decides only what it is told to.
+struct Cluster {
+    shell: Arc<Shell>,
+    server: Arc<ApiServer>,
+    client: Client,
+    watching: CancellationToken,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.watching.cancel();
+        self.server.close();
+    }
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let store = Arc::new(EmbeddedStore::memory().unwrap());
+        let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
+        let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
+        objects(&client).await;
+        let watching = CancellationToken::new();
+        let sources = Sources::new(&SharedInformers::new(client.clone(), watching.clone()));
+        let (extenders, config, metrics) = (Extenders::default(), Config::default(), Metrics::default());
+        let cancel = CancellationToken::new();
+        let shell = Arc::new(Shell::new(client.clone(), sources, extenders, config, metrics, cancel));
+        shell.sources.synced().await;
+        shell.observe(&shell.sources);
+        Cluster { shell, server, client, watching }
+    }
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "ns")
+    }
+    /// Once its informer shows it so.
+    async fn seen(&self, name: &str, is_so: impl Fn(Option<&CachedPod>) -> bool) {
+        let key = format!("ns/{name}");
+        let look = async {
+            while !is_so(self.shell.sources.pods.get(&key).as_deref()) {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, look).await.unwrap();
+    }
+    /// The pod of the name, taken from the queue.
+    fn popped(&self, name: &str) -> (Arc<PodInfo>, Arc<CachedPod>) {
+        let mut state = self.shell.state.lock();
+        let pod = std::iter::from_fn(|| state.queue.pop(Instant::now())).find(|pod| pod.name() == name);
+        let pod = pod.unwrap();
+        let object = self.shell.sources.pods.get(&pod.key).unwrap();
+        (pod, object)
+    }
+    /// Decided to go to the node.
+    fn decided(&self, name: &str) -> Binding {
+        let (pod, object) = self.popped(name);
+        let mut state = self.shell.state.lock();
+        let slot = state.snapshot.slot("n").unwrap();
+        match state.settle(pod, object, Decision::Node(slot), false) {
+            Step::Bind(binding) => binding,
+            Step::Refuse(_) => panic!("refused"),
+        }
+    }
+    /// Deletes the pod and makes another of its name.
+    async fn replace(&self, name: &str) {
+        let old = self.pods().get(name).await.unwrap().metadata.uid.unwrap();
+        self.pods().delete(name, &DeleteParams::default()).await.unwrap();
+        create::<Pod>(&self.client, "ns", pod(name, Value::Null)).await;
+        self.seen(name, |now| now.is_some_and(|now| now.uid() != old)).await;
+    }
+    fn queued(&self, name: &str) -> Option<Arc<PodInfo>> {
+        self.shell.state.lock().queue.get(&format!("ns/{name}")).cloned()
+    }
+}
+
+fn pod(name: &str, node: Value) -> Value {
+    let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "100m"}}});
+    json!({"metadata": {"name": name}, "spec": {"containers": [container], "nodeName": node}})
+}
+
+fn failed() -> NotBound {
+    NotBound { why: "no answer".to_owned(), is_gone: false }
 }
 
 #[tokio::test]
 async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
-    let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
-    let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
-    objects(&client).await;
-    let cancel = CancellationToken::new();
-    let config = Config::default();
-    let sources = Sources::new(&SharedInformers::new(client.clone(), cancel.clone()));
-    let shell = Arc::new(Shell {
-        extenders: Extenders::default(),
-        metrics: Metrics::default(),
-        recorder: EventRecorder::new(client.clone(), DEFAULT_SCHEDULER, None),
-        client,
-        state: Mutex::new(State::new(&config)),
-        config,
-        work: Notify::new(),
-        storage_news: Notify::new(),
-        bindings: Arc::new(Semaphore::new(1)),
-        sources,
-        cancel: cancel.clone(),
-    });
-    let sources = &shell.sources;
-    sources.synced().await;
-    shell.observe(sources);
-
+    let cluster = Cluster::start().await;
+    let (shell, sources) = (&cluster.shell, &cluster.shell.sources);
     let mut state = shell.state.lock();
     let pod = state.queue.get("ns/assumed").unwrap().clone();
     let slot = state.snapshot.slot("n").unwrap();
@@ -73,7 +137,42 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     let after_back_off = state.queue.next_wake().unwrap();
     assert_eq!(state.queue.pop(after_back_off).as_deref().map(PodInfo::name), Some("waiting"));
     assert!(state.queue.pop(Instant::now()).is_none());
-    drop(state);
-    cancel.cancel();
-    server.close();
+}
+
+#[tokio::test]
+async fn a_pod_not_bound_is_taken_back_as_it_is_now() {
+    let cluster = Cluster::start().await;
+    let leaving = cluster.decided("assumed");
+    let kept = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/stay"]}}));
+    cluster.pods().patch("assumed", &kept).await.unwrap();
+    cluster.pods().delete("assumed", &DeleteParams::default()).await.unwrap();
+    cluster.seen("assumed", |now| now.is_some_and(CachedPod::is_terminating)).await;
+    cluster.shell.take_back(&leaving, &failed());
+    assert!(cluster.queued("assumed").is_none(), "it is on its way out");
+
+    let same = cluster.decided("waiting");
+    cluster.shell.take_back(&same, &failed());
+    assert_eq!(cluster.queued("waiting").unwrap().uid, same.pod.uid);
+    assert!(cluster.shell.state.lock().assumed.is_empty());
+}
+
+#[tokio::test]
+async fn another_pod_of_the_name_is_not_taken_for_the_one_before() {
+    let cluster = Cluster::start().await;
+    let old = cluster.decided("waiting");
+    let placed = cluster.shell.state.lock().assumed["ns/waiting"].clone();
+    cluster.replace("waiting").await;
+    // As if it had been told of both at once.
+    cluster.shell.state.lock().assumed.insert(old.pod.key.clone(), placed);
+    cluster.shell.take_back(&old, &failed());
+    let new = cluster.queued("waiting").unwrap();
+    assert_ne!(new.uid, old.pod.uid);
+
+    let (asked, object) = cluster.popped("waiting");
+    assert_eq!(asked.uid, new.uid);
+    cluster.replace("waiting").await;
+    let question = consult::Question { pod: asked, object, nodes: vec!["n".to_owned()], events: 0 };
+    assert!(cluster.shell.consult(question, &cluster.shell.sources).await.is_none());
+    assert!(cluster.shell.state.lock().assumed.is_empty());
+    cluster.popped("waiting");
 }
