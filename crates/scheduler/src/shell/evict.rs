@@ -14,7 +14,7 @@ use crate::preemption::{PREEMPTED_REASON, Plan};
 impl Shell {
     /// Whether all victims are on their way.
     pub(super) async fn evict(&self, preemptor: &CachedPod, node: &str, plan: &Plan) -> bool {
-        self.send_away_waiting(preemptor, plan).await;
+        self.send_away_waiting(preemptor, node).await;
         let mut evicted = true;
         for victim in plan.victims.iter().filter(|victim| !victim.template.terminating) {
             match self.evict_one(preemptor, victim).await {
@@ -49,11 +49,13 @@ impl Shell {
     }
 
     /// Lesser pods that wait for the node may no longer fit there: they are to look again.
-    async fn send_away_waiting(&self, preemptor: &CachedPod, plan: &Plan) {
+    async fn send_away_waiting(&self, preemptor: &CachedPod, node: &str) {
         let priority = preemptor.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
         let waiting: Vec<_> = {
             let mut state = self.state.lock();
-            let waiting = state.snapshot.node(plan.slot).nominated.iter();
+            // By its name: since the decision the node may have gone, or the snapshot been built anew.
+            let Some(slot) = state.snapshot.slot(node) else { return };
+            let waiting = state.snapshot.node(slot).nominated.iter();
             let lesser: Vec<_> = waiting.filter(|pod| pod.priority() < priority).cloned().collect();
             for pod in &lesser {
                 state.snapshot.denominate(&pod.key);

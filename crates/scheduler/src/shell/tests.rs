@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::bind::NotBound;
 use super::*;
 use crate::framework::PluginSet;
+use crate::node::Slot;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{Api, DeleteParams, Patch, Writable};
@@ -175,4 +176,24 @@ async fn another_pod_of_the_name_is_not_taken_for_the_one_before() {
     assert!(cluster.shell.consult(question, &cluster.shell.sources).await.is_none());
     assert!(cluster.shell.state.lock().assumed.is_empty());
     cluster.popped("waiting");
+}
+
+#[tokio::test]
+async fn lesser_pods_are_sent_away_from_the_node_of_the_name_if_it_is_there_yet() {
+    let cluster = Cluster::start().await;
+    let (pod, object) = cluster.popped("waiting");
+    let nominate = |name: &str| {
+        let mut state = cluster.shell.state.lock();
+        let slot = state.snapshot.slot(name).unwrap();
+        state.snapshot.nominate(pod.clone(), slot);
+    };
+    let mut important = (*object).clone();
+    Arc::make_mut(important.spec.get_or_insert_default()).priority = Some(1);
+    // The slot of a decision may be of no node by now.
+    let plan = Plan { slot: Slot::MAX, victims: Vec::new() };
+    nominate("n");
+    assert!(cluster.shell.evict(&important, "gone", &plan).await);
+    assert_eq!(cluster.shell.state.lock().nominated("ns/waiting"), "n");
+    assert!(cluster.shell.evict(&important, "n", &plan).await);
+    assert_eq!(cluster.shell.state.lock().nominated("ns/waiting"), "");
 }
