@@ -62,7 +62,7 @@ impl Shell {
         let is_prepared = prepared.is_ok();
         let outcome = match prepared {
             Ok(()) => {
-                let Ok(_permit) = self.bindings.clone().acquire_owned().await else { return };
+                let Some(_permit) = self.place_to_write().await else { return };
                 self.bind(binding).await
             }
             Err(why) => Err(NotBound { why, is_gone: false }),
@@ -115,7 +115,8 @@ impl Shell {
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let failed = |error: Error| NotBound { why: error.to_string(), is_gone: error.is_not_found() };
-        api.create_subresource(name, "binding", &binding).await.map(drop).map_err(failed)
+        let bound = self.answered(api.create_subresource(name, "binding", &binding)).await;
+        bound.map(drop).map_err(failed)
     }
 
     /// A pod that could not be bound no longer counts where it was to be, and is looked at again: on

@@ -216,7 +216,7 @@ impl Shell {
         let api = Api::<CachedPod>::namespaced(self.client.clone(), namespace);
         let request = Request::get(api.path(name, "")).header("accept", "application/json");
         let request = request.body(Vec::new()).map_err(|error| error.to_string())?;
-        let bytes = self.client.request(request).await.map_err(|error| error.to_string())?;
+        let bytes = self.answered(self.client.request(request)).await.map_err(|error| error.to_string())?;
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())
     }
 
@@ -224,7 +224,7 @@ impl Shell {
     pub(super) async fn bound_by_extender(&self, object: &CachedPod, node: &str) -> Result<bool, NotBound> {
         let (pod, namespace, uid) = (object.name(), object.namespace(), object.uid());
         for extender in self.extenders.interested(object).filter(|extender| extender.binds()) {
-            match extender.bind(&wire::Binding { pod, namespace, uid, node }).await {
+            match self.heard(extender.bind(&wire::Binding { pod, namespace, uid, node })).await {
                 Ok(()) => return Ok(true),
                 Err(error) if extender.is_ignorable() => {
                     info!(extender = extender.url(), error, "an extender that may fail did not bind");

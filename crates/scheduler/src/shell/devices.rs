@@ -82,10 +82,11 @@ impl Shell {
         if work.allocation.is_some()
             && let Some(patch) = protection(&claim)
         {
-            claim = Arc::new(api.patch(claim.name(), &Patch::Merge(patch)).await.map_err(failed)?);
+            claim =
+                Arc::new(self.answered(api.patch(claim.name(), &Patch::Merge(patch))).await.map_err(failed)?);
         }
         let patch = Patch::Merge(consumption(&claim, object, work.allocation.as_ref()));
-        api.patch_status(claim.name(), &patch).await.map(|_| ()).map_err(failed)
+        self.answered(api.patch_status(claim.name(), &patch)).await.map(drop).map_err(failed)
     }
 
     /// The pod has no use of its claims after all: others may have it.
@@ -95,7 +96,8 @@ impl Shell {
             let gone = json!([{"$patch": "delete", "uid": object.uid()}]);
             let patch = json!({"metadata": {"uid": claim.uid()}, "status": {"reservedFor": gone}});
             let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
-            if let Err(error) = api.patch_status(claim.name(), &Patch::Strategic(patch)).await {
+            let patch = Patch::Strategic(patch);
+            if let Err(error) = self.answered(api.patch_status(claim.name(), &patch)).await {
                 warn!(claim = work.claim, %error, "a claim is still reserved for a pod that was not bound");
             }
         }

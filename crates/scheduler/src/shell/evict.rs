@@ -17,6 +17,9 @@ impl Shell {
         self.send_away_waiting(preemptor, node).await;
         let mut evicted = true;
         for victim in plan.victims.iter().filter(|victim| !victim.template.terminating) {
+            if self.cancel.is_cancelled() {
+                return false;
+            }
             match self.evict_one(preemptor, victim).await {
                 Ok(()) => {
                     info!(pod = preemptor.key(), victim = &*victim.key, node, "preempted");
@@ -43,9 +46,9 @@ impl Shell {
             "lastTransitionTime": now.to_string(),
         });
         let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
-        api.patch_status(victim.name(), &Patch::Strategic(patch)).await?;
+        self.answered(api.patch_status(victim.name(), &Patch::Strategic(patch))).await?;
         let that_one = DeleteParams { uid: Some(victim.uid.to_string()), ..DeleteParams::default() };
-        api.delete(victim.name(), &that_one).await
+        self.answered(api.delete(victim.name(), &that_one)).await
     }
 
     /// Lesser pods that wait for the node may no longer fit there: they are to look again.
@@ -66,7 +69,7 @@ impl Shell {
         for pod in waiting {
             let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
             let patch = json!({"metadata": {"uid": &*pod.uid}, "status": {"nominatedNodeName": null}});
-            if let Err(error) = api.patch_status(pod.name(), &Patch::Merge(patch)).await
+            if let Err(error) = self.answered(api.patch_status(pod.name(), &Patch::Merge(patch))).await
                 && !error.is_not_found()
             {
                 warn!(pod = &*pod.key, %error, "the nomination was not taken back");

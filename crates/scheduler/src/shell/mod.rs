@@ -3,6 +3,7 @@
 //! the lock under which decisions are made, so nothing can fall between a decision and its parking.
 
 mod bind;
+mod call;
 mod consult;
 mod devices;
 mod evict;
@@ -18,6 +19,7 @@ use amphipod_client::{CachedPod, Client, Error, EventRecorder, Informer, Resourc
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
@@ -147,6 +149,8 @@ struct Shell {
     /// Told when anything of storage changes.
     storage_news: Notify,
     bindings: Arc<Semaphore>,
+    /// What is being carried out.
+    tasks: TaskTracker,
     extenders: Extenders,
     metrics: Metrics,
     sources: Sources,
@@ -185,7 +189,7 @@ struct Refused {
     preemption_tried: bool,
 }
 
-/// Schedules until cancelled.
+/// Schedules until cancelled; nothing of it goes on when this returns.
 pub async fn run(
     client: Client,
     informers: &SharedInformers,
@@ -206,7 +210,9 @@ pub async fn run(
     let watched = Arc::downgrade(&shell);
     let standing = move || watched.upgrade().map(|shell| shell.state.lock().standing()).unwrap_or_default();
     shell.metrics.look_at(standing);
-    shell.clone().decide_forever(sources, cancel).await;
+    cancel.run_until_cancelled(shell.decide_forever(sources)).await;
+    shell.tasks.close();
+    shell.tasks.wait().await;
     Ok(())
 }
 
@@ -241,6 +247,7 @@ impl Shell {
             work: Notify::new(),
             storage_news: Notify::new(),
             bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+            tasks: TaskTracker::new(),
             extenders,
             metrics,
             sources,
@@ -253,8 +260,12 @@ impl Shell {
         self.recorder.as_component(scheduler_name(pod))
     }
 
-    async fn decide_forever(self: Arc<Self>, sources: &Sources, cancel: CancellationToken) {
+    /// May be dropped wherever it waits.
+    async fn decide_forever(self: &Arc<Self>, sources: &Sources) {
         for decisions in 1_u64.. {
+            if self.cancel.is_cancelled() {
+                return; // not every round waits for something
+            }
             let (next, wake) = {
                 let mut state = self.state.lock();
                 if decisions % DECISIONS_BETWEEN_CHECKS == 0 && state.snapshot.is_overgrown() {
@@ -265,8 +276,10 @@ impl Shell {
             let decided = match next {
                 Some(Next::Consult(question)) => self.consult(question, sources).await,
                 Some(Next::Decided(decided)) => Some(decided),
-                None if self.wait(wake, &cancel).await => None,
-                None => return,
+                None => {
+                    self.wait(wake).await;
+                    None
+                }
             };
             let step = match decided {
                 Some(Decided::MakeRoom(question)) => self.make_room(*question).await,
@@ -276,14 +289,11 @@ impl Shell {
             if let Some(step) = step {
                 self.take(step).await;
             }
-            if cancel.is_cancelled() {
-                return;
-            }
         }
     }
 
-    /// Waits until there may be something to do. Whether there will be.
-    async fn wait(&self, wake: Option<Instant>, cancel: &CancellationToken) -> bool {
+    /// Waits until there may be something to do.
+    async fn wait(&self, wake: Option<Instant>) {
         let due = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -291,11 +301,9 @@ impl Shell {
             }
         };
         tokio::select! {
-            () = cancel.cancelled() => return false,
             () = self.work.notified() => {}
             () = due => {}
         }
-        true
     }
 
     /// Decides about the next pod, if one is ready.
@@ -327,21 +335,23 @@ impl Shell {
             // A pod may wait for its volumes for long; the others do not wait for it.
             Step::Bind(binding) if !binding.work.is_empty() => {
                 self.metrics.decided(&binding.attempt);
-                tokio::spawn(async move { this.prepare_and_bind(&binding).await });
+                self.tasks.spawn(async move { this.prepare_and_bind(&binding).await });
             }
             Step::Bind(binding) => {
                 self.metrics.decided(&binding.attempt);
-                let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
-                tokio::spawn(async move {
-                    if let Err(not_bound) = this.bind(&binding).await {
+                let Some(permit) = self.place_to_write().await else { return };
+                self.tasks.spawn(async move {
+                    if let Err(not_bound) = this.bind(&binding).await
+                        && !this.cancel.is_cancelled()
+                    {
                         this.take_back(&binding, &not_bound);
                     }
                     drop(permit);
                 });
             }
             Step::Refuse(refused) => {
-                let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
-                tokio::spawn(async move {
+                let Some(permit) = self.place_to_write().await else { return };
+                self.tasks.spawn(async move {
                     this.carry_out(&refused).await;
                     drop(permit);
                 });

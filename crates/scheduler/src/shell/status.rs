@@ -17,7 +17,7 @@ impl Shell {
         let Some(status) = news(pod, why, nominated, Timestamp::now()) else { return };
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
-        match api.patch_status(pod.name(), &patch).await {
+        match self.answered(api.patch_status(pod.name(), &patch)).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => {
                 warn!(pod = pod.key(), %error, "the PodScheduled condition was not written");
             }

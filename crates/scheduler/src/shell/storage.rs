@@ -151,7 +151,7 @@ impl Shell {
             let known = sources.volumes.get(volume).ok_or_else(|| no_object("persistentvolume", volume))?;
             let patch = Patch::Merge(binding_of(&known, &object));
             let api = Api::<PersistentVolume>::all(self.client.clone());
-            let new = api.patch(volume, &patch).await.map_err(|error| error.to_string())?;
+            let new = self.answered(api.patch(volume, &patch)).await.map_err(|error| error.to_string())?;
             written.volumes.push((volume.clone(), version(&new)));
         }
         for claim in &reservation.provisions {
@@ -162,7 +162,8 @@ impl Shell {
                 "annotations": {SELECTED_NODE: reservation.node},
             }}));
             let api = Api::<PersistentVolumeClaim>::of(self.client.clone(), &object);
-            let new = api.patch(object.name(), &patch).await.map_err(|error| error.to_string())?;
+            let new =
+                self.answered(api.patch(object.name(), &patch)).await.map_err(|error| error.to_string())?;
             written.claims.push((claim.clone(), version(&new)));
         }
         Ok(written)

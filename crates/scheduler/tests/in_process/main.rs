@@ -1,7 +1,9 @@
 //! The scheduler with the real API server in this process, under the identity RBAC knows it by.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod ending;
 mod extender;
+mod seam;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -45,6 +47,14 @@ async fn start() -> Cluster {
 }
 
 async fn start_with(config: Config) -> Cluster {
+    let cluster = unscheduled().await;
+    let metrics = cluster.schedule(config);
+    cluster.server.metrics.also(move || metrics.render());
+    cluster
+}
+
+/// One that nobody schedules yet.
+async fn unscheduled() -> Cluster {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
     let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
@@ -52,8 +62,6 @@ async fn start_with(config: Config) -> Cluster {
     cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;
     cluster.create::<ServiceAccount>("ns", json!({"metadata": {"name": "default"}})).await;
     cluster.create::<PriorityClass>("", json!({"metadata": {"name": "high"}, "value": 1000})).await;
-    let metrics = cluster.schedule(config);
-    cluster.server.metrics.also(move || metrics.render());
     cluster
 }
 
@@ -76,8 +84,7 @@ impl Cluster {
     fn schedule(&self, config: Config) -> Metrics {
         let metrics = Metrics::default();
         let counted = metrics.clone();
-        let user = UserInfo::new("system:kube-scheduler", &["system:authenticated"]);
-        let client = Client::local(self.server.local_service(user));
+        let client = Client::local(self.server.local_service(seam::scheduler_user()));
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
