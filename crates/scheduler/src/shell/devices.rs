@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use amphipod_client::{Api, CachedPod, Change, Informer, Patch, Resource, SharedInformers};
+use amphipod_client::{Api, CachedPod, Change, Error, Informer, Patch, Resource, SharedInformers};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use serde_json::{Value, json};
 use tracing::warn;
@@ -16,6 +16,8 @@ use crate::snapshot::Snapshot;
 
 /// Keeps a claim that has devices from going before they are given back.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// How often a claim is written that others write at the same time, as client-go does.
+const CLAIM_TRIES: usize = 5;
 
 pub struct DeviceSources {
     claims: Informer<ResourceClaim>,
@@ -75,18 +77,37 @@ impl Shell {
         Ok(())
     }
     async fn claim(&self, object: &CachedPod, work: &ClaimWork) -> Result<(), String> {
-        let failed = |error: amphipod_client::Error| error.to_string();
         let known = self.sources.devices.claims.get(&work.claim);
         let mut claim = known.ok_or_else(|| format!("resourceclaim {:?} not found", work.claim))?;
         let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
+        let uid = claim.uid().to_owned();
+        let mut tries = 1;
+        loop {
+            is_as_decided(&claim, &uid, work)?;
+            match self.write_claim(&api, &claim, object, work).await {
+                Err(error) if error.is_conflict() && tries < CLAIM_TRIES => tries += 1,
+                written => return written.map_err(|error| error.to_string()),
+            }
+            let now = self.answered(api.get(claim.name())).await;
+            let lost = |error| format!("get updated claim {} after conflict: {error}", work.claim);
+            claim = Arc::new(now.map_err(lost)?);
+        }
+    }
+    async fn write_claim(
+        &self,
+        api: &Api<ResourceClaim>,
+        claim: &Arc<ResourceClaim>,
+        object: &CachedPod,
+        work: &ClaimWork,
+    ) -> Result<(), Error> {
+        let mut claim = claim.clone();
         if work.allocation.is_some()
             && let Some(patch) = protection(&claim)
         {
-            claim =
-                Arc::new(self.answered(api.patch(claim.name(), &Patch::Merge(patch))).await.map_err(failed)?);
+            claim = Arc::new(self.answered(api.patch(claim.name(), &Patch::Merge(patch))).await?);
         }
         let patch = Patch::Merge(consumption(&claim, object, work.allocation.as_ref()));
-        self.answered(api.patch_status(claim.name(), &patch)).await.map(drop).map_err(failed)
+        self.answered(api.patch_status(claim.name(), &patch)).await.map(drop)
     }
 
     /// The pod has no use of its claims after all: others may have it.
@@ -102,6 +123,18 @@ impl Shell {
             }
         }
     }
+}
+
+/// Whether what was decided still makes sense for the claim, which had this uid then.
+fn is_as_decided(claim: &ResourceClaim, uid: &str, work: &ClaimWork) -> Result<(), String> {
+    if claim.uid() != uid || claim.is_terminating() {
+        return Err(format!("claim {} got deleted in the meantime", work.claim));
+    }
+    let is_allocated = claim.status.as_ref().is_some_and(|status| status.allocation.is_some());
+    if work.allocation.is_some() && is_allocated {
+        return Err(format!("claim {} got allocated elsewhere in the meantime", work.claim));
+    }
+    Ok(())
 }
 
 /// The claim with our finalizer, unless it has it.

@@ -1,6 +1,7 @@
 //! The scheduler with the real API server in this process, under the identity RBAC knows it by.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod devices;
 mod ending;
 mod extender;
 mod seam;
@@ -20,7 +21,6 @@ use k8s_openapi::api::core::v1::{
     Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
@@ -82,9 +82,12 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn
 
 impl Cluster {
     fn schedule(&self, config: Config) -> Metrics {
+        let client = Client::local(self.server.local_service(seam::scheduler_user()));
+        self.schedule_as(client, config)
+    }
+    fn schedule_as(&self, client: Client, config: Config) -> Metrics {
         let metrics = Metrics::default();
         let counted = metrics.clone();
-        let client = Client::local(self.server.local_service(seam::scheduler_user()));
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
@@ -489,44 +492,4 @@ async fn an_extender_binds_once_the_claims_are_bound() {
     let asked = || async { server.question("bind") };
     let binding = eventually("the extender is asked to bind", asked).await;
     assert_eq!((&binding["PodName"], &binding["Node"]), (&json!("p"), &json!("a")));
-}
-
-#[tokio::test]
-async fn a_claim_is_given_a_device_before_its_pod_is_bound_and_the_next_waits() {
-    let cluster = start().await;
-    cluster.node("a").await;
-    cluster.node("b").await;
-    let selector = json!([{"cel": {"expression": "device.driver == 'gpu.com'"}}]);
-    let class = json!({"metadata": {"name": "gpu"}, "spec": {"selectors": selector}});
-    cluster.create::<DeviceClass>("", class).await;
-    let pool = json!({"name": "b", "generation": 1, "resourceSliceCount": 1});
-    let spec = json!({"driver": "gpu.com", "nodeName": "b", "pool": pool, "devices": [{"name": "d0"}]});
-    cluster.create::<ResourceSlice>("", json!({"metadata": {"name": "s"}, "spec": spec})).await;
-    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
-    for name in ["x", "y"] {
-        let claim = json!({"metadata": {"name": name}, "spec": {"devices": {"requests": [request]}}});
-        cluster.create::<ResourceClaim>("ns", claim).await;
-    }
-    let using = |claim: &str| json!({"resourceClaims": [{"name": "g", "resourceClaimName": claim}]});
-    cluster.pod("p", "1m", using("x")).await;
-    assert_eq!(cluster.bound("p").await, "b");
-    let claims = cluster.api::<ResourceClaim>("ns");
-    let claim = claims.get("x").await.unwrap();
-    let uid = cluster.get("p").await.unwrap().metadata.uid;
-    let status = claim.status.unwrap();
-    let consumers: Vec<Option<String>> =
-        status.reserved_for.unwrap().into_iter().map(|c| Some(c.uid)).collect();
-    assert_eq!(consumers, [uid]);
-    let results = status.allocation.unwrap().devices.unwrap().results.unwrap();
-    assert_eq!((results.len(), &*results[0].device), (1, "d0"));
-    assert_eq!(claim.metadata.finalizers.unwrap(), ["resource.kubernetes.io/delete-protection"]);
-    cluster.pod("q", "1m", using("y")).await;
-    let (_, message) = cluster.condition("q", "PodScheduled").await;
-    let expected = "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, \
-        preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
-    assert_eq!(message, expected);
-    // The device comes back.
-    let free = Patch::Merge(json!({"status": {"allocation": null, "reservedFor": null}}));
-    claims.patch_status("x", &free).await.unwrap();
-    assert_eq!(cluster.bound("q").await, "b");
 }
