@@ -79,16 +79,16 @@ impl Shell {
         self.take_back(binding, &not_bound);
     }
 
-    async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
-        let bound = self.bind_volumes(object, work).await;
-        {
+    pub(super) async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
+        if let Err(why) = self.bind_volumes(object, work).await {
             let mut state = self.state.lock();
-            state.snapshot.release(&work.reservation);
-            if bound.is_err() {
-                state.snapshot.release_devices(&work.claims);
-            }
+            state.give_back_volumes(&work.reservation);
+            state.give_back_devices(&work.claims);
+            drop(state);
+            self.work.notify_one();
+            return Err(why);
         }
-        bound?;
+        self.state.lock().snapshot.release(&work.reservation); // the API shows it
         self.claim_devices(object, &work.claims).await
     }
 

@@ -55,6 +55,12 @@ impl State {
         };
         self.happened(changed.then_some(Event::Devices));
     }
+    /// What was settled for a pod is not to be: others may have it.
+    pub(super) fn give_back_devices(&mut self, works: &[ClaimWork]) {
+        self.snapshot.release_devices(works);
+        let given = works.iter().any(|work| work.allocation.is_some());
+        self.happened(given.then_some(Event::Devices));
+    }
 }
 
 impl Shell {
@@ -70,7 +76,8 @@ impl Shell {
     pub(super) async fn claim_devices(&self, object: &CachedPod, works: &[ClaimWork]) -> Result<(), String> {
         for (index, work) in works.iter().enumerate() {
             if let Err(text) = self.claim(object, work).await {
-                self.state.lock().snapshot.release_devices(&works[index..]);
+                self.state.lock().give_back_devices(&works[index..]);
+                self.work.notify_one();
                 return Err(format!("running PreBind plugin {:?}: {text}", dynamic_resources::NAME));
             }
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Shell, State};
 use crate::devices::ClaimWork;
-use crate::framework::Event;
+use crate::framework::{Event, StorageChange};
 use crate::snapshot::Snapshot;
 use crate::storage::{Reservation, SELECTED_NODE, StorageObject};
 
@@ -223,5 +223,16 @@ impl State {
         };
         let event = object.helps(&catalogue.symbols, gone).filter(|_| changed);
         self.happened(event.map(Event::Storage));
+    }
+    /// What was settled for a pod is not to be: others may have the volumes, and its claims may get
+    /// theirs elsewhere.
+    pub(super) fn give_back_volumes(&mut self, reservation: &Reservation) {
+        self.snapshot.release(reservation);
+        let is_volume_free = !reservation.volumes.is_empty();
+        self.happened(is_volume_free.then_some(Event::Storage(StorageChange::Volume)));
+        for claim in reservation.claims() {
+            let key = self.snapshot.catalogue.symbols.find(claim);
+            self.happened(key.map(|key| Event::Storage(StorageChange::Claim(key))));
+        }
     }
 }

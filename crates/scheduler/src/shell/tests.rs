@@ -197,3 +197,32 @@ async fn lesser_pods_are_sent_away_from_the_node_of_the_name_if_it_is_there_yet(
     assert!(cluster.shell.evict(&important, "n", &plan).await);
     assert_eq!(cluster.shell.state.lock().nominated("ns/waiting"), "");
 }
+
+#[tokio::test]
+async fn what_is_given_back_is_offered_to_those_that_wait_for_it() {
+    let cluster = Cluster::start().await;
+    let (volume, sharing) = (("ns/data".to_owned(), "v".to_owned()), "ns/shared".to_owned());
+    let reservation = |volumes, provisions| Reservation { node: "n".to_owned(), volumes, provisions };
+    let device = ClaimWork { allocation: Some(json!({})), ..ClaimWork::to_consume("ns/device".to_owned()) };
+    // Nothing of it exists, so that all of it fails; the last pod can only use one claim.
+    let cases = [
+        ("VolumeBinding", "waiting", reservation(vec![volume], Vec::new()), Vec::new()),
+        ("DynamicResources", "assumed", Reservation::default(), vec![device]),
+        ("VolumeBinding", "sharing", reservation(Vec::new(), vec![sharing]), Vec::new()),
+    ];
+    let mut with_claim = pod("sharing", Value::Null);
+    let source = json!({"claimName": "shared"});
+    with_claim["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": source}]);
+    create::<Pod>(&cluster.client, "ns", with_claim).await;
+    cluster.seen("sharing", |now| now.is_some()).await;
+    let (_, leaving) = cluster.popped("waiting");
+    for (plugin, name, reservation, claims) in cases {
+        let key = format!("ns/{name}");
+        let parked = || cluster.shell.state.lock().queue.parked().any(|(pod, _)| *pod.key == *key);
+        cluster.shell.state.lock().queue.refused(&key, PluginSet::of([plugin]), Instant::now());
+        assert!(parked());
+        let work = storage::Work { reservation, claims, timeout: Duration::ZERO };
+        cluster.shell.prepare(&leaving, &work).await.unwrap_err();
+        assert!(!parked(), "{name}");
+    }
+}

@@ -72,6 +72,10 @@ impl Reservation {
     pub fn is_empty(&self) -> bool {
         self.volumes.is_empty() && self.provisions.is_empty()
     }
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        let bound = self.volumes.iter().map(|(claim, _)| claim);
+        bound.chain(&self.provisions).map(String::as_str)
+    }
 }
 
 impl Storage {
