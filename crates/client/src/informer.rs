@@ -186,9 +186,12 @@ impl<T: Resource> Informer<T> {
         for object in objects {
             let key = object.key();
             gone.remove(key.as_str());
-            let unchanged =
-                self.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
-            if !unchanged {
+            let old = self.get(&key);
+            // A list does not tell that the last object of the name went before this one came.
+            if old.as_ref().is_some_and(|old| old.uid() != object.uid()) {
+                self.remove(&key, None);
+            }
+            if old.is_none_or(|old| old.resource_version() != object.resource_version()) {
                 self.apply(object);
             }
         }
@@ -501,6 +504,11 @@ mod tests {
         log.lock().clear();
         informer.replace(vec![object("c", "6")]);
         assert_eq!(*log.lock(), ["+ns/c", "-ns/b", "-ns/d", "-ns/e"], "what is gone, in key order");
+        log.lock().clear();
+        let mut other = object("c", "7");
+        other.metadata.uid = Some("another".into());
+        informer.replace(vec![other]);
+        assert_eq!(*log.lock(), ["-ns/c", "+ns/c"], "another object of the name");
     }
 
     #[tokio::test]
