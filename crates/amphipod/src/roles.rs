@@ -102,9 +102,9 @@ async fn remote(kubeconfig: &Path, cancel: &CancellationToken) -> Result<(Client
     Ok((client.clone(), SharedInformers::new(client, cancel.clone())))
 }
 
-/// As whom this process leads.
+/// As whom this process leads. In containers on one host, process ids and names may be the same.
 fn identity() -> String {
-    format!("{}_{}", host::default_name(), std::process::id())
+    format!("{}_{}", host::default_name(), uuid::Uuid::new_v4())
 }
 
 /// Leads first where there is a lease, then works.

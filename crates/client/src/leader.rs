@@ -80,9 +80,10 @@ where
 {
     let api = Api::<Lease>::namespaced(client, &config.namespace);
     let mut observed = Observed { lease: None, changed: Instant::now() };
-    loop {
-        match attempt(&api, &config, &mut observed).await {
-            Ok(true) => break,
+    let acquired = loop {
+        let tried = Instant::now();
+        match attempt(&api, &config, &mut observed, tried + config.renew_deadline).await {
+            Ok(true) => break tried,
             Ok(false) => {}
             Err(error) => debug!(%error, lease = config.name, "lease not acquired"),
         }
@@ -90,11 +91,11 @@ where
             () = cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(config.retry_period) => {}
         }
-    }
+    };
     info!(lease = config.name, identity = config.identity, "became leader");
     let working = cancel.child_token();
     let mut task = tokio::spawn(work(working.clone()));
-    renew(&api, &config, &mut observed, &working, &mut task).await;
+    renew(&api, &config, &mut observed, &working, &mut task, acquired).await;
     working.cancel();
     if !task.is_finished() {
         let _ = task.await;
@@ -103,32 +104,48 @@ where
     Ok(())
 }
 
+/// Returns when leadership is over: the work is done or is to end, another holds the lease (client-go
+/// goes on to its deadline then), or it was not renewed in time. Time counts from before the lease was
+/// written: others count from when they saw it, which is later.
 async fn renew(
     api: &Api<Lease>,
     config: &Config,
     observed: &mut Observed,
     working: &CancellationToken,
     task: &mut tokio::task::JoinHandle<()>,
+    mut renewed: Instant,
 ) {
-    let mut renewed = Instant::now();
     loop {
+        let deadline = renewed + config.renew_deadline;
         tokio::select! {
             () = working.cancelled() => return,
             _ = &mut *task => return,
-            () = tokio::time::sleep(config.retry_period) => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + config.retry_period)) => {}
         }
-        let call = tokio::time::timeout(config.renew_deadline, attempt(api, config, observed)).await;
-        if matches!(call, Ok(Ok(true))) {
-            renewed = Instant::now();
-        } else if renewed.elapsed() >= config.renew_deadline {
-            info!(lease = config.name, "lost leadership");
-            return;
+        let tried = Instant::now();
+        match attempt(api, config, observed, deadline).await {
+            Ok(true) => renewed = tried,
+            Err(error) if tried < deadline => debug!(%error, lease = config.name, "lease not renewed"),
+            Ok(false) | Err(_) => {
+                info!(lease = config.name, "lost leadership");
+                return;
+            }
         }
     }
 }
 
-/// One try to take or renew the lease; true when we hold it.
-async fn attempt(api: &Api<Lease>, config: &Config, observed: &mut Observed) -> Result<bool, Error> {
+/// One try to take or renew the lease, until the deadline; true when we hold it.
+async fn attempt(
+    api: &Api<Lease>,
+    config: &Config,
+    observed: &mut Observed,
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let answer = tokio::time::timeout_at(deadline, write(api, config, observed)).await;
+    answer.unwrap_or_else(|_| Err(Error::Transport("no answer in time".to_owned())))
+}
+
+async fn write(api: &Api<Lease>, config: &Config, observed: &mut Observed) -> Result<bool, Error> {
     let current = api.get_opt(&config.name).await?;
     let version = |l: &Option<Lease>| l.as_ref().and_then(|l| l.metadata.resource_version.clone());
     if version(&current) != version(&observed.lease) {
@@ -174,14 +191,92 @@ async fn release(api: &Api<Lease>, config: &Config, observed: &mut Observed) {
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
     }
-    if let Err(error) = api.update(&lease).await {
-        debug!(%error, lease = config.name, "lease not released");
+    match tokio::time::timeout(config.renew_deadline, api.update(&lease)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => debug!(%error, lease = config.name, "lease not released"),
+        Err(_) => debug!(lease = config.name, "lease not released: no answer"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response, StatusCode};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+    use tower::BoxError;
+
     use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+    const MOMENT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A server of one lease.
+    #[derive(Default)]
+    struct Server {
+        lease: Value,
+        version: u64,
+        is_silent: bool,
+    }
+
+    fn client(server: &Arc<Mutex<Server>>) -> Client {
+        let server = server.clone();
+        Client::local(tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect().await?.to_bytes();
+                if server.lock().is_silent {
+                    std::future::pending::<()>().await;
+                }
+                let mut server = server.lock();
+                if method != Method::GET {
+                    server.version += 1;
+                    server.lease = serde_json::from_slice(&body)?;
+                    server.lease["metadata"]["resourceVersion"] = server.version.to_string().into();
+                }
+                let status =
+                    json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+                let (code, answer) = match server.lease.is_null() {
+                    true => (StatusCode::NOT_FOUND, status),
+                    false => (StatusCode::OK, server.lease.clone()),
+                };
+                let body = Body::from(answer.to_string().into_bytes());
+                Ok::<_, BoxError>(Response::builder().status(code).body(body)?)
+            }
+        }))
+    }
+
+    /// Leads, lets something happen to the server, and waits until that has ended the leadership.
+    async fn led_until(renew_deadline: Duration, happens: fn(&mut Server)) -> Value {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let config = Config { renew_deadline, retry_period: MOMENT, ..Config::new("kube-system", "x", "me") };
+        let changed = server.clone();
+        let leading = lead(client(&server), config, CancellationToken::new(), |working| async move {
+            happens(&mut changed.lock());
+            working.cancelled().await;
+        });
+        tokio::time::timeout(DEADLINE, leading).await.unwrap().unwrap();
+        server.lock().lease["spec"]["holderIdentity"].clone()
+    }
+
+    #[tokio::test]
+    async fn leadership_ends_when_another_holds_the_lease() {
+        let holder = led_until(LONG, |server| {
+            server.lease["spec"]["holderIdentity"] = "you".into();
+            server.lease["metadata"]["resourceVersion"] = "other".into();
+        });
+        assert_eq!(holder.await, "you");
+    }
+
+    #[tokio::test]
+    async fn leadership_ends_when_the_server_does_not_answer() {
+        assert_eq!(led_until(MOMENT * 50, |server| server.is_silent = true).await, "me");
+    }
 
     fn held_by(holder: &str) -> Option<Lease> {
         let spec = LeaseSpec { holder_identity: Some(holder.into()), ..LeaseSpec::default() };
