@@ -1,9 +1,12 @@
 //! The scheduler with the real API server in this process, under the identity RBAC knows it by.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod books;
 mod devices;
 mod ending;
 mod extender;
+mod killed;
+mod leaders;
 mod seam;
 
 use std::future::Future;

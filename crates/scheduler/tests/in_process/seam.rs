@@ -43,14 +43,20 @@ pub struct Seam {
 
 impl Seam {
     pub fn new(server: &Arc<ApiServer>) -> Self {
+        Seam::holding(server, |_| true)
+    }
+    /// Only those wait whose number (from one) the filter says so of.
+    pub fn holding(server: &Arc<ApiServer>, waits: impl Fn(usize) -> bool + Send + 'static) -> Self {
         let service = server.local_service(scheduler_user());
         let (asked, waiting) = watch::channel(0_usize);
         let (open, opened) = watch::channel(false);
+        let mut number = 0;
         let held = tower::service_fn(move |request: http::Request<_>| {
-            let waits = is_binding(&request).then(|| Waiting::new(&asked));
+            number += usize::from(is_binding(&request));
+            let waiting = (is_binding(&request) && waits(number)).then(|| Waiting::new(&asked));
             let (mut opened, service) = (opened.clone(), service.clone());
             async move {
-                if waits.is_some() && opened.wait_for(|open| *open).await.is_err() {
+                if waiting.is_some() && opened.wait_for(|open| *open).await.is_err() {
                     std::future::pending::<()>().await; // nobody will ever open it
                 }
                 service.oneshot(request).await
