@@ -152,8 +152,13 @@ async fn a_pod_not_bound_is_taken_back_as_it_is_now() {
     assert!(cluster.queued("assumed").is_none(), "it is on its way out");
 
     let same = cluster.decided("waiting");
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"changed": "meanwhile"}}}));
+    cluster.pods().patch("waiting", &labels).await.unwrap();
+    cluster.seen("waiting", |now| now.is_some_and(|now| now.metadata.labels.is_some())).await;
     cluster.shell.take_back(&same, &failed());
-    assert_eq!(cluster.queued("waiting").unwrap().uid, same.pod.uid);
+    let again = cluster.queued("waiting").unwrap();
+    assert_eq!(again.uid, same.pod.uid);
+    assert_ne!(again.template.id, same.pod.template.id, "as it is labelled now");
     assert!(cluster.shell.state.lock().assumed.is_empty());
 }
 
