@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
@@ -126,4 +127,47 @@ fn nodes_and_pods_are_as_described() {
         if seen.is_empty() { Ok(()) } else { Err(seen) }
     });
     assert!(cluster.status().contains("7 of 7 Ready"), "{}", cluster.status());
+}
+
+/// Where each pod is, by uid; those without a node are left out.
+fn placed(cluster: &Cluster) -> BTreeMap<String, String> {
+    let pods = cluster.json(&["get", "pods"]);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let at = |pod: &Value| Some((text(&pod["metadata"]["uid"])?, text(&pod["spec"]["nodeName"])?));
+    pods["items"].as_array().unwrap().iter().filter_map(at).collect()
+}
+
+#[test]
+fn kills_while_pods_are_bound_move_none_and_overfill_no_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("nodes.yaml");
+    std::fs::write(&file, "nodes: [{count: 40, capacity: {cpu: 2}}]").unwrap();
+    let cluster = Cluster::up(&["--no-node", "--hollow-config", file.to_str().unwrap()]);
+    // Of 500 there is room for 400.
+    cluster.apply(
+        "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: web}\nspec:\n  replicas: 500\n  \
+         selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    \
+         spec: {containers: [{name: a, image: 'registry.example/a:1', resources: {requests: {cpu: 200m}}}]}\n",
+    );
+    let mut known = BTreeMap::new();
+    for _ in 0..3 {
+        eventually("more pods to be bound", 60, || {
+            let now = placed(&cluster);
+            let more = now.len() > known.len() || now.len() == 400;
+            known = now;
+            if more { Ok(()) } else { Err(format!("{} pods", known.len())) }
+        });
+        cluster.kill();
+        cluster.start();
+    }
+    let full = eventually("the nodes to be full", 120, || {
+        let now = placed(&cluster);
+        if now.len() >= 400 { Ok(now) } else { Err(format!("{} pods", now.len())) }
+    });
+    for (uid, node) in &known {
+        assert_eq!(full.get(uid), Some(node), "{uid} was moved");
+    }
+    let mut on: BTreeMap<&str, usize> = BTreeMap::new();
+    full.values().for_each(|node| *on.entry(node).or_default() += 1);
+    assert!(on.len() == 40 && on.values().all(|pods| *pods == 10), "{on:?}");
 }
