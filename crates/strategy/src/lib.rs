@@ -36,7 +36,7 @@ mod policy;
 mod quota;
 mod rbac;
 pub mod service;
-mod signing;
+pub mod signing;
 mod stateful_set;
 mod storage;
 #[cfg(test)]

@@ -3,9 +3,11 @@
 
 use amphipod_api::object;
 use amphipod_api::status::Status;
+use amphipod_strategy::signing::organizations;
 use serde_json::json;
 
 use super::{creates, forbidden};
+use crate::authz::MASTERS;
 use crate::seams::{AdmissionRequest, Attributes, Authorizer, Decision, Operation};
 
 const GROUP: &str = "certificates.k8s.io";
@@ -86,14 +88,10 @@ async fn may(authorizer: &dyn Authorizer, attributes: &Attributes, verb: &str, s
 
 /// A certificate for `system:masters` would be a key to everything that cannot be taken back.
 fn no_masters(request: &AdmissionRequest<'_>) -> Result<(), Status> {
-    let pem = object::text(&request.object, "/spec/request");
-    let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, pem).unwrap_or_default();
-    let Ok((_, block)) = x509_parser::pem::parse_x509_pem(&decoded) else { return Ok(()) };
-    let parsed = <x509_parser::certification_request::X509CertificationRequest as x509_parser::prelude::FromDer<_>>::from_der(&block.contents);
-    let Ok((_, csr)) = parsed else { return Ok(()) };
-    let subject = &csr.certification_request_info.subject;
-    if subject.iter_organization().any(|o| o.as_str() == Ok("system:masters")) {
-        let why = format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed");
+    let organizations = organizations(object::text(&request.object, "/spec/request"))
+        .map_err(|why| forbidden(request, &format!("failed to parse CSR: {why}")))?;
+    if organizations.iter().any(|organization| organization == MASTERS) {
+        let why = format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed");
         return Err(forbidden(request, &why));
     }
     Ok(())

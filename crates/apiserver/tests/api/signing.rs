@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, DnType, DnValue, KeyPair};
 use serde_json::{Value, json};
 
 use crate::support::server;
@@ -51,4 +51,33 @@ async fn conditions_are_the_signers_too() {
     // Nothing of the signer's changes.
     let other = json!({"metadata": {"annotations": {"a": "b"}}});
     writer.merge(&format!("{REQUESTS}/r/status"), &other).await.expect(200);
+}
+
+#[tokio::test]
+async fn nobody_asks_to_be_a_master() {
+    let server = server().await;
+    let ask = |name: &str, organization: DnValue, around: (&str, &str)| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("names");
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        let mut asked = request();
+        asked["metadata"]["name"] = name.into();
+        asked["spec"]["signerName"] = "kubernetes.io/kube-apiserver-client".into();
+        asked["spec"]["request"] = STANDARD.encode(format!("{}{pem}{}", around.0, around.1)).into();
+        asked
+    };
+    let masters = "system:masters";
+    let plain = ask("plain", masters.into(), ("", ""));
+    let told = server.post(REQUESTS, &plain).await.refused(403, "Forbidden");
+    assert!(told.ends_with("signer with system:masters group is not allowed"), "{told}");
+    let hidden = DnValue::TeletexString(masters.try_into().expect("text"));
+    let told = server.post(REQUESTS, &ask("hidden", hidden, ("", ""))).await.refused(403, "Forbidden");
+    assert!(told.contains("failed to parse CSR: x509: an organization"), "{told}");
+    // To some readers of PEM this is nothing, to others a block.
+    let damaged = "-----BEGIN CERTIFICATE REQUEST-----\n?\n-----END CERTIFICATE REQUEST-----\n";
+    for (name, around) in [("before", (damaged, "")), ("after", ("", damaged))] {
+        server.post(REQUESTS, &ask(name, masters.into(), around)).await.refused(422, "Invalid");
+    }
+    server.post(REQUESTS, &ask("others", "others".into(), ("about it\n", ""))).await.expect(201);
 }

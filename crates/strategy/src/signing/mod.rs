@@ -13,6 +13,8 @@ use crate::metadata::NameRule;
 
 mod pem;
 
+pub use pem::organizations;
+
 /// Conditions that stay once they are there, and are never anything but true.
 const LASTING: [&str; 3] = ["Approved", "Denied", "Failed"];
 const VERDICTS: [&str; 2] = ["Approved", "Denied"];

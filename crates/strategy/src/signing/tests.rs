@@ -1,6 +1,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, DnType, DnValue, KeyPair};
 use serde_json::{Value, json};
 
 use crate::testing::named::{created, merge, patched, stored};
@@ -9,9 +9,36 @@ const GROUP: &str = "certificates.k8s.io";
 const PLURAL: &str = "certificatesigningrequests";
 const NO_REQUEST: &str = "PEM block type must be CERTIFICATE REQUEST";
 
-fn pem(kind: &str, der: &[u8]) -> String {
+const REQUEST: &str = "CERTIFICATE REQUEST";
+const UNREADABLE: &str = "PEM blocks must be base64 ";
+
+fn text(kind: &str, der: &[u8]) -> String {
     let content = STANDARD.encode(der);
-    STANDARD.encode(format!("-----BEGIN {kind}-----\n{content}\n-----END {kind}-----\n"))
+    format!("-----BEGIN {kind}-----\n{content}\n-----END {kind}-----\n")
+}
+
+fn pem(kind: &str, der: &[u8]) -> String {
+    STANDARD.encode(text(kind, der))
+}
+
+fn together(texts: &[&str]) -> String {
+    STANDARD.encode(texts.concat())
+}
+
+/// A good block beside one that not every reader of PEM sees, or sees alike.
+fn damaged(kind: &str, der: &[u8]) -> Vec<String> {
+    let good = text(kind, der);
+    let begin = format!("-----BEGIN {kind}-----\n");
+    let other = [
+        good.replace(&begin, &format!("{begin}a: b\n\n")),
+        good.replace(&begin, &format!("{begin}?\n")),
+        good.replace("-----END ", "-----END X "),
+        good.replace(&begin, &format!("{begin}-----END X-----\n")),
+        format!("text {good}"),
+        begin,
+    ];
+    let beside = other.iter().flat_map(|other| [together(&[other, &good]), together(&[&good, other])]);
+    beside.chain([together(&[&other[0]]), together(&[&other[2]])]).collect()
 }
 
 /// A request in DER, signed by its own key.
@@ -77,7 +104,13 @@ fn what_is_asked_for_is_a_request_its_own_key_signed() {
         (pem("CERTIFICATE REQUEST", &[0]), Err("asn1: structure error: ")),
         (pem("CERTIFICATE REQUEST", &longer), Err("asn1: syntax error: trailing data")),
         (pem("CERTIFICATE REQUEST", &forged), Err("x509: signature verification failure")),
+        (together(&[&text(REQUEST, &good), "after it"]), Ok(())),
+        (together(&[&text(REQUEST, &good), &text(REQUEST, &good)]), Err("must contain one ")),
+        (together(&[&text(REQUEST, &good), &text("X", &good)]), Err("must contain one ")),
+        (together(&[&text("X", &good), &text(REQUEST, &good)]), Err(NO_REQUEST)),
     ];
+    let broken = damaged(REQUEST, &good).into_iter().map(|encoded| (encoded, Err(UNREADABLE)));
+    let cases = cases.into_iter().chain(broken);
     for (encoded, expected) in cases {
         match (super::pem::request(&encoded), expected) {
             (Ok(()), Ok(())) => {}
@@ -98,7 +131,10 @@ fn certificates_are_told_from_other_things() {
         (pem("KEY", &der), Err("only CERTIFICATE PEM blocks are allowed, found \"KEY\"")),
         (pem("CERTIFICATE", &[]), Err("found CERTIFICATE PEM block containing 0 certificates")),
         (pem("CERTIFICATE", &[0]), Err("x509: malformed certificate: ")),
+        (together(&[&text("CERTIFICATE", &der), "then\n", &text("CERTIFICATE", &der)]), Ok(())),
     ];
+    let broken = damaged("CERTIFICATE", &der).into_iter().map(|encoded| (encoded, Err(UNREADABLE)));
+    let cases = cases.into_iter().chain(broken);
     for (encoded, expected) in cases {
         match (super::pem::certificates(&encoded), expected) {
             (Ok(()), Ok(())) => {}
@@ -106,6 +142,31 @@ fn certificates_are_told_from_other_things() {
             (found, wanted) => panic!("{found:?} where {wanted:?} was expected: {encoded}"),
         }
     }
+}
+
+#[test]
+fn what_a_request_asks_to_belong_to_is_read_whole() {
+    let asked = |organization: Option<DnValue>| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["a.b".to_owned()]).expect("names");
+        if let Some(organization) = organization {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
+        }
+        let request = params.serialize_request(&key).expect("a request");
+        super::organizations(&pem(REQUEST, request.der()))
+    };
+    assert_eq!(asked(None), Ok(vec![]));
+    assert_eq!(asked(Some("b".into())), Ok(vec!["b".to_owned()]));
+    for hidden in [
+        DnValue::TeletexString("c".try_into().expect("text")),
+        DnValue::BmpString("c".try_into().expect("text")),
+    ] {
+        assert!(asked(Some(hidden)).is_err_and(|why| why.contains("an organization")));
+    }
+    for encoded in damaged(REQUEST, &signed()) {
+        assert!(super::organizations(&encoded).is_err_and(|why| why.starts_with(UNREADABLE)), "{encoded}");
+    }
+    assert!(super::organizations(&pem(REQUEST, &[0])).is_err());
 }
 
 fn condition(kind: &str) -> Value {
