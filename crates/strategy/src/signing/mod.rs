@@ -1,6 +1,8 @@
 //! CertificateSigningRequest: fixed once made; approved through one subresource, signed through
 //! another.
 
+use std::collections::{HashMap, HashSet};
+
 use amphipod_api::field::{Error, Path, go_quote};
 use serde_json::Value;
 
@@ -101,10 +103,12 @@ fn keep_verdict(object: &mut Value, old: &Value, verdict: &str) {
 
 /// Conditions say when they came and when they last turned.
 fn stamp(context: &Context, object: &mut Value, old: &Value) {
-    let before = items(&old["status"]["conditions"]);
+    // Of several of one type the first is known.
+    let before: HashMap<&str, &Value> =
+        items(&old["status"]["conditions"]).iter().rev().map(|c| (text(&c["type"]), c)).collect();
     within(object, "status", |status| {
         each(status, "conditions", |condition| {
-            let known = before.iter().find(|c| c["type"] == condition["type"]);
+            let known = before.get(text(&condition["type"])).copied();
             if !set(&condition["lastUpdateTime"]) {
                 put(condition, "lastUpdateTime", context.now);
             }
@@ -132,7 +136,8 @@ fn validate(object: &Value) -> Faults {
     for (i, usage) in usages.iter().enumerate().filter(|(_, usage)| !USAGES.contains(&text(usage))) {
         faults.push(Error::not_supported(&at.index(i), text(usage), &USAGES));
     }
-    for (i, usage) in usages.iter().enumerate().filter(|(i, usage)| usages[..*i].contains(usage)) {
+    let mut seen = HashSet::new();
+    for (i, usage) in usages.iter().enumerate().filter(|(_, usage)| !seen.insert(text(usage))) {
         faults.push(Error::duplicate(&at.index(i), text(usage)));
     }
     let (signer, at) = (text(&spec["signerName"]), path.child("signerName"));
@@ -155,6 +160,7 @@ fn validate(object: &Value) -> Faults {
 }
 
 fn conditions(faults: &mut Faults, list: &[Value]) {
+    let mut seen = HashSet::new();
     for (i, condition) in list.iter().enumerate() {
         let at = Path::new("status").child("conditions").index(i);
         let kind = text(&condition["type"]);
@@ -162,12 +168,12 @@ fn conditions(faults: &mut Faults, list: &[Value]) {
         let allowed: &[&str] =
             if LASTING.contains(&kind) { &["True"] } else { &["False", "True", "Unknown"] };
         check::one_of(faults, &at.child("status"), &condition["status"], allowed);
-        let earlier = |wanted: &str| list[..i].iter().any(|c| text(&c["type"]) == wanted);
-        if (kind == "Approved" && earlier("Denied")) || (kind == "Denied" && earlier("Approved")) {
+        if (kind == "Approved" && seen.contains("Denied")) || (kind == "Denied" && seen.contains("Approved"))
+        {
             let detail = "Approved and Denied conditions are mutually exclusive";
             faults.push(Error::invalid(&at.child("type"), kind, detail));
         }
-        if earlier(kind) {
+        if !seen.insert(kind) {
             faults.push(Error::duplicate(&at.child("type"), kind));
         }
     }
@@ -177,8 +183,8 @@ fn conditions(faults: &mut Faults, list: &[Value]) {
 fn changed(new: &Value, old: &Value, writer: Writer) -> Faults {
     let mut faults = validate(new);
     if !faults.is_empty() {
-        let before = validate(old);
-        faults.retain(|fault| !before.contains(fault));
+        let before: HashSet<String> = validate(old).iter().map(Error::to_string).collect();
+        faults.retain(|fault| !before.contains(&fault.to_string()));
     }
     faults.extend(changes(new, old, writer));
     faults

@@ -211,11 +211,12 @@ fn who_may_write_what() {
         (
             "approval",
             &old,
-            json!([condition("a"), condition("a"), {"status": "True"}, {"type": "b"}]),
+            json!([condition("a"), condition("a"), {"status": "True"}, {"type": "b"}, condition("a")]),
             &[
                 "status.conditions[1].type: Duplicate value: \"a\"",
                 "status.conditions[2].type: Required value",
                 "status.conditions[3].status: Required value",
+                "status.conditions[4].type: Duplicate value: \"a\"",
             ],
         ),
     ];
