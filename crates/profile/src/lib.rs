@@ -11,6 +11,7 @@ mod report;
 mod sampler;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant, SystemTime};
 
 use image::Images;
@@ -18,6 +19,9 @@ use sampler::Sampler;
 
 /// Samples of each second of processor time: not a round number, so that nothing periodic hides.
 pub const HERTZ: u32 = 99;
+/// Different stacks that are kept: 32 MiB of the deepest. Only long profiles of many processors have more,
+/// and what is seen first in their end is rare.
+const MAX_STACKS: usize = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,10 +37,28 @@ pub enum Error {
 pub struct Profile {
     sampler: Sampler,
     images: Images,
-    /// How often each stack was seen, the innermost address first.
-    stacks: HashMap<Vec<u64>, u64>,
+    stacks: Stacks,
     begun: SystemTime,
     clock: Instant,
+}
+
+#[derive(Default)]
+struct Stacks {
+    /// How often each was seen, the innermost address first.
+    seen: HashMap<Vec<u64>, u64>,
+    /// Samples of those there was no room for.
+    lost: usize,
+}
+
+impl Stacks {
+    fn count(&mut self, stack: Vec<u64>) {
+        let is_full = self.seen.len() >= MAX_STACKS;
+        match self.seen.entry(stack) {
+            Entry::Occupied(mut known) => *known.get_mut() += 1,
+            Entry::Vacant(_) if is_full => self.lost += 1,
+            Entry::Vacant(new) => drop(new.insert(1)),
+        }
+    }
 }
 
 impl Profile {
@@ -46,14 +68,14 @@ impl Profile {
         let images = Images::of_this_process();
         sampler.start()?;
         let (begun, clock) = (SystemTime::now(), Instant::now());
-        Ok(Profile { sampler, images, stacks: HashMap::new(), begun, clock })
+        Ok(Profile { sampler, images, stacks: Stacks::default(), begun, clock })
     }
 
     /// Takes in what was sampled. Room for samples is bounded: what is not taken in within
     /// [`DRAIN_INTERVAL`] may be lost under full load.
     pub fn drain(&mut self) {
         let (images, stacks) = (&mut self.images, &mut self.stacks);
-        self.sampler.drain(|sample| *stacks.entry(images.unwind(sample)).or_default() += 1);
+        self.sampler.drain(|sample| stacks.count(images.unwind(sample)));
     }
 
     /// The profile, gzipped.
@@ -61,8 +83,8 @@ impl Profile {
         self.sampler.stop();
         self.drain();
         let taken = report::Taken {
-            stacks: self.stacks,
-            lost: self.sampler.lost(),
+            lost: self.sampler.lost().saturating_add(self.stacks.lost),
+            stacks: self.stacks.seen,
             begun: self.begun,
             lasted: self.clock.elapsed(),
         };
@@ -105,6 +127,16 @@ mod tests {
         let function = |id: u64| profile.function.iter().find(|f| f.id == id).expect("a function");
         let lines = sample.location_id.iter().flat_map(|id| &location(id).line);
         lines.map(|line| profile.string_table[function(line.function_id).name as usize].clone()).collect()
+    }
+
+    #[test]
+    fn what_a_profile_holds_is_bounded() {
+        let mut stacks = Stacks::default();
+        for address in (0..MAX_STACKS as u64 + 2).chain([0]) {
+            stacks.count(vec![address]);
+        }
+        assert_eq!((stacks.seen.len(), stacks.lost), (MAX_STACKS, 2));
+        assert_eq!(stacks.seen.get([0].as_slice()), Some(&2), "what is known is counted on");
     }
 
     #[test]
