@@ -1,4 +1,4 @@
-//! A store whose reads tests count, and make fail or hang.
+//! A store whose reads tests count, and make fail or hang, and whose writes they meddle with.
 
 use amphipod_api::resource::{Resource, builtin};
 use amphipod_store::{
@@ -6,6 +6,9 @@ use amphipod_store::{
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::registry::encode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
@@ -14,17 +17,26 @@ pub enum Reads {
     Hang,
 }
 
+/// Is shown each write; what it gives is written before it, and what it fails with is the write's end.
+pub type Meddler = Box<dyn FnMut(&Txn) -> Result<Vec<Op>, Error> + Send>;
+
 pub struct ProbedStore {
     inner: EmbeddedStore,
     pub reads: Mutex<Reads>,
     /// How many items each read gave.
     pub read: Mutex<Vec<usize>>,
+    pub meddler: Mutex<Option<Meddler>>,
 }
 
 impl Default for ProbedStore {
     fn default() -> Self {
         let inner = EmbeddedStore::memory().expect("a store");
-        ProbedStore { inner, reads: Mutex::new(Reads::Work), read: Mutex::default() }
+        ProbedStore {
+            inner,
+            reads: Mutex::new(Reads::Work),
+            read: Mutex::default(),
+            meddler: Mutex::default(),
+        }
     }
 }
 
@@ -47,6 +59,11 @@ pub async fn put_map(store: &dyn Store, name: &str, n: &str) -> Revision {
     store.txn(Txn { compare: vec![], then: vec![op] }).await.expect("the write is taken").revision
 }
 
+pub fn put_op(key: &str, object: &Value) -> Op {
+    let encoded = encode::object(object).expect("an object");
+    Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease: None }
+}
+
 #[async_trait]
 impl Store for ProbedStore {
     async fn range(&self, range: Range) -> Result<RangeResult, Error> {
@@ -61,6 +78,10 @@ impl Store for ProbedStore {
         Ok(result)
     }
     async fn txn(&self, txn: Txn) -> Result<TxnResult, Error> {
+        let before = self.meddler.lock().as_mut().map_or(Ok(Vec::new()), |meddle| meddle(&txn))?;
+        for op in before {
+            self.inner.txn(Txn { compare: vec![], then: vec![op] }).await?;
+        }
         self.inner.txn(txn).await
     }
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, Error> {

@@ -101,6 +101,13 @@ async fn evictions_that_cannot_be() {
     elsewhere["metadata"] = json!({"name": "a", "namespace": "x"});
     let text = server.post(&format!("{PODS}/a/eviction"), &elsewhere).await.refused(400, "BadRequest");
     assert_eq!(text, "the namespace of the provided object does not match the namespace sent on the request");
+    elsewhere["metadata"] = json!({"name": "a"});
+    elsewhere["deleteOptions"] = json!({"dryRun": ["All", "All"]});
+    let status = server.post(&format!("{PODS}/a/eviction?dryRun=All"), &elsewhere).await.expect(500);
+    assert_eq!(
+        (status.get("reason"), status["message"].as_str()),
+        (None, Some("Non-matching dry-run options in request and content: [All] and [All All]"))
+    );
 }
 
 #[tokio::test]
@@ -125,6 +132,10 @@ async fn pods_no_budget_counts_go_as_they_were_read() {
                  match the ResourceVersion in record ({version}). The object might have been modified"
             )
         );
+        // Nor does a budget spare another pod than the one it was asked about.
+        let answer = evict(&server, name, &json!({"preconditions": {"uid": "other"}})).await;
+        let expected = if name == "unready" { (429, "TooManyRequests") } else { (409, "Conflict") };
+        answer.refused(expected.0, expected.1);
         let exact = json!({"preconditions": {"resourceVersion": version}, "gracePeriodSeconds": 0});
         evict(&server, name, &exact).await.expect(201);
         server.get(&format!("{PODS}/{name}")).await.refused(404, "NotFound");

@@ -45,20 +45,34 @@ pub async fn evict(server: &ApiServer, cx: &Context, eviction: Value) -> Result<
     if object::name(&eviction) != cx.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    let empty = json!({});
-    let mut options = DeleteOptions::from_value(cx, eviction.get("deleteOptions").unwrap_or(&empty))?;
-    options.dry_run |= cx.dry_run()?;
+    let options = delete_options(cx, eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
     let eviction = admit(server, cx, Operation::Create, eviction, None, options.dry_run).await?;
     validate_admission(server, cx, Operation::Create, eviction, None, options.dry_run).await?;
     for _ in 0..ATTEMPTS {
         match attempt(server, cx, &options).await {
-            // Only the pod as it was read needed no budget: it is looked at again.
+            // It was decided about the pod as it was read: the one there is now is looked at.
             Err(Refused::Changed) => {}
             Err(Refused::For(status)) => return Err(*status),
             Ok(()) => return success(cx),
         }
     }
     Err(Status::modified("", "pods", cx.name()))
+}
+
+/// What the eviction says of the delete. It and the request may both ask for a dry run, in the same words.
+fn delete_options(cx: &Context, said: &Value) -> Result<DeleteOptions, Status> {
+    let asked: Vec<&str> = cx.query.all("dryRun").filter(|text| !text.is_empty()).collect();
+    let within = said["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let within: Vec<&str> = within.collect();
+    let is_dry_run = cx.dry_run()?;
+    if !asked.is_empty() && !within.is_empty() && asked != within {
+        let (asked, within) = (asked.join(" "), within.join(" "));
+        let why = format!("Non-matching dry-run options in request and content: [{asked}] and [{within}]");
+        return Err(Status::failure(500, "", why));
+    }
+    let mut options = DeleteOptions::from_value(cx, said)?;
+    options.dry_run |= is_dry_run;
+    Ok(options)
 }
 
 fn success(cx: &Context) -> Result<Response<Body>, Status> {
@@ -69,7 +83,7 @@ fn success(cx: &Context) -> Result<Response<Body>, Status> {
 }
 
 enum Refused {
-    /// The pod is not any more what was decided on.
+    /// The pod is not any more what was decided on, or is another.
     Changed,
     For(Box<Status>),
 }
@@ -91,19 +105,33 @@ async fn attempt(server: &ApiServer, cx: &Context, options: &DeleteOptions) -> R
             Asked::Spared(name) => (true, Some(name)),
         },
     };
-    options.check_preconditions(&cx.resource, &pod)?;
-    let mut options = options.clone();
     let pinned = as_read && options.resource_version.is_none();
+    // A budget that spares the pod as it was read says nothing of another.
+    let refused = |status: Status| match &budget {
+        Some(name) if pinned => Refused::from(unsettled(name)),
+        _ => Refused::from(status),
+    };
+    options.check_preconditions(&cx.resource, &pod).map_err(refused)?;
+    let mut options = options.clone();
+    // Whatever was decided holds for this pod and for none that takes its name.
+    let is_any = options.uid.is_none() && options.resource_version.is_none();
+    options.uid.get_or_insert_with(|| object::uid(&pod).to_owned());
     if pinned {
         options.resource_version = Some(object::resource_version(&pod).to_owned());
     }
-    match remove(server, cx, found, options).await {
-        Err(status) if pinned && status.code == 409 => match budget {
-            Some(name) => Err(unsettled(&name).into()),
-            None => Err(Refused::Changed),
-        },
-        other => other.map_err(Refused::from),
-    }
+    let status = match remove(server, cx, found, options).await {
+        Err(status) if status.code == 409 => status,
+        other => return other.map_err(Refused::from),
+    };
+    // What was spent on a pod is not spent on it again, only on another that has its name now.
+    let anew = if pinned { budget.is_none() } else { is_any && is_gone(server, cx, &pod).await? };
+    Err(if anew { Refused::Changed } else { refused(status) })
+}
+
+/// Whether the pod is no more, though another may have its name.
+async fn is_gone(server: &ApiServer, cx: &Context, pod: &Value) -> Result<bool, Status> {
+    let Some(found) = existing(server, &cx.resource, &key(cx)).await? else { return Ok(true) };
+    Ok(object::uid(&found.value(&cx.resource)?) != object::uid(pod))
 }
 
 /// Says why the pod goes, then deletes it.
@@ -236,3 +264,6 @@ async fn mark_disrupted(
     }
     Err(Status::modified("", "pods", cx.name()))
 }
+
+#[cfg(test)]
+mod tests;
