@@ -1,15 +1,20 @@
-//! An in-memory [`Reader`] for tests of policy.
+//! An in-memory [`Reader`] for tests of policy, and requests for tests of a whole server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use amphipod_api::object;
 use amphipod_api::status::Status;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tower::ServiceExt;
 
 use crate::seams::{Listing, QuotaLedger, Reader};
+use crate::{ApiServer, UserInfo};
 
 #[derive(Default)]
 struct State {
@@ -73,4 +78,14 @@ impl QuotaLedger for MemoryReader {
         self.put("", "resourcequotas", &quota);
         Ok(true)
     }
+}
+
+/// As one who may do everything; null where the answer is no JSON.
+pub async fn send(server: &Arc<ApiServer>, method: &str, path: &str, body: String) -> (u16, Value) {
+    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    let request = request.body(Full::new(body.into())).expect("a request");
+    let service = server.local_service(UserInfo::new("admin", &["system:masters"]));
+    let (parts, body) = service.oneshot(request).await.expect("never fails").into_parts();
+    let bytes = body.collect().await.expect("a whole answer").to_bytes();
+    (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_default())
 }

@@ -84,9 +84,11 @@ struct State {
     watchers: HashMap<Interest, Vec<Registered>>,
     watcher_count: usize,
     next_watcher: u64,
-    /// How often the store was read from the start, and changes since the process began.
+    /// Since the process began: how often the store was read from the start, changes, and those of them
+    /// that somebody watched.
     loads: u64,
     changes: u64,
+    dispatched: u64,
 }
 
 /// How far a collection is.
@@ -96,6 +98,8 @@ pub struct Standing {
     pub watchers: usize,
     pub loads: u64,
     pub changes: u64,
+    /// Those of them that were handed to somebody who watches.
+    pub dispatched: u64,
     /// Revision of the newest change.
     pub newest: Revision,
     /// Changes it keeps for watches to resume from, at most.
@@ -233,13 +237,16 @@ impl Collection {
             }
             interests.push(Interest::Field { index, value: values[1].clone() });
         }
+        let mut is_taken = false;
         for interest in interests {
             if let Some(list) = state.watchers.get_mut(&interest) {
                 let before = list.len();
                 list.retain(|(_, sender)| sender.try_send(change.clone()).is_ok());
                 state.watcher_count -= before - list.len();
+                is_taken |= !list.is_empty();
             }
         }
+        state.dispatched += u64::from(is_taken);
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -271,6 +278,7 @@ impl Collection {
             watchers: state.watcher_count,
             loads: state.loads,
             changes: state.changes,
+            dispatched: state.dispatched,
             newest: state.last_change,
             capacity: WINDOW_CHANGES as u64,
         }
@@ -512,6 +520,20 @@ mod tests {
             Event::Delete { key: "/registry/x/a".into(), revision: 9 },
         ]);
         assert!(matches!(get(), Ok(None)), "deleted is deleted");
+    }
+
+    #[test]
+    fn changes_that_somebody_watches_are_counted_apart() {
+        let collection = collection();
+        collection.apply(vec![put("unseen", 4)]);
+        let before = collection.standing();
+        assert_eq!((before.changes, before.dispatched), (2, 0));
+        let (_, _, watcher) = collection.watch_now(Interest::All);
+        collection.apply(vec![put("seen", 5), put("seen-too", 5)]);
+        drop(watcher);
+        collection.apply(vec![put("unseen", 6)]);
+        let after = collection.standing();
+        assert_eq!((after.changes, after.dispatched), (5, 2));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use amphipod_api::protobuf;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use http::header::{ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -188,7 +188,7 @@ pub async fn other(server: &ApiServer, incoming: Incoming) -> Result<Response<Bo
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
         "/version" => Ok(indented_answer(&version_of(server))),
-        "/metrics" => metrics(server, request.headers()).await,
+        "/metrics" => metrics(server).await,
         "/.well-known/openid-configuration" => Ok(json_answer(&server.policy.tokens.openid_configuration())),
         "/openid/v1/jwks" => Ok(jwks(server)),
         "" | "/" => Ok(indented_answer(&json!({"paths": paths(server)}))),
@@ -281,15 +281,14 @@ fn collections(server: &ApiServer) -> Vec<(String, String, Standing)> {
     named.collect()
 }
 
-async fn metrics(server: &ApiServer, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+async fn metrics(server: &ApiServer) -> Result<Response<Body>, Status> {
     let scrape = Scrape {
         collections: collections(server),
         store_bytes: server.cache.store().size_bytes().await.unwrap_or(0),
         load: server.limits.load(),
     };
-    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let (text, media_type) = server.metrics.render(&scrape, accept);
-    Ok(view::response(StatusCode::OK, media_type, body::full(text)))
+    let text = server.metrics.render(&scrape);
+    Ok(view::response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body::full(text)))
 }
 
 async fn healthy(server: &ApiServer, path: &str, query: &Query) -> Result<Response<Body>, Status> {

@@ -1,6 +1,8 @@
 //! The watch cache as dashboards see it; read when somebody asks, so that nothing is counted twice on
 //! the way of a change.
 
+use std::sync::atomic::Ordering;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,7 +33,7 @@ impl CacheFamilies {
         );
         registry.register(
             "apiserver_watch_cache_events_dispatched",
-            "Changes handed to those who watch",
+            "Changes handed to somebody who watches",
             families.dispatched.clone(),
         );
         registry.register(
@@ -53,15 +55,54 @@ impl CacheFamilies {
     }
 
     pub fn show(&self, labels: &ResourceLabels, standing: &Standing) {
-        // Every change that is taken in is handed on under the same lock.
-        for counter in [&self.received, &self.dispatched] {
-            let counter = counter.get_or_create(labels);
-            counter.inc_by(standing.changes.saturating_sub(counter.get()));
+        for (counter, count) in [
+            (&self.received, standing.changes),
+            (&self.dispatched, standing.dispatched),
+            (&self.initializations, standing.loads),
+        ] {
+            // Of two who ask at once neither counts what the other has, nor takes back what it has seen.
+            counter.get_or_create(labels).inner().fetch_max(count, Ordering::Relaxed);
         }
-        let counter = self.initializations.get_or_create(labels);
-        counter.inc_by(standing.loads.saturating_sub(counter.get()));
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.revision.get_or_create(labels).set(number(standing.newest % SHOWN_REVISIONS));
         self.capacity.get_or_create(labels).set(number(standing.capacity));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn many_may_ask_at_once() {
+        const ASKERS: usize = 4;
+        const CHANGES: u64 = 2000;
+        let families = CacheFamilies::default();
+        let labels = ResourceLabels { group: String::new(), resource: "pods".into() };
+        let at = |changes| Standing {
+            objects: 1,
+            watchers: 1,
+            loads: 1,
+            changes,
+            dispatched: changes / 2,
+            newest: 1,
+            capacity: 1,
+        };
+        let barrier = Barrier::new(ASKERS);
+        std::thread::scope(|scope| {
+            for _ in 0..ASKERS {
+                scope.spawn(|| {
+                    for changes in 1..=CHANGES {
+                        barrier.wait();
+                        families.show(&labels, &at(changes));
+                    }
+                });
+            }
+        });
+        families.show(&labels, &at(1));
+        assert_eq!(families.received.get_or_create(&labels).get(), CHANGES);
+        assert_eq!(families.dispatched.get_or_create(&labels).get(), CHANGES / 2);
     }
 }

@@ -44,8 +44,6 @@ const DURATIONS: [f64; 23] = [
 ];
 /// Upper bounds in bytes of answers.
 const ANSWER_SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-/// What OpenMetrics text ends with.
-const END: &str = "# EOF\n";
 /// The one component these requests are of.
 const COMPONENT: &str = "apiserver";
 /// Paths that are no resources and are counted by name; others are counted as one.
@@ -375,24 +373,24 @@ impl Metrics {
         self.families.listed_objects.get_or_create(&labels).inc_by(objects as u64);
     }
 
-    /// The store was asked to write something and answered after so long.
-    pub fn stored(&self, operation: &'static str, resource: &Resource, took: Duration) {
+    /// The store was asked to write something, which took so long. `failed`: it could not be asked, or did
+    /// not say how that went.
+    pub fn stored(&self, operation: &'static str, resource: &Resource, took: Duration, failed: bool) {
         let labels = store_labels(operation, resource);
         self.families.store_requests.get_or_create(&labels).inc();
         self.families.store_durations.get_or_create(&labels).observe(took.as_secs_f64());
+        if failed {
+            self.families.store_errors.get_or_create(&labels).inc();
+        }
     }
 
-    /// The store could not be asked to write something, or did not say how that went.
-    pub fn store_failed(&self, operation: &'static str, resource: &Resource) {
-        self.families.store_errors.get_or_create(&store_labels(operation, resource)).inc();
-    }
     /// Shows the series of another component of this process with the server's.
     pub fn also(&self, part: impl Fn() -> String + Send + Sync + 'static) {
         self.parts.write().push(Box::new(part));
     }
 
-    /// The text of `/metrics` and its content type.
-    pub fn render(&self, scrape: &Scrape, accept: &str) -> (String, &'static str) {
+    /// The text of `/metrics`, in the one format that upstream's server has.
+    pub fn render(&self, scrape: &Scrape) -> String {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         for (group, resource, standing) in &scrape.collections {
             let labels = StoredLabels { resource: qualified(group, resource) };
@@ -413,16 +411,8 @@ impl Metrics {
         let mut open = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut open, &self.registry);
-        for part in self.parts.read().iter() {
-            // There is one end, behind all.
-            open.truncate(open.trim_end_matches(END).len());
-            open.push_str(&part());
-        }
-        if accept.contains("application/openmetrics-text") {
-            (open, "application/openmetrics-text; version=1.0.0; charset=utf-8")
-        } else {
-            (text::classic(&open), "text/plain; version=0.0.4; charset=utf-8")
-        }
+        open.extend(self.parts.read().iter().map(|part| part()));
+        text::classic(&open)
     }
 }
 
@@ -466,5 +456,34 @@ fn verb(attributes: &Attributes, is_apply: bool) -> &'static str {
         (_, "delete") => "DELETE",
         (_, "deletecollection") => "DELETECOLLECTION",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::testing::ProbedStore;
+    use crate::testing::send;
+    use crate::{ApiServer, Config};
+
+    #[tokio::test]
+    async fn a_write_that_fails_is_a_request_too() {
+        let store = Arc::new(ProbedStore::default());
+        let server = ApiServer::start(Config::default(), store.clone()).await.expect("a server");
+        let row = amphipod_api::resource::find("", "v1", "configmaps").expect("a resource");
+        let (labels, families) = (store_labels("create", row), &server.metrics.families);
+        let counts = || {
+            let requests = families.store_requests.get_or_create(&labels).get();
+            (requests, families.store_errors.get_or_create(&labels).get())
+        };
+        let (requests, errors) = counts();
+        *store.meddler.lock() =
+            Some(Box::new(|_| Err(amphipod_store::Error::Unavailable("no member answers".into()))));
+        let map = json!({"metadata": {"name": "m"}}).to_string();
+        let (code, _) = send(&server, "POST", "/api/v1/namespaces/default/configmaps", map).await;
+        assert_eq!(code, 503);
+        assert_eq!(counts(), (requests + 1, errors + 1));
     }
 }

@@ -170,8 +170,8 @@ async fn commit(
     let mut then = vec![op];
     then.extend(beside.then);
     let outcome = transact(server, resource, Txn { compare, then }).await;
-    let outcome = outcome.inspect_err(|_| server.metrics.store_failed(operation, resource))?;
-    server.metrics.stored(operation, resource, started.elapsed());
+    server.metrics.stored(operation, resource, started.elapsed(), outcome.is_err());
+    let outcome = outcome?;
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);
         let written = outcome.written.into_iter().next();

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use amphipod_store::{Op, Store, Txn};
-use http::Request;
-use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use crate::cache::testing::{ProbedStore, put_op};
-use crate::{ApiServer, Config, UserInfo};
+use crate::testing::send;
+use crate::{ApiServer, Config};
 
 const KEY: &str = "/registry/pods/default/p";
 const PATH: &str = "/api/v1/namespaces/default/pods/p";
@@ -33,15 +31,6 @@ fn budget(allowed: i64) -> Op {
 
 async fn write(store: &ProbedStore, op: Op) {
     store.txn(Txn { compare: vec![], then: vec![op] }).await.expect("the write is taken");
-}
-
-async fn send(server: &Arc<ApiServer>, method: &str, path: &str, body: String) -> (u16, Value) {
-    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
-    let request = request.body(Full::new(body.into())).expect("a request");
-    let service = server.local_service(UserInfo::new("admin", &["system:masters"]));
-    let (parts, body) = service.oneshot(request).await.expect("never fails").into_parts();
-    let bytes = body.collect().await.expect("a whole answer").to_bytes();
-    (parts.status.as_u16(), serde_json::from_slice(&bytes).expect("JSON"))
 }
 
 /// Replaces the pod when it is said why it goes.
