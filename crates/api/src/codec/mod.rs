@@ -2,6 +2,7 @@
 //! fields reported as `fieldValidation` asks; wrong types refused in the words clients know.
 
 mod conform;
+mod go_yaml;
 mod parse;
 mod times;
 pub mod yaml;
@@ -123,8 +124,8 @@ pub fn decode(
             unrecognized(expected, body, &e)
         })?,
     };
-    if value.is_null() && media == Media::Json {
-        // Go decodes null into an empty object.
+    if value.is_null() {
+        // Go decodes null into an empty object, and no YAML at all is null.
         value = Value::Object(serde_json::Map::new());
     }
     check_kind(&mut value, expected)?;

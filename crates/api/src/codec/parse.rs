@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::go_yaml;
 use crate::field::go_quote;
 use crate::schema::Node;
 
@@ -18,17 +19,18 @@ const MAX_YAML_DEPTH: usize = 64;
 const MAX_PROBLEMS: usize = 100;
 
 pub(super) fn parse(body: &[u8], is_yaml: bool, schema: Node<'_>) -> Result<(Value, Vec<String>), String> {
-    let mut log = Log { path: String::new(), problems: Vec::new(), duplicate: None, is_yaml, depth: 0 };
     let starts_as_json = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    let value = if is_yaml && !starts_as_json {
-        parse_yaml(body, schema, &mut log)?
-    } else {
-        log.is_yaml = false;
-        parse_json(body, schema, &mut log)?
-    };
-    if log.is_yaml
-        && let Some(key) = &log.duplicate
-    {
+    if starts_as_json || !is_yaml {
+        let mut log = Log::new(false);
+        let read = parse_json(body, schema, &mut log);
+        // A map in brackets that is no JSON can still be YAML.
+        if read.is_ok() || !is_yaml {
+            return Ok((read?, log.problems));
+        }
+    }
+    let mut log = Log::new(true);
+    let value = parse_yaml(body, schema, &mut log)?;
+    if let Some(key) = &log.duplicate {
         log.problems.insert(0, yaml_duplicate(body, key));
     }
     Ok((value, log.problems))
@@ -96,20 +98,18 @@ fn yaml_options(duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy) -> se
     }
 }
 
+/// The first document: Go's reader takes no notice of what follows.
 fn parse_yaml(body: &[u8], schema: Node<'_>, log: &mut Log) -> Result<Value, String> {
     let options = yaml_options(serde_saphyr::options::DuplicateKeyPolicy::LastWins);
-    let parsed = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
-        Seed { schema: Some(schema), log }.deserialize(deserializer)
+    let mut first = None;
+    let read = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
+        first = Some(Seed { schema: Some(schema), log }.deserialize(deserializer)?);
+        Ok(())
     });
-    parsed.map_err(|e| match e.location() {
-        Some(at) => format!("error converting YAML to JSON: yaml: line {}: {}", at.line(), yaml_reason(&e)),
-        None => format!("error converting YAML to JSON: yaml: {}", yaml_reason(&e)),
-    })
-}
-
-fn yaml_reason(error: &serde_saphyr::Error) -> String {
-    // The first line says what is wrong; what follows draws the place.
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    match read {
+        Ok(()) | Err(serde_saphyr::Error::MultipleDocuments { .. }) => Ok(first.unwrap_or_default()),
+        Err(error) => Err(format!("error converting YAML to JSON: {}", go_yaml::fault(&error, body))),
+    }
 }
 
 /// Go's text for the first duplicate key of a YAML document, with its line.
@@ -130,6 +130,9 @@ struct Log {
 }
 
 impl Log {
+    fn new(is_yaml: bool) -> Self {
+        Log { path: String::new(), problems: Vec::new(), duplicate: None, is_yaml, depth: 0 }
+    }
     /// Extends the path by a field and returns the length to truncate to.
     fn enter(&mut self, key: &str) -> usize {
         let length = self.path.len();

@@ -59,7 +59,11 @@ fn operations(patch: &Value, validation: FieldValidation) -> Result<Vec<Map<Stri
         true => ("value of type []handlers.jsonPatchOp", "value of type handlers.jsonPatchOp"),
         false => ("value of type jsonpatch.Patch", "value of type jsonpatch.Operation"),
     };
-    let Value::Array(operations) = patch else { return Err(refuse(patch, list)) };
+    let operations = match patch {
+        Value::Array(operations) => operations.as_slice(),
+        Value::Null => &[],
+        _ => return Err(refuse(patch, list)),
+    };
     let mut read = Vec::with_capacity(operations.len());
     for operation in operations {
         let Value::Object(fields) = operation else { return Err(refuse(operation, item)) };
@@ -81,6 +85,8 @@ pub fn apply_merge_patch(
 ) -> Result<Value, Status> {
     if !patch.is_object() {
         return Err(match validation {
+            // To Go null is a map that is not there.
+            _ if patch.is_null() => Status::bad_request("Invalid JSON Patch"),
             FieldValidation::Ignore => Status::bad_request("Invalid JSON Patch"),
             _ => Status::bad_request(format!("error decoding patch: {}", no_map(patch))),
         });
@@ -120,9 +126,13 @@ pub fn apply_strategic_merge_patch(
     patch: &Value,
     schema: Node<'_>,
 ) -> Result<Value, Status> {
-    let Value::Object(patch) = patch else { return Err(Status::bad_request(no_map(patch))) };
+    let patch = match patch {
+        Value::Object(patch) => patch.clone(),
+        Value::Null => Map::new(),
+        _ => return Err(Status::bad_request(no_map(patch))),
+    };
     let Value::Object(original) = original else { return Err(Status::bad_request("invalid JSON document")) };
-    let merged = strategic::merge(original.clone(), patch.clone(), schema);
+    let merged = strategic::merge(original.clone(), patch, schema);
     merged.map(Value::Object).map_err(|e| match e.code() {
         400 => Status::bad_request(e.to_string()),
         422 => unprocessable(&e.to_string()),

@@ -107,9 +107,9 @@ fn parse_revision(text: &str) -> Result<Revision, field::Error> {
     })
 }
 
-/// The revision a get or a watch names.
+/// The revision a get or a watch names. Upstream takes another for a fault of its own.
 pub fn revision(text: &str) -> Result<Revision, Status> {
-    parse_revision(text).map_err(|fault| Status::failure(422, "Invalid", fault.to_string()))
+    parse_revision(text).map_err(|fault| Status::failure(500, "", fault.to_string()))
 }
 
 /// The revision a list names.

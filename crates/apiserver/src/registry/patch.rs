@@ -10,7 +10,7 @@ use amphipod_api::schema::Node;
 use amphipod_api::status::Status;
 use bytes::Bytes;
 use http::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::create::check_namespace;
 use super::update::{self, Change, check_name};
@@ -199,8 +199,12 @@ pub fn configuration(cx: &Context, body: &[u8], expected: codec::Expected<'_>) -
         let path = Path::new("fieldManager");
         return Err(cx.invalid_options(&FieldError::required(&path, "is required for apply patch")));
     }
-    let (config, problems) = codec::parse_reporting(body, true, Node::Deduced)
+    let (mut config, problems) = codec::parse_reporting(body, true, Node::Deduced)
         .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    if config.is_null() {
+        // As an empty map; it is of no version then.
+        config = json!({});
+    }
     if !config.is_object() {
         let why = "json: cannot unmarshal into Go value of type map[string]interface {}";
         return Err(Status::bad_request(format!("error decoding YAML: {why}")));

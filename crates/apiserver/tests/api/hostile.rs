@@ -113,7 +113,8 @@ fn request(rng: &mut Rng) -> Option<Request<Vec<u8>>> {
 fn is_plain_fault(status: &Value) -> bool {
     let text = status["message"].as_str().unwrap_or_default();
     let known = ["failed to create typed patch object", "map: map[", "list element types are not identical"];
-    known.iter().any(|k| text.starts_with(k)) || text.contains("resourceVersion should not be set")
+    let revision = ["resourceVersion: Invalid value", "resourceVersion should not be set"];
+    known.iter().any(|k| text.starts_with(k)) || revision.iter().any(|r| text.contains(r))
 }
 
 async fn send(server: &Server, seed: u64) {

@@ -19,15 +19,15 @@ const READS: &[Refusal<'_>] = &[
     (
         "GET",
         "/a?resourceVersion=abc",
-        422,
-        "Invalid",
+        500,
+        "",
         "resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": invalid syntax",
     ),
     (
         "GET",
         "?watch=1&resourceVersion=abc",
-        422,
-        "Invalid",
+        500,
+        "",
         "resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": invalid syntax",
     ),
     (

@@ -103,6 +103,27 @@ async fn strategic_faults() {
 }
 
 #[tokio::test]
+async fn null_is_a_patch_of_its_form() {
+    let server = server().await;
+    let before = server.post(MAPS, &config_map("a")).await.expect(201);
+    let path = format!("{MAPS}/a?fieldManager=m");
+    // No operation, and a map without fields.
+    for form in ["json-patch+json", "strategic-merge-patch+json"] {
+        let after = server.with("PATCH", &path, &format!("application/{form}"), "null").await.expect(200);
+        assert_eq!(after["data"], before["data"], "{form}");
+    }
+    let version = "Incorrect version specified in apply patch. Specified patch version: , expected: v1";
+    for (form, body, why) in [
+        ("merge-patch+json", "null", "Invalid JSON Patch"),
+        ("apply-patch+yaml", "null", version),
+        ("apply-patch+yaml", "", version),
+    ] {
+        let answer = server.with("PATCH", &path, &format!("application/{form}"), body).await;
+        assert_eq!(answer.refused(400, "BadRequest"), why, "{form} {body:?}");
+    }
+}
+
+#[tokio::test]
 async fn patches_with_conditions() {
     let server = server().await;
     let created = server.post(MAPS, &config_map("m")).await.expect(201);

@@ -36,7 +36,7 @@ impl Answer {
     pub fn refused(self, code: u16, reason: &str) -> String {
         let status = self.expect(code);
         assert_eq!(status["kind"], "Status");
-        assert_eq!(status["reason"], reason, "{status}");
+        assert_eq!(status["reason"].as_str().unwrap_or_default(), reason, "{status}");
         assert_eq!(status["code"], code);
         status["message"].as_str().unwrap_or_default().to_owned()
     }

@@ -19,6 +19,8 @@ async fn bodies_that_are_no_objects() {
             format!("{json_error}invalid character '}}' looking for beginning of object key string ({{\"a\":1,}})")),
         (JSON, "null", 422,
             "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".to_owned()),
+        (YAML, "", 422,
+            "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".to_owned()),
         (JSON, "{\"kind\":\"Secret\",\"apiVersion\":\"v1\"}", 400,
             "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): \
              unknown conversion".to_owned()),
@@ -41,7 +43,8 @@ async fn bodies_that_are_no_objects() {
     }
     let yaml = server.with("POST", MAPS, YAML, "a: [").await.expect(400);
     let text = yaml["message"].as_str().unwrap();
-    assert!(text.starts_with(&format!("{unrecognized}error converting YAML to JSON: yaml: ")), "{text}");
+    let why = "error converting YAML to JSON: yaml: line 1: did not find expected node content (613a205b)";
+    assert_eq!(text, format!("{unrecognized}{why}"));
 }
 
 #[tokio::test]
