@@ -14,6 +14,7 @@ use crate::authn::{self, Chain, Tokens};
 use crate::authz::rbac::Rbac;
 use crate::authz::{self, Union, bootstrap, node::NodeAuthorizer};
 use crate::config::Config;
+use crate::metrics::PluginDurations;
 use crate::seams::{Attributes, Authorizer, Policy, QuotaLedger, Reader, Reviews};
 
 /// The policy of a server with this configuration. Fails only on unusable token keys.
@@ -21,6 +22,7 @@ pub fn build(
     config: &Config,
     reader: Arc<dyn Reader>,
     ledger: Arc<dyn QuotaLedger>,
+    plugins: PluginDurations,
 ) -> Result<Policy, KeyError> {
     let signing = match &config.service_account_key_pem {
         Some(pem) => SigningKey::from_pem(pem)?,
@@ -41,7 +43,13 @@ pub fn build(
         Arc::new(Union { node: NodeAuthorizer::new(reader.clone()), rbac: rbac.clone() });
     Ok(Policy {
         authenticator: Arc::new(Chain { reader: reader.clone(), tokens: tokens.clone() }),
-        admission: Arc::new(admission::Chain::new(reader.clone(), ledger, authorizer.clone(), rbac.clone())),
+        admission: Arc::new(admission::Chain::new(
+            reader.clone(),
+            ledger,
+            authorizer.clone(),
+            rbac.clone(),
+            plugins,
+        )),
         reviews: Arc::new(ReviewHandlers {
             reader: reader.clone(),
             tokens: tokens.clone(),
@@ -104,7 +112,8 @@ mod tests {
             let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
             reader.put(group, &plural, &object);
         }
-        let policy = build(&Config::default(), reader.clone(), reader.clone()).unwrap();
+        let policy =
+            build(&Config::default(), reader.clone(), reader.clone(), PluginDurations::default()).unwrap();
         (reader, policy)
     }
 

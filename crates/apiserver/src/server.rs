@@ -62,7 +62,8 @@ impl ApiServer {
         let catalog = Arc::new(ArcSwap::from_pointee(Catalog::builtin()));
         let cache = Cache::start(store, catalog.load().resources(), shutdown.clone()).await?;
         let reader = Arc::new(CacheReader::new(cache.clone(), catalog.clone()));
-        let policy = crate::policy::build(&config, reader.clone(), reader)
+        let metrics = Metrics::new(&config.version, crate::http::handlers::platform());
+        let policy = crate::policy::build(&config, reader.clone(), reader, metrics.access.plugins.clone())
             .map_err(|e| Error::Policy(e.to_string()))?;
         let tls =
             kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
@@ -71,7 +72,7 @@ impl ApiServer {
             cache,
             catalog,
             policy,
-            metrics: Metrics::new(&config.version, crate::http::handlers::platform()),
+            metrics,
             shutdown,
             kubelet_tls: Arc::new(tls),
             event_lease: Mutex::default(),

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{creates, forbidden};
 use crate::authz::MASTERS;
+use crate::metrics::Plugin;
 use crate::seams::{AdmissionRequest, Attributes, Authorizer, Decision, Operation};
 
 const GROUP: &str = "certificates.k8s.io";
@@ -33,6 +34,15 @@ pub fn identity(request: &mut AdmissionRequest<'_>) {
         } else {
             spec.insert(key.into(), value);
         }
+    }
+}
+
+/// Upstream has a plugin for each thing that is done to a request.
+pub fn plugin(request: &AdmissionRequest<'_>) -> Plugin {
+    match request.attributes.subresource.as_str() {
+        "approval" => Plugin::CertificateApproval,
+        "status" => Plugin::CertificateSigning,
+        _ => Plugin::CertificateSubjectRestriction,
     }
 }
 

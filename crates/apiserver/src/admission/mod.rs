@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::authz::escalation::EscalationCheck;
 use crate::authz::rbac::Rbac;
+use crate::metrics::{Plugin, PluginDurations, Step};
 use crate::seams::{Admission, AdmissionRequest, Authorizer, Operation, QuotaLedger, Reader};
 
 pub struct Chain {
@@ -29,6 +30,7 @@ pub struct Chain {
     authorizer: Arc<dyn Authorizer>,
     escalation: EscalationCheck,
     quotas: quota::Quotas,
+    plugins: PluginDurations,
 }
 
 impl Chain {
@@ -37,43 +39,53 @@ impl Chain {
         ledger: Arc<dyn QuotaLedger>,
         authorizer: Arc<dyn Authorizer>,
         rbac: Arc<Rbac>,
+        plugins: PluginDurations,
     ) -> Self {
         let escalation = EscalationCheck { rbac, authorizer: authorizer.clone() };
-        Chain { reader, authorizer, escalation, quotas: quota::Quotas::new(ledger) }
+        Chain { reader, authorizer, escalation, quotas: quota::Quotas::new(ledger), plugins }
     }
 }
 
 #[async_trait]
 impl Admission for Chain {
     async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
-        let reader = self.reader.as_ref();
-        namespace::lifecycle(reader, request).await?;
-        limits::apply_defaults(reader, request).await?;
-        service_account::admit(reader, request).await?;
-        node::restrict(reader, self.authorizer.as_ref(), request).await?;
-        node::taint_new(request);
-        pod::priority(reader, request).await?;
-        pod::default_tolerations(request);
-        pod::runtime_class(reader, request).await?;
-        pod::topology_labels(reader, request).await?;
+        let (reader, authorizer) = (self.reader.as_ref(), self.authorizer.as_ref());
+        let timed = self.plugins.timed(Step::Admit, request.operation);
+        timed.run(Plugin::NamespaceLifecycle, namespace::lifecycle(reader, request)).await?;
+        timed.run(Plugin::LimitRanger, limits::apply_defaults(reader, request)).await?;
+        timed.run(Plugin::ServiceAccount, service_account::admit(reader, request)).await?;
+        timed.run(Plugin::NodeRestriction, node::restrict(reader, authorizer, request)).await?;
+        timed.run(Plugin::TaintNodesByCondition, done(|| node::taint_new(request))).await?;
+        timed.run(Plugin::Priority, pod::priority(reader, request)).await?;
+        timed.run(Plugin::DefaultTolerationSeconds, done(|| pod::default_tolerations(request))).await?;
+        timed.run(Plugin::RuntimeClass, pod::runtime_class(reader, request)).await?;
+        timed.run(Plugin::PodTopologyLabels, pod::topology_labels(reader, request)).await?;
         certificates::identity(request);
-        storage::protect(request);
-        storage::default_class(reader, request).await?;
-        storage::default_ingress_class(reader, request).await
+        timed.run(Plugin::StorageObjectInUseProtection, done(|| storage::protect(request))).await?;
+        timed.run(Plugin::DefaultStorageClass, storage::default_class(reader, request)).await?;
+        timed.run(Plugin::DefaultIngressClass, storage::default_ingress_class(reader, request)).await
     }
 
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
-        let reader = self.reader.as_ref();
-        limits::check(reader, request).await?;
-        service_account::validate(reader, request).await?;
-        pod::one_default_priority(reader, request).await?;
-        storage::resize(reader, request).await?;
+        let (reader, authorizer) = (self.reader.as_ref(), self.authorizer.as_ref());
+        let timed = self.plugins.timed(Step::Validate, request.operation);
+        timed.run(Plugin::LimitRanger, limits::check(reader, request)).await?;
+        timed.run(Plugin::ServiceAccount, service_account::validate(reader, request)).await?;
+        timed.run(Plugin::Priority, pod::one_default_priority(reader, request)).await?;
+        timed.run(Plugin::PersistentVolumeClaimResize, storage::resize(reader, request)).await?;
         devices::admin_access(reader, request).await?;
-        certificates::validate(self.authorizer.as_ref(), request).await?;
+        let about = certificates::plugin(request);
+        timed.run(about, certificates::validate(authorizer, request)).await?;
         self.escalation.validate(request).await?;
         // Last: what is charged shall come.
-        self.quotas.charge(reader, request).await
+        timed.run(Plugin::ResourceQuota, self.quotas.charge(reader, request)).await
     }
+}
+
+/// The work of a plugin that refuses nothing and waits for nothing.
+async fn done(work: impl FnOnce()) -> Result<(), Status> {
+    work();
+    Ok(())
 }
 
 /// The request writes this resource itself, not one of its subresources.
@@ -136,7 +148,7 @@ mod tests {
     use crate::testing::MemoryReader;
 
     fn chain(reader: &Arc<MemoryReader>) -> Arc<dyn Admission> {
-        crate::policy::build(&Config::default(), reader.clone(), reader.clone())
+        crate::policy::build(&Config::default(), reader.clone(), reader.clone(), PluginDurations::default())
             .expect("default keys work")
             .admission
     }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::plugins::PluginDurations;
 use super::{Histograms, histograms};
 use crate::seams::{Decision, Operation};
 
@@ -18,8 +19,8 @@ use crate::seams::{Decision, Operation};
 const DECISIONS: [f64; 15] = [
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
 ];
-/// Upper bounds in seconds of a step of admission.
-const STEPS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
+/// Upper bounds in seconds of a step of admission, and of a plugin in it.
+pub(super) const STEPS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const HOUR: f64 = 3600.0;
 const DAY: f64 = 24.0 * HOUR;
 /// Upper bounds in seconds of what is left of a client's certificate.
@@ -76,6 +77,15 @@ pub enum Step {
     Validate,
 }
 
+impl Step {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Step::Admit => "admit",
+            Step::Validate => "validate",
+        }
+    }
+}
+
 pub struct Access {
     attempts: Family<Outcome, Counter>,
     attempt_durations: Histograms<Outcome>,
@@ -84,6 +94,7 @@ pub struct Access {
     decisions: Family<Outcome, Counter>,
     decision_durations: Histograms<Outcome>,
     steps: Histograms<StepLabels>,
+    pub plugins: PluginDurations,
     deprecated: Family<DeprecatedLabels, Gauge>,
     bad_handshakes: Counter,
 }
@@ -98,6 +109,7 @@ impl Access {
             decisions: Family::default(),
             decision_durations: histograms(|| Histogram::new(DECISIONS)),
             steps: histograms(|| Histogram::new(STEPS)),
+            plugins: PluginDurations::default(),
             deprecated: Family::default(),
             bad_handshakes: Counter::default(),
         };
@@ -133,6 +145,7 @@ impl Access {
             "Time a step of admission took",
             self.steps.clone(),
         );
+        self.plugins.register(registry);
         registry.register(
             "apiserver_requested_deprecated_apis",
             "APIs clients should leave that were asked for",
@@ -176,10 +189,7 @@ impl Access {
         let labels = StepLabels {
             operation: operation.as_str(),
             rejected: if rejected { "true" } else { "false" },
-            r#type: match step {
-                Step::Admit => "admit",
-                Step::Validate => "validate",
-            },
+            r#type: step.name(),
         };
         self.steps.get_or_create(&labels).observe(took.as_secs_f64());
     }

@@ -3,6 +3,7 @@
 mod access;
 mod cache;
 mod labels;
+mod plugins;
 mod process;
 mod sizes;
 mod text;
@@ -34,6 +35,7 @@ use labels::{
     Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
     Target, Terminated, VersionedLabels, resource_labels, store_labels,
 };
+pub use plugins::{Plugin, PluginDurations};
 use process::Process;
 use sizes::{Sizes, Tally};
 

@@ -143,6 +143,7 @@ async fn who_asks_and_whether_they_may_is_counted() {
     server.post(MAPS, &config_map("a")).await.expect(201);
     server.post(MAPS, &json!({"metadata": {"name": "B"}})).await.refused(422, "Invalid");
     server.get("/api/v1/componentstatuses").await.expect(200);
+    server.post("/api/v1/namespaces/none/configmaps", &config_map("a")).await.refused(404, "NotFound");
     let text = scrape(&server).await;
     let grown = |name: &str, labels: &[&str]| {
         sample(&text, name, labels).unwrap_or(0.0) - sample(&before, name, labels).unwrap_or(0.0)
@@ -160,6 +161,19 @@ async fn who_asks_and_whether_they_may_is_counted() {
             vec!["operation=\"CREATE\"", "rejected=\"false\"", "type=\"validate\""],
         ),
         (
+            "apiserver_admission_controller_admission_duration_seconds_count",
+            vec!["name=\"ResourceQuota\"", "operation=\"CREATE\"", "rejected=\"false\"", "type=\"validate\""],
+        ),
+        (
+            "apiserver_admission_controller_admission_duration_seconds_count",
+            vec![
+                "name=\"NamespaceLifecycle\"",
+                "operation=\"CREATE\"",
+                "rejected=\"true\"",
+                "type=\"admit\"",
+            ],
+        ),
+        (
             "apiserver_requested_deprecated_apis",
             vec!["resource=\"componentstatuses\"", "removed_release=\"\""],
         ),
@@ -167,6 +181,10 @@ async fn who_asks_and_whether_they_may_is_counted() {
         assert!(grown(name, &labels) >= 1.0, "{name} {labels:?}\n{text}");
     }
     assert!(text.contains("# TYPE authentication_attempts counter\n"));
+    server.delete(&format!("{MAPS}/a")).await.expect(200);
+    let text = scrape(&server).await;
+    let asked = |name: &str| text.contains(&format!("name=\"{name}\",operation=\"DELETE\""));
+    assert!(asked("NamespaceLifecycle") && !asked("LimitRanger"), "{text}");
     for (name, resource) in [
         ("apiserver_storage_objects", vec!["resource=\"clusterroles.rbac.authorization.k8s.io\""]),
         (
