@@ -8,7 +8,7 @@ use amphipod_api::scheduling_review::Changes;
 use amphipod_api::status::Status;
 use amphipod_apiserver::seams::SchedulingExplainer;
 use amphipod_apiserver::{ApiServer, UserInfo};
-use amphipod_client::{Client, SharedInformers};
+use amphipod_client::{Client, Metrics, SharedInformers};
 use amphipod_cluster::Files;
 use amphipod_scheduler::why;
 use async_trait::async_trait;
@@ -40,13 +40,20 @@ impl Failure {
 
 /// Clients of a server in this process, one identity each.
 #[derive(Clone)]
-pub struct Local(pub Arc<ApiServer>);
+pub struct Local(pub Arc<ApiServer>, Metrics);
 
 impl Local {
+    /// What the clients do, and those who work with them, is shown with the server's series.
+    pub fn new(server: Arc<ApiServer>) -> Self {
+        let metrics = Metrics::default();
+        let shown = metrics.clone();
+        server.metrics.also(move || shown.render());
+        Local(server, metrics)
+    }
     pub fn client(&self, user: &str, groups: &[&str]) -> Client {
         let mut groups = groups.to_vec();
         groups.push("system:authenticated");
-        Client::local(self.0.local_service(UserInfo::new(user, &groups)))
+        Client::local(self.0.local_service(UserInfo::new(user, &groups))).counted(&self.1)
     }
     pub fn admin(&self) -> Client {
         self.client("kubernetes-admin", &["system:masters"])

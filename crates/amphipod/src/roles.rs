@@ -84,7 +84,7 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
         let config = plane::server_config(&keys, &at, &options.network);
         let (server, store) = plane::start(&files, config, &options.store).await?;
-        let local = Local(server.clone());
+        let local = Local::new(server.clone());
         compose::grant_rights(&local.admin()).await?;
         // The scheduler's own settings are not known here.
         local.explain_scheduling(amphipod_scheduler::Config::default(), |client| {

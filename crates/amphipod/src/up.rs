@@ -190,7 +190,7 @@ async fn start(
         tokio::time::sleep(Duration::from_millis(500)).await;
         Ok(store.close().await?)
     });
-    let local = Local(server);
+    let local = Local::new(server);
     compose::grant_rights(&local.admin()).await?;
     progress.done("API server");
 

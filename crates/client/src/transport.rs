@@ -2,6 +2,7 @@
 //! API server in the same process. Callers cannot tell which.
 
 use std::path::Path;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -12,7 +13,7 @@ use tower::{BoxError, Service};
 
 use amphipod_api::status::Status;
 
-use crate::Error;
+use crate::{Error, Metrics};
 
 /// The largest answer read into memory at once; lists beyond are paged by the callers.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
@@ -20,11 +21,12 @@ const MAX_ANSWER_BYTES: usize = 512 << 20;
 #[derive(Clone)]
 pub struct Client {
     inner: kube::Client,
+    metrics: Option<Metrics>,
 }
 
 impl Client {
     pub fn new(inner: kube::Client) -> Self {
-        Client { inner }
+        Client { inner, metrics: None }
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
@@ -74,6 +76,15 @@ impl Client {
         Ok(Client::new(inner))
     }
 
+    /// The same, counted by `metrics`.
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        Client { metrics: Some(metrics.clone()), ..self }
+    }
+    /// Whom those who work with this client tell of their queues.
+    pub fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.as_ref()
+    }
+
     pub fn kube(&self) -> &kube::Client {
         &self.inner
     }
@@ -96,7 +107,14 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Error> {
-        let response = self.inner.send(request.map(Body::from)).await?;
+        let requests = self.metrics.as_ref().and_then(|metrics| metrics.requests(request.method()));
+        let started = Instant::now();
+        let sent = self.inner.send(request.map(Body::from)).await;
+        if let Some(requests) = requests {
+            let code = sent.as_ref().ok().map(|answer| answer.status().as_u16());
+            requests.ended(code, started.elapsed());
+        }
+        let response = sent?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -112,5 +130,37 @@ impl Client {
                 Status::failure(code.as_u16(), "", text)
             });
         Err(Error::Api(Box::new(status)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_are_counted_by_what_they_are_answered() {
+        let metrics = Metrics::default();
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let code = request.uri().path().trim_start_matches('/').parse::<u16>().map_err(|_| "no code")?;
+            let answer = Response::builder().status(code).body(http_body_util::Full::new(Bytes::new()));
+            Ok::<_, BoxError>(answer?)
+        });
+        let client = Client::local(service).counted(&metrics);
+        let ask = async |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(Vec::new()).expect("a request");
+            client.request(request).await.is_ok()
+        };
+        assert!(ask("GET", "/200").await && ask("GET", "/200").await);
+        assert!(!ask("PATCH", "/409").await && !ask("GET", "/nothing").await);
+        let text = metrics.render();
+        for line in [
+            "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"in-process\"} 2",
+            "rest_client_requests_total{code=\"<error>\",method=\"GET\",host=\"in-process\"} 1",
+            "rest_client_requests_total{code=\"409\",method=\"PATCH\",host=\"in-process\"} 1",
+            "rest_client_request_duration_seconds_count{verb=\"GET\",host=\"in-process\"} 3",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("DELETE"), "{text}");
     }
 }

@@ -1,13 +1,16 @@
 //! A keyed work queue: a key waits at most once, is never worked on twice at a time, and can be
 //! put back after a delay or with exponential back-off. Its size is bounded by the number of keys.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::metrics::{Durations, QUEUES};
 
 /// client-go's default per-item limiter.
 const BASE_DELAY: Duration = Duration::from_millis(5);
@@ -16,8 +19,11 @@ const MAX_DELAY: Duration = Duration::from_secs(1000);
 #[derive(Default)]
 struct State {
     ready: VecDeque<String>,
-    waiting: HashSet<String>,
-    running: HashSet<String>,
+    /// Since when.
+    waiting: HashMap<String, Instant>,
+    running: HashMap<String, Instant>,
+    /// Keys that came to wait.
+    adds: u64,
     delayed: BTreeMap<(Instant, String), ()>,
     delayed_at: HashMap<String, Instant>,
     failures: HashMap<String, u32>,
@@ -31,14 +37,39 @@ struct State {
 pub struct WorkQueue {
     state: Arc<Mutex<State>>,
     notify: Arc<Notify>,
+    meter: Arc<Meter>,
+}
+
+struct Meter {
+    retries: AtomicU64,
+    waited: Durations,
+    worked: Durations,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter { retries: AtomicU64::new(0), waited: Durations::new(QUEUES), worked: Durations::new(QUEUES) }
+    }
+}
+
+/// How a queue is at the moment somebody asks.
+pub(crate) struct Standing {
+    pub depth: usize,
+    pub adds: u64,
+    pub retries: u64,
+    /// Spent so far on the keys that are worked on, and on the one of them that was begun first.
+    pub unfinished_seconds: f64,
+    pub longest_seconds: f64,
 }
 
 impl State {
-    fn push(&mut self, key: &str) -> bool {
-        if self.closed || !self.waiting.insert(key.to_owned()) {
+    fn push(&mut self, key: &str, now: Instant) -> bool {
+        if self.closed || self.waiting.contains_key(key) {
             return false;
         }
-        if self.running.contains(key) {
+        self.waiting.insert(key.to_owned(), now);
+        self.adds += 1;
+        if self.running.contains_key(key) {
             return false; // done() makes it ready
         }
         self.ready.push_back(key.to_owned());
@@ -51,14 +82,15 @@ impl State {
             }
             let ((_, key), ()) = entry.remove_entry();
             self.delayed_at.remove(&key);
-            self.push(&key);
+            self.push(&key, now);
         }
     }
-    fn take(&mut self) -> Option<String> {
+    /// The next key, and since when it waited.
+    fn take(&mut self, now: Instant) -> Option<(String, Instant)> {
         let key = self.ready.pop_front()?;
-        self.waiting.remove(&key);
-        self.running.insert(key.clone());
-        Some(key)
+        let since = self.waiting.remove(&key).unwrap_or(now);
+        self.running.insert(key.clone(), now);
+        Some((key, since))
     }
     /// Another worker has something to do: a key, or to keep the time.
     fn needs_another(&self) -> bool {
@@ -98,12 +130,13 @@ impl WorkQueue {
         Self::default()
     }
     pub fn add(&self, key: &str) {
-        if self.state.lock().push(key) {
+        if self.state.lock().push(key, Instant::now()) {
             self.notify.notify_one();
         }
     }
     /// Adds the key once the delay has passed; of several delays for one key the earliest counts.
     pub fn add_after(&self, key: &str, delay: Duration) {
+        self.meter.retries.fetch_add(1, Ordering::Relaxed);
         if delay.is_zero() {
             return self.add(key);
         }
@@ -157,11 +190,13 @@ impl WorkQueue {
                     self.notify.notify_one(); // wake the other workers too
                     return None;
                 }
-                state.push_due(Instant::now());
-                if let Some(key) = state.take() {
+                let now = Instant::now();
+                state.push_due(now);
+                if let Some((key, since)) = state.take(now) {
                     if state.needs_another() {
                         self.notify.notify_one();
                     }
+                    self.meter.waited.observe(now - since);
                     return Some(key);
                 }
                 state.keep_time()
@@ -178,11 +213,30 @@ impl WorkQueue {
     /// The key's work is over; if it was added meanwhile it becomes ready again.
     pub fn done(&self, key: &str) {
         let mut state = self.state.lock();
-        state.running.remove(key);
-        if state.waiting.contains(key) {
+        if let Some(since) = state.running.remove(key) {
+            self.meter.worked.observe(since.elapsed());
+        }
+        if state.waiting.contains_key(key) {
             state.ready.push_back(key.to_owned());
             drop(state);
             self.notify.notify_one();
+        }
+    }
+    pub(crate) fn waited(&self) -> &Durations {
+        &self.meter.waited
+    }
+    pub(crate) fn worked(&self) -> &Durations {
+        &self.meter.worked
+    }
+    pub(crate) fn standing(&self) -> Standing {
+        let (state, now) = (self.state.lock(), Instant::now());
+        let spent = || state.running.values().map(|since| (now - *since).as_secs_f64());
+        Standing {
+            depth: state.waiting.len(),
+            adds: state.adds,
+            retries: self.meter.retries.load(Ordering::Relaxed),
+            unfinished_seconds: spent().sum(),
+            longest_seconds: spent().fold(0.0, f64::max),
         }
     }
     pub fn close(&self) {

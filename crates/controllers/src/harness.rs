@@ -45,6 +45,9 @@ impl Scope {
 
     /// Runs the workers until cancelled.
     pub async fn work<C: Controller>(&self, queue: WorkQueue, workers: usize, controller: Arc<C>) {
+        if let Some(metrics) = self.client.metrics() {
+            metrics.show(C::QUEUE, &queue);
+        }
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..workers.max(1) {
             tasks.spawn(worker(self.name, queue.clone(), controller.clone()));
@@ -57,6 +60,8 @@ impl Scope {
 
 /// One key's work.
 pub trait Controller: Send + Sync + 'static {
+    /// What upstream's series call its queue.
+    const QUEUE: &'static str;
     /// Brings the world in line for one key; `Some(delay)` to be called again without a change.
     fn sync(&self, key: &str) -> impl Future<Output = Result<Option<Duration>, Error>> + Send;
 }

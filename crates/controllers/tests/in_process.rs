@@ -41,6 +41,33 @@ fn progress(d: &Deployment) -> String {
     conditions.into_iter().find(|c| c.type_ == "Progressing").and_then(|c| c.reason).unwrap_or_default()
 }
 
+/// One of each row, but for those that have none (dead pods' collector) or two (jobs, the garbage collector).
+const QUEUES: usize = 25;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_controllers_do_is_shown_with_the_servers_series() {
+    let cluster = cluster::start().await;
+    cluster.namespace("seen").await;
+    cluster.create::<Deployment>("seen", deployment(1)).await;
+    cluster.until("rollout", "seen", "demo", available(1)).await;
+    eventually("series of all queues", || async {
+        let request = http::Request::builder().uri("/metrics").body(Vec::new()).unwrap();
+        let text = String::from_utf8(cluster.client.request(request).await.unwrap().into()).unwrap();
+        let queues = text.lines().filter(|line| line.starts_with("workqueue_depth{")).count();
+        let seen = [
+            "workqueue_work_duration_seconds_count{name=\"deployment\"} ",
+            "workqueue_adds_total{name=\"replicaset\"} ",
+            "rest_client_requests_total{code=\"201\",method=\"POST\",host=\"in-process\"} ",
+        ];
+        let at_work = |series: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(series));
+            value.is_some_and(|value| value.parse::<u64>().unwrap() > 0)
+        };
+        (queues == QUEUES && seen.into_iter().all(at_work)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_rolls_out_scales_and_shows_in_endpoints() {
     let cluster = cluster::start().await;

@@ -59,6 +59,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for Aggregation {
+    const QUEUE: &'static str = "ClusterRoleAggregator";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(role) = self.roles.get(key) else { return Ok(None) };
         let Some(rules) = rules(&role, &self.roles.list()) else { return Ok(None) };

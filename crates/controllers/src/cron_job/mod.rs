@@ -39,6 +39,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for CronJobController {
+    const QUEUE: &'static str = "cronjob";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(cron) = self.crons.get(key) else { return Ok(None) };
         let jobs = self.jobs.by_index(BY_CONTROLLER, cron.uid());

@@ -79,6 +79,7 @@ fn is_alike(old: &Node, new: &Node) -> bool {
 }
 
 impl Controller for DaemonSetController {
+    const QUEUE: &'static str = "daemonset";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(set) = self.sets.get(key) else {
             self.expectations.forget(key);

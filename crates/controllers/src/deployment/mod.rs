@@ -81,6 +81,7 @@ fn wake_recreate(
 }
 
 impl Controller for DeploymentController {
+    const QUEUE: &'static str = "deployment";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
         let spec_selector = deployment.spec.as_ref().map(|spec| &spec.selector);

@@ -106,6 +106,7 @@ fn is_relevant(old: &CachedPod, new: &CachedPod) -> bool {
 }
 
 impl Controller for SliceController {
+    const QUEUE: &'static str = "endpoint_slice";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(service) = self.services.get(key) else {
             // Its slices go with it by their owner reference.

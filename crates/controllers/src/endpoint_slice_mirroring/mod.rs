@@ -179,6 +179,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for Mirroring {
+    const QUEUE: &'static str = "endpoint_slice_mirroring";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some((namespace, _)) = key.split_once('/') else { return Ok(None) };
         let source = self.endpoints.get(key).zip(self.services.get(key));

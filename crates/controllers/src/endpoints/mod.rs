@@ -50,6 +50,7 @@ fn watch_endpoints(endpoints: &Informer<Endpoints>, services: &Informer<Service>
 }
 
 impl Controller for EndpointsController {
+    const QUEUE: &'static str = "endpoint";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some((namespace, name)) = key.split_once('/') else { return Ok(None) };
         let api = Api::<Endpoints>::namespaced(self.scope.client.clone(), namespace);

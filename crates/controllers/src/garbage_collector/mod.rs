@@ -63,6 +63,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for Check {
+    const QUEUE: &'static str = "garbage_collector_attempt_to_delete";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(uid) = Uid::from_key(key) else { return Ok(None) };
         self.0.check(uid).await.map(|()| None)
@@ -70,6 +71,7 @@ impl Controller for Check {
 }
 
 impl Controller for Orphan {
+    const QUEUE: &'static str = "garbage_collector_attempt_to_orphan";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(uid) = Uid::from_key(key) else { return Ok(None) };
         self.0.orphan(uid).await.map(|()| None)

@@ -63,6 +63,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for JobController {
+    const QUEUE: &'static str = "job";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(job) = self.jobs.get(key) else {
             self.expectations.forget(key);

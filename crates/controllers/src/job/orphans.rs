@@ -54,6 +54,7 @@ fn has_job(jobs: &Informer<Job>, pod: &CachedPod) -> bool {
 }
 
 impl Controller for Orphans {
+    const QUEUE: &'static str = "job_orphan_pod";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(pod) = self.pods.get(key) else { return Ok(None) };
         if !view::is_tracked(&pod) || has_job(&self.jobs, &pod) {

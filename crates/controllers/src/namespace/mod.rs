@@ -53,6 +53,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for NamespaceController {
+    const QUEUE: &'static str = "namespace";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(namespace) = self.namespaces.get(key).filter(|n| n.is_terminating()) else {
             return Ok(None);

@@ -139,6 +139,7 @@ fn tell_comings_and_goings(nodes: &Informer<Node>, events: &EventRecorder) {
 }
 
 impl Controller for NodeController {
+    const QUEUE: &'static str = "node_lifecycle_controller";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(node) = self.nodes.get(key) else {
             self.readiness.lock().remove(key);

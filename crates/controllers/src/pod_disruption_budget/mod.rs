@@ -56,6 +56,7 @@ fn selects(budget: &PodDisruptionBudget, pod: &CachedPod) -> bool {
 }
 
 impl Controller for BudgetController {
+    const QUEUE: &'static str = "disruption";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(budget) = self.budgets.get(key).filter(|b| !b.is_terminating()) else { return Ok(None) };
         let all = self.pods.list_namespace(budget.namespace());

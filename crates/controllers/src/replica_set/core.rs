@@ -17,6 +17,8 @@ pub const BURST: usize = 500;
 
 /// A kind that keeps a number of equal pods.
 pub trait ReplicaOwner: Writable {
+    /// What upstream's series call the queue of its controller.
+    const QUEUE: &'static str;
     fn selector(&self) -> Option<LabelSelector>;
     /// Whether the selector takes a pod with these labels.
     fn takes(&self, labels: Labels<'_>) -> bool;

@@ -16,6 +16,7 @@ fn counted(count: i32) -> Option<i32> {
 }
 
 impl ReplicaOwner for ReplicaSet {
+    const QUEUE: &'static str = "replicaset";
     fn selector(&self) -> Option<LabelSelector> {
         selector::from_object(self.spec.as_ref().map(|spec| &spec.selector))
     }
@@ -58,6 +59,7 @@ impl ReplicaOwner for ReplicaSet {
 }
 
 impl ReplicaOwner for ReplicationController {
+    const QUEUE: &'static str = "replicationmanager";
     fn selector(&self) -> Option<LabelSelector> {
         selector::from_map(self.spec.as_ref().and_then(|spec| spec.selector.as_ref()))
     }

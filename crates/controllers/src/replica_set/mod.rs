@@ -58,6 +58,7 @@ async fn run<O: ReplicaOwner>(scope: Scope, component: &str) {
 }
 
 impl<O: ReplicaOwner> Controller for ReplicaController<O> {
+    const QUEUE: &'static str = O::QUEUE;
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(owner) = self.owners.get(key) else {
             self.expectations.forget(key);

@@ -154,6 +154,7 @@ fn pod_json(pod: &CachedPod) -> Result<Value, Error> {
 }
 
 impl Controller for QuotaController {
+    const QUEUE: &'static str = "resourcequota_primary";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(quota) = self.quotas.get(key).filter(|quota| !quota.is_terminating()) else {
             self.known.lock().remove(key);

@@ -67,6 +67,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for RootCaPublisher {
+    const QUEUE: &'static str = "root_ca_cert_publisher";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         if !self.namespaces.get(key).is_some_and(|namespace| is_wanted(&namespace)) {
             return Ok(None);

@@ -45,6 +45,7 @@ pub fn is_wanted(namespace: &Namespace) -> bool {
 }
 
 impl Controller for ServiceAccountController {
+    const QUEUE: &'static str = "serviceaccount";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let wanted = self.namespaces.get(key).is_some_and(|namespace| is_wanted(&namespace));
         if !wanted || self.accounts.get(&format!("{key}/{NAME}")).is_some() {

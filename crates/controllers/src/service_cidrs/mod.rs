@@ -46,6 +46,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for ServiceCidrs {
+    const QUEUE: &'static str = "ipaddresses";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(cidr) = self.cidrs.get(key) else { return Ok(None) };
         let api = Api::<ServiceCIDR>::all(self.scope.client.clone());

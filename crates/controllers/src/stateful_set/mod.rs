@@ -55,6 +55,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for StatefulSetController {
+    const QUEUE: &'static str = "statefulset";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(set) = self.sets.get(key) else { return Ok(None) };
         let Some(spec) = &set.spec else { return Ok(None) };

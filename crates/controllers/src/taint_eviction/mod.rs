@@ -108,6 +108,7 @@ fn no_execute(node: &Node) -> Vec<&Taint> {
 }
 
 impl Controller for TaintEviction {
+    const QUEUE: &'static str = "noexec_taint_pod";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(pod) = self.pods.get(key).filter(|pod| !pod.is_terminating()) else {
             self.waiting.lock().remove(key);

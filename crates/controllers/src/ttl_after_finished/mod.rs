@@ -38,6 +38,7 @@ pub async fn run(scope: Scope) {
 }
 
 impl Controller for TtlController {
+    const QUEUE: &'static str = "ttl_jobs_to_delete";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(job) = self.jobs.get(key) else { return Ok(None) };
         let Some(at) = due(&job) else { return Ok(None) };

@@ -93,6 +93,7 @@ pub async fn run_claims(scope: Scope) {
 }
 
 impl Controller for ClaimController {
+    const QUEUE: &'static str = "pvcprotection";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(claim) = self.claims.get(key) else { return Ok(None) };
         let is_used = self.pods.by_index(BY_CLAIM, key).iter().any(|pod| uses(pod, &claim));
@@ -130,6 +131,7 @@ pub async fn run_volumes(scope: Scope) {
 }
 
 impl Controller for VolumeController {
+    const QUEUE: &'static str = "pvprotection";
     async fn sync(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(volume) = self.volumes.get(key) else { return Ok(None) };
         let is_bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
-use amphipod_client::{Api, CachedPod, Client, DeleteParams, Patch, Resource, SharedInformers, Writable};
+use amphipod_client::{
+    Api, CachedPod, Client, DeleteParams, Metrics, Patch, Resource, SharedInformers, Writable,
+};
 use amphipod_controllers::{Config, Context};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
@@ -115,11 +117,13 @@ pub async fn start_with(config: Config) -> Cluster {
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
     let informers = SharedInformers::new(client.clone(), cancel.clone());
     play_kubelet(&client, &informers);
-    let host = server.clone();
+    let (host, metrics) = (server.clone(), Metrics::default());
+    let shown = metrics.clone();
+    server.metrics.also(move || shown.render());
     let client_for = Arc::new(move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
         let user = UserInfo::new(&format!("system:serviceaccount:kube-system:{name}"), &groups);
-        Client::local(host.local_service(user))
+        Client::local(host.local_service(user)).counted(&metrics)
     });
     let context = Context { client_for, informers, config };
     tokio::spawn(amphipod_controllers::run(context, cancel.clone()));
