@@ -14,7 +14,15 @@ const MAX_BYTES: usize = 1024 * 1024;
 const IMMUTABLE_WHEN_SET: &str = "field is immutable when `immutable` is set";
 const SERVICE_ACCOUNT_ANNOTATION: &str = "kubernetes.io/service-account.name";
 
-pub static CONFIG_MAP: Kind = Kind { validate: config_map, validate_change: config_map_change, ..PLAIN };
+pub static CONFIG_MAP: Kind = Kind {
+    validate: config_map,
+    revalidate: Some(|new, old| {
+        let mut faults = config_map_change(new, old);
+        faults.extend(config_map(new));
+        faults
+    }),
+    ..PLAIN
+};
 pub static SECRET: Kind = Kind {
     default: secret_defaults,
     update: |_, object, old| {
@@ -24,7 +32,11 @@ pub static SECRET: Kind = Kind {
         }
     },
     validate: secret,
-    validate_change: secret_change,
+    revalidate: Some(|new, old| {
+        let mut faults = secret_change(new, old);
+        faults.extend(secret(new));
+        faults
+    }),
     warn: pair_warnings,
     ..PLAIN
 };

@@ -36,7 +36,7 @@ pub struct Kind {
     pub validate_new: fn(&Context, &Value) -> Faults,
     /// What an update must obey besides `validate`.
     pub validate_change: fn(&Value, &Value) -> Faults,
-    /// Where an update is judged otherwise than by `validate_change` and `validate` together.
+    /// Where an update is judged otherwise than by `validate` and then `validate_change`.
     pub revalidate: Option<fn(&Value, &Value) -> Faults>,
     pub validate_status: fn(&Value, &Value) -> Faults,
     pub warn: fn(&Value, Option<&Value>) -> Warnings,
@@ -162,8 +162,8 @@ impl Strategy for Kind {
             ("status", _) => faults.extend((self.validate_status)(object, old)),
             (_, Some(revalidate)) => faults.extend(revalidate(object, old)),
             _ => {
-                faults.extend((self.validate_change)(object, old));
                 faults.extend((self.validate)(object));
+                faults.extend((self.validate_change)(object, old));
             }
         }
         faults

@@ -20,12 +20,13 @@ pub static INGRESS_CLASS: Kind = Kind {
         });
     },
     validate,
-    validate_change: |new, old| {
+    revalidate: Some(|new, old| {
         let mut faults = Faults::new();
         let at = Path::new("spec").child("controller");
         check::immutable(&mut faults, &at, &new["spec"]["controller"], &old["spec"]["controller"]);
+        faults.extend(validate(new));
         faults
-    },
+    }),
     ..PLAIN
 };
 

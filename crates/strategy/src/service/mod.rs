@@ -34,7 +34,11 @@ pub static SERVICE: Kind = Kind {
     create,
     update,
     validate: validate::service,
-    validate_change: change::service,
+    revalidate: Some(|new, old| {
+        let mut faults = change::service(new, old);
+        faults.extend(validate::service(new));
+        faults
+    }),
     validate_status: validate::status,
     warn: warnings,
     ..PLAIN

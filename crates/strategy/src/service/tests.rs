@@ -85,7 +85,7 @@ fn types_and_ports() {
                 "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
                 "spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
                 "spec.ports[1].nodePort: Duplicate value: 30000",
-                "spec.ports[1]: Duplicate value: {\"port\":1,\"protocol\":\"TCP\",\"targetPort\":0}",
+                "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":1,\"TargetPort\":0,\"NodePort\":0}",
             ],
         ),
     ];
@@ -123,7 +123,7 @@ fn affinity_addresses_and_traffic() {
                 "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
                 "spec.healthCheckNodePort: Invalid value: 1: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
                 "spec.internalTrafficPolicy: Unsupported value: \"X\": supported values: \"Cluster\", \"Local\"",
-                "spec.trafficDistribution: Unsupported value: \"Y\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
+                "spec.trafficDistribution: Unsupported value: \"Y\": supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"",
             ],
         ),
         (

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use amphipod_api::field::{Error, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     TOPOLOGY_HINTS, TOPOLOGY_MODE, externally_accessible, families, is_headless, needs_health_check,
@@ -15,7 +15,7 @@ use crate::json::{items, number, set, text};
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const AFFINITIES: [&str; 2] = ["ClientIP", "None"];
 const TRAFFIC_POLICIES: [&str; 2] = ["Cluster", "Local"];
-const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
 const AFFINITY_SECONDS_MAX: i64 = 86400;
 const KUBELET_PORT: i64 = 10250;
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
@@ -139,8 +139,15 @@ fn duplicate_ports(faults: &mut Faults, path: &Path, kind: &str, ports: &[Value]
     for (i, port) in ports.iter().enumerate() {
         let key = (text(&port["protocol"]), number(&port["port"]));
         if !seen.insert(key) {
-            let shown = json!({"port": key.1, "protocol": key.0, "targetPort": 0});
-            faults.push(Error::duplicate(&path.index(i), shown));
+            let shown = [
+                ("Name", "".into()),
+                ("Protocol", key.0.into()),
+                ("AppProtocol", Value::Null),
+                ("Port", key.1.into()),
+                ("TargetPort", 0.into()),
+                ("NodePort", 0.into()),
+            ];
+            faults.push(check::shown_as(Error::duplicate(&path.index(i), Value::Null), &shown));
         }
     }
 }
