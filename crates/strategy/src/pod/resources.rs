@@ -72,6 +72,18 @@ pub fn amount(faults: &mut Faults, path: &Path, name: &str, value: &Value) {
     }
 }
 
+/// Any amount that is not negative.
+pub fn basic(faults: &mut Faults, path: &Path, value: &Value) {
+    match quantity(value) {
+        Some(quantity) if quantity.is_negative() => {
+            let detail = "must be a valid resource quantity";
+            faults.push(Error::invalid(path, quantity.units(), detail));
+        }
+        Some(_) => {}
+        None => amount(faults, path, "", value),
+    }
+}
+
 /// A qualified name which, without a domain, is one of the system's.
 pub fn resource_name(faults: &mut Faults, path: &Path, name: &str) {
     let texts = qualified_name(name);

@@ -15,6 +15,8 @@ use crate::json::{fields, int, is_empty, items, number, set, text, truthy};
 const MODE_TEXT: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const MODE_MAX: i64 = 0o777;
 const ISCSI_PORTAL_MAX: usize = 64;
+const VALID: &str = "must be valid format";
+const VALID_START: &str = "must be valid format starting with iqn, eui, or naa";
 const QUOBYTE_TENANT_MAX: usize = 64;
 const FILE_FIELDS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
@@ -82,20 +84,26 @@ pub struct Owner<'a> {
     /// Empty for templates, whose pods have no names yet.
     pub pod_name: &'a str,
     pub is_pod: bool,
+    /// The picture of a static pod.
+    pub is_mirror: bool,
 }
 
 pub fn check(faults: &mut Faults, path: &Path, volume: &Value, owner: Owner) {
     let mut count = 0;
     for kind in KINDS.iter().filter(|kind| set(&volume[**kind])) {
         count += 1;
-        let (at, source) = (path.child(kind), &volume[*kind]);
+        let (at, source) = (path.child(shown(kind)), &volume[*kind]);
         if count > 1 {
+            let at = path.child(shown_beside_another(kind));
             faults.push(Error::forbidden(&at, "may not specify more than 1 volume type"));
             continue;
         }
         of_kind(faults, &at, kind, source);
         match *kind {
-            "iscsi" => iscsi(faults, &at, source, (&path.child("name"), text(&volume["name"]))),
+            "iscsi" => {
+                iscsi(faults, &at, source, false);
+                iscsi_length(faults, &path.child("name"), text(&volume["name"]), source, None);
+            }
             "csi" => csi(faults, &at, source),
             "ephemeral" => ephemeral(faults, path, volume, owner.pod_name),
             "image" => image(faults, &at, source, owner.is_pod),
@@ -104,6 +112,18 @@ pub fn check(faults: &mut Faults, path: &Path, volume: &Value, owner: Owner) {
     }
     if count == 0 {
         faults.push(Error::required(path, "must specify a volume type"));
+    }
+}
+
+/// The name a source has in the paths of its faults: Kubernetes misspells some.
+pub fn shown(kind: &str) -> &str {
+    if kind == "gcePersistentDisk" { "persistentDisk" } else { kind }
+}
+pub fn shown_beside_another(kind: &str) -> &str {
+    match kind {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        kind => kind,
     }
 }
 
@@ -172,16 +192,18 @@ fn secret_name(faults: &mut Faults, path: &Path, source: &Value) {
     }
 }
 
-/// The volume's name, and where it stands, count with an initiator of its own.
-pub fn iscsi(faults: &mut Faults, path: &Path, source: &Value, (name_path, name): (&Path, &str)) {
-    let iqn = text(&source["iqn"]);
-    if check::required(faults, &path.child("iqn"), &source["iqn"]) {
-        if !["iqn", "eui", "naa"].iter().any(|p| iqn.starts_with(p)) {
-            let detail = "must be valid format starting with iqn, eui, or naa";
-            faults.push(Error::invalid(&path.child("iqn"), iqn, detail));
-        } else if !iscsi_name(iqn) {
-            faults.push(Error::invalid(&path.child("iqn"), iqn, "must be valid format"));
+/// A persistent volume has another word for a name of no known kind, and its secret needs a name.
+pub fn iscsi(faults: &mut Faults, path: &Path, source: &Value, persistent: bool) {
+    let strange = if persistent { VALID } else { VALID_START };
+    let fit = |faults: &mut Faults, at: &Path, name: &str| {
+        if !["iqn", "eui", "naa"].iter().any(|start| name.starts_with(start)) {
+            faults.push(Error::invalid(at, name, strange));
+        } else if !iscsi_name(name) {
+            faults.push(Error::invalid(at, name, VALID));
         }
+    };
+    if check::required(faults, &path.child("iqn"), &source["iqn"]) {
+        fit(faults, &path.child("iqn"), text(&source["iqn"]));
     }
     let lun = number(&source["lun"]);
     if !(0..=255).contains(&lun) {
@@ -191,18 +213,22 @@ pub fn iscsi(faults: &mut Faults, path: &Path, source: &Value, (name_path, name)
     if chap && !set(&source["secretRef"]) {
         faults.push(Error::required(&path.child("secretRef"), ""));
     }
-    secret_name(faults, path, source);
+    if persistent {
+        secret_name(faults, path, source);
+    }
     if set(&source["initiatorName"]) {
-        let initiator = text(&source["initiatorName"]);
-        if !iscsi_name(initiator) {
-            faults.push(Error::invalid(&path.child("initiatorname"), initiator, "must be valid format"));
-        }
-        if format!("{name}:{}", text(&source["targetPortal"])).len() > ISCSI_PORTAL_MAX {
-            let detail = format!(
-                "Total length of <volume name>:<iscsi.targetPortal> must be under {ISCSI_PORTAL_MAX} characters if iscsi.initiatorName is specified."
-            );
-            faults.push(Error::invalid(name_path, name, detail));
-        }
+        fit(faults, &path.child("initiatorname"), text(&source["initiatorName"]));
+    }
+}
+
+/// With an initiator of its own the volume's name counts too. `shown` stands for the name.
+pub fn iscsi_length(faults: &mut Faults, at: &Path, name: &str, source: &Value, shown: Option<&str>) {
+    let length = name.len() + 1 + text(&source["targetPortal"]).len();
+    if set(&source["initiatorName"]) && length > ISCSI_PORTAL_MAX {
+        let detail = format!(
+            "Total length of <volume name>:<iscsi.targetPortal> must be under {ISCSI_PORTAL_MAX} characters if iscsi.initiatorName is specified."
+        );
+        faults.push(Error::invalid(at, shown.unwrap_or(name), detail));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::contract::{Context, Warnings};
 use crate::json::{at, copy, default_text, items, put, remove, same, set, text, with, within};
 use crate::kind::{Kind, PLAIN};
 use crate::pod::defaults::claim_spec as claim_spec_defaults;
-use crate::pod::resources::{amount, quantity};
+use crate::pod::resources::{amount, basic, is_native, quantity};
 
 const NOT_POSITIVE: &str = "must be greater than zero";
 
@@ -135,8 +135,8 @@ fn change(new: &Value, old: &Value) -> Faults {
     if text(at(new, &["status", "phase"])) == "Bound" {
         let requested = before["resources"]["requests"]["storage"].clone();
         within(&mut munged, "resources", |r| within(r, "requests", |r| put(r, "storage", requested)));
+        copy(&mut munged, "volumeAttributesClassName", before);
     }
-    copy(&mut munged, "volumeAttributesClassName", before);
     if !same(&munged, before) {
         let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         faults.push(Error::forbidden(&path, detail));
@@ -146,10 +146,11 @@ fn change(new: &Value, old: &Value) -> Faults {
     check::immutable(&mut faults, &Path::new("volumeMode"), &mode(new), &mode(old));
     let (now, then) = (&new["spec"]["volumeAttributesClassName"], &before["volumeAttributesClassName"]);
     let at = path.child("volumeAttributesClassName");
-    if set(then) && !set(now) {
-        faults.push(Error::forbidden(&at, "update from non-nil value to nil is forbidden"));
-    } else if !text(then).is_empty() && text(now).is_empty() {
-        faults.push(Error::forbidden(&at, "update from non-nil value to an empty string is forbidden"));
+    if !same(then, now) && set(&old["status"]["currentVolumeAttributesClassName"]) && text(now).is_empty() {
+        let what = if set(now) { "empty string" } else { "nil" };
+        let detail =
+            format!("update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        faults.push(Error::forbidden(&at, detail));
     }
     faults
 }
@@ -167,11 +168,13 @@ fn class_change(faults: &mut Faults, munged: &mut Value, new: &Value, old: &Valu
         remove(munged, "storageClassName");
         return;
     }
-    if annotation(new) != annotated {
-        let at = Path::new("metadata").child("annotations").key(CLASS_ANNOTATION);
-        faults.push(Error::invalid(&at, annotation(new), check::IMMUTABLE));
+    let wanted = annotation(new);
+    if text(&wanted) != text(&annotated) {
+        let at = Path::new("metadata").child("annotations").child(CLASS_ANNOTATION);
+        faults.push(Error::invalid(&at, text(&wanted), check::IMMUTABLE));
     }
-    if !set(&annotated) && !set(&named) {
+    let wanted = class(new);
+    if !set(&named) && set(&wanted) && (!set(&annotated) || wanted == annotated) {
         remove(munged, "storageClassName");
     }
 }
@@ -201,27 +204,40 @@ fn status(new: &Value, _: &Value) -> Faults {
     let status = &new["status"];
     let capacity = path.child("capacity");
     for (name, value) in crate::json::fields(&status["capacity"]) {
-        amount(&mut faults, &capacity.key(name), name, value);
+        basic(&mut faults, &capacity.key(name), value);
     }
-    let states = path.child("allocatedResourceStatus");
+    let states = path.child("allocatedResourceStatuses");
     for (name, state) in crate::json::fields(&status["allocatedResourceStatuses"]) {
-        invalid_each(&mut faults, &states.key(name), name, check::qualified_name(name));
+        storage_name(&mut faults, &states, name);
         if !RESIZE_STATES.contains(&text(state)) {
             faults.push(Error::not_supported(&states, name, &RESIZE_STATES));
         }
     }
     let allocated = path.child("allocatedResources");
     for (name, value) in crate::json::fields(&status["allocatedResources"]) {
-        invalid_each(&mut faults, &allocated.key(name), name, check::qualified_name(name));
-        amount(&mut faults, &allocated.key(name), name, value);
+        if storage_name(&mut faults, &allocated, name) {
+            basic(&mut faults, &allocated.key(name), value);
+        }
     }
     faults
+}
+
+/// Of the resources Kubernetes itself knows a claim has only storage.
+fn storage_name(faults: &mut Faults, path: &Path, name: &str) -> bool {
+    let before = faults.len();
+    invalid_each(faults, path, name, check::qualified_name(name));
+    if faults.len() == before && is_native(name) && name != "storage" {
+        faults.push(Error::not_supported(path, name, &["storage"]));
+    }
+    faults.len() == before
 }
 
 #[cfg(test)]
 mod tests {
     use crate::testing::named::{created, merge, patched, stored, warned};
     use serde_json::{Value, json};
+
+    use super::CLASS_ANNOTATION;
 
     fn claim(patch: Value) -> Value {
         let base = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
@@ -273,6 +289,15 @@ mod tests {
         let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}, "spec": {"volumeName": "v"}});
         let pending = stored("", "persistentvolumeclaims", claim(json!({})));
         let bound = merge(pending.clone(), bound);
+        let applied = json!({"spec": {"volumeAttributesClassName": "fast"}, "status": {"currentVolumeAttributesClassName": "fast"}});
+        let applied = merge(bound.clone(), applied);
+        let applied_once = |what: &str| {
+            format!(
+                "spec.volumeAttributesClassName: Forbidden: update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil"
+            )
+        };
+        let annotated =
+            merge(pending.clone(), json!({"metadata": {"annotations": {CLASS_ANNOTATION: "slow"}}}));
         let larger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
         let smaller = json!({"spec": {"resources": {"requests": {"storage": "1Mi"}}}});
         for (old, patch, expected) in [
@@ -291,8 +316,20 @@ mod tests {
             (
                 &merge(bound.clone(), json!({"spec": {"volumeAttributesClassName": "fast"}})),
                 json!({"spec": {"volumeAttributesClassName": null}}),
+                vec![],
+            ),
+            (&applied, json!({"spec": {"volumeAttributesClassName": null}}), vec![&*applied_once("nil")]),
+            (
+                &applied,
+                json!({"spec": {"volumeAttributesClassName": ""}}),
+                vec![&*applied_once("empty string")],
+            ),
+            (&pending, json!({"spec": {"volumeAttributesClassName": "fast"}}), vec![fixed]),
+            (
+                &annotated,
+                json!({"metadata": {"annotations": {CLASS_ANNOTATION: null}}}),
                 vec![
-                    "spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden",
+                    "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"\": field is immutable",
                 ],
             ),
             (
@@ -316,6 +353,27 @@ mod tests {
             [
                 "metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use \"storageClassName\" attribute instead",
                 "spec.resources.requests[storage]: fractional byte value \"100m\" is invalid, must be an integer",
+            ]
+        );
+    }
+
+    #[test]
+    fn statuses() {
+        let old = stored("", "persistentvolumeclaims", claim(json!({})));
+        let status = json!({"status": {"capacity": {"storage": "-1"},
+            "allocatedResourceStatuses": {"cpu": "NodeResizePending", "storage": "X"},
+            "allocatedResources": {"memory": "1", "storage": "-1"}}});
+        let states = "\"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"";
+        assert_eq!(
+            patched("", "persistentvolumeclaims", "status", &old, status).1,
+            [
+                "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+                "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\"",
+                &format!(
+                    "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: {states}"
+                ),
+                "status.allocatedResources: Unsupported value: \"memory\": supported values: \"storage\"",
+                "status.allocatedResources[storage]: Invalid value: -1: must be a valid resource quantity",
             ]
         );
     }

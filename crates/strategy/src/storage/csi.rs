@@ -15,7 +15,7 @@ use crate::node::old_label;
 use crate::pod::resources::quantity;
 
 const GROUP_POLICIES: [&str; 3] = ["File", "None", "ReadWriteOnceWithFSType"];
-const LIFECYCLES: [&str; 2] = ["Ephemeral", "Persistent"];
+const LIFECYCLES: [&str; 2] = ["Persistent", "Ephemeral"];
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 const UPDATE_SECONDS_MIN: i64 = 10;
@@ -109,8 +109,10 @@ pub static CSI_CAPACITY: Kind = Kind {
         let mut texts = Warnings::new();
         let path = Path::new("nodeTopology");
         for (i, expression) in items(&object["nodeTopology"]["matchExpressions"]).iter().enumerate() {
-            if let Some(hint) = old_label(text(&expression["key"])) {
-                texts.push(format!("{}: {hint}", path.child("matchExpressions").index(i).child("key")));
+            let key = text(&expression["key"]);
+            if let Some(hint) = old_label(key) {
+                let at = path.child("matchExpressions").index(i).child("key");
+                texts.push(format!("{at}: {key} is {hint}"));
             }
         }
         for (label, _) in fields(&object["nodeTopology"]["matchLabels"]) {
@@ -139,6 +141,11 @@ fn driver(object: &Value) -> Faults {
     {
         let detail = "must be greater than or equal to 10 seconds";
         faults.push(Error::invalid(&path.child("nodeAllocatableUpdatePeriodSeconds"), seconds, detail));
+    }
+    let in_secrets = &spec["serviceAccountTokenInSecrets"];
+    if set(in_secrets) && items(&spec["tokenRequests"]).is_empty() {
+        let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        faults.push(Error::invalid(&path.child("serviceAccountTokenInSecrets"), in_secrets.clone(), detail));
     }
     faults
 }
@@ -197,7 +204,7 @@ fn node_driver(faults: &mut Faults, path: &Path, driver: &Value, twice: bool) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::named::{created, updated};
+    use crate::testing::named::{created, merge, updated, warned};
     use serde_json::json;
 
     const GROUP: &str = "storage.k8s.io";
@@ -213,8 +220,14 @@ mod tests {
                 "spec.fsGroupPolicy: Unsupported value: \"X\": supported values: \"File\", \"None\", \"ReadWriteOnceWithFSType\"",
                 "spec.tokenRequests[0].expirationSeconds: Invalid value: 1: may not specify a duration less than 10 minutes",
                 "spec.tokenRequests[1].audience: Duplicate value: \"a\"",
-                "spec.volumeLifecycleModes: Unsupported value: \"Y\": supported values: \"Ephemeral\", \"Persistent\"",
+                "spec.volumeLifecycleModes: Unsupported value: \"Y\": supported values: \"Persistent\", \"Ephemeral\"",
                 "spec.nodeAllocatableUpdatePeriodSeconds: Invalid value: 1: must be greater than or equal to 10 seconds",
+            ]
+        );
+        assert_eq!(
+            created(GROUP, "csidrivers", json!({"spec": {"serviceAccountTokenInSecrets": true}})),
+            [
+                "spec.serviceAccountTokenInSecrets: Invalid value: true: serviceAccountTokenInSecrets is set but no tokenRequests are specified"
             ]
         );
         assert_eq!(
@@ -261,11 +274,20 @@ mod tests {
     fn capacities() {
         let good = json!({"storageClassName": "s", "capacity": "1Gi"});
         assert_eq!(created(GROUP, "csistoragecapacities", good.clone()), [""; 0]);
+        let old_label = "beta.kubernetes.io/arch";
+        let topology = json!({"matchLabels": {old_label: "a"}, "matchExpressions": [{"key": old_label, "operator": "Exists"}]});
+        assert_eq!(
+            warned(GROUP, "csistoragecapacities", merge(good.clone(), json!({"nodeTopology": topology}))),
+            [
+                "nodeTopology.matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+                "nodeTopology.matchLabels.beta.kubernetes.io/arch: deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+            ]
+        );
         assert_eq!(
             updated(GROUP, "csistoragecapacities", good, json!({"storageClassName": "t", "capacity": "-1"})),
             [
-                "storageClassName: Invalid value: \"t\": field is immutable",
                 "capacity: Invalid value: \"-1\": must be greater than or equal to 0",
+                "storageClassName: Invalid value: \"t\": field is immutable",
             ]
         );
     }

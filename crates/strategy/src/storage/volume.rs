@@ -11,9 +11,11 @@ use crate::json::{copy, default, default_text, fields, items, put, remove, same,
 use crate::kind::{Kind, PLAIN};
 use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
-use crate::pod::resources::{amount, quantity};
+use crate::pod::resources::{basic, quantity};
 use crate::pod::scheduling::node_selector;
+use crate::pod::volume_source::shown_beside_another;
 
+const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
 const RECLAIM_POLICIES: [&str; 3] = ["Delete", "Recycle", "Retain"];
 
 pub static VOLUME: Kind = Kind {
@@ -95,7 +97,9 @@ pub fn volume_spec(faults: &mut Faults, path: &Path, spec: &Value, name: Option<
         faults.push(Error::forbidden(&at, "may only be Retain in the context of inline volumes"));
     }
     let affinity = path.child("nodeAffinity");
-    if set(&spec["nodeAffinity"]) && !inline {
+    if set(&spec["nodeAffinity"]) && inline {
+        faults.push(Error::forbidden(&affinity, NOT_INLINE));
+    } else if set(&spec["nodeAffinity"]) {
         match &spec["nodeAffinity"]["required"] {
             Value::Null => {
                 let detail = "must specify required node constraints";
@@ -112,10 +116,9 @@ pub fn volume_spec(faults: &mut Faults, path: &Path, spec: &Value, name: Option<
 }
 
 fn inline_only(faults: &mut Faults, path: &Path, spec: &Value) {
-    let refused = "may not be specified in the context of inline volumes";
-    for key in ["claimRef", "capacity", "nodeAffinity"] {
+    for key in ["claimRef", "capacity"] {
         if set(&spec[key]) {
-            faults.push(Error::forbidden(&path.child(key), refused));
+            faults.push(Error::forbidden(&path.child(key), NOT_INLINE));
         }
     }
     if !set(&spec["csi"]) {
@@ -137,7 +140,7 @@ fn capacity(faults: &mut Faults, path: &Path, capacity: &Value) {
     }
     for (name, value) in fields(capacity) {
         let at = path.key(name);
-        amount(faults, &at, name, value);
+        basic(faults, &at, value);
         if let Some(q) = quantity(value).filter(|q| q.is_negative() || q.is_zero()) {
             faults.push(Error::invalid(&at, q.to_string(), "must be greater than zero"));
         }
@@ -145,17 +148,22 @@ fn capacity(faults: &mut Faults, path: &Path, capacity: &Value) {
 }
 
 fn sources(faults: &mut Faults, path: &Path, spec: &Value, name: &str) {
-    let mut found = KINDS.iter().filter(|kind| set(&spec[**kind]));
-    let Some(first) = found.next() else {
-        faults.push(Error::required(path, "must specify a volume type"));
-        return;
-    };
-    source(faults, path, first, spec, name);
-    if *first == "local" && !set(&spec["nodeAffinity"]) {
-        faults.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+    let mut found = 0;
+    for kind in KINDS.iter().filter(|kind| set(&spec[**kind])) {
+        found += 1;
+        // One flexVolume may stand beside another source.
+        if found > 1 && *kind != "flexVolume" {
+            let at = path.child(shown_beside_another(kind));
+            faults.push(Error::forbidden(&at, "may not specify more than 1 volume type"));
+            continue;
+        }
+        source(faults, path, kind, spec, name);
+        if *kind == "local" && !set(&spec["nodeAffinity"]) {
+            faults.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+        }
     }
-    for kind in found {
-        faults.push(Error::forbidden(&path.child(kind), "may not specify more than 1 volume type"));
+    if found == 0 {
+        faults.push(Error::required(path, "must specify a volume type"));
     }
 }
 
@@ -163,8 +171,7 @@ fn names(faults: &mut Faults, path: &Path, spec: &Value, inline: bool) {
     let (class, mode) = (&spec["storageClassName"], &spec["volumeMode"]);
     if inline {
         if !text(class).is_empty() {
-            let detail = "may not be specified in the context of inline volumes";
-            faults.push(Error::forbidden(&path.child("storageClassName"), detail));
+            faults.push(Error::forbidden(&path.child("storageClassName"), NOT_INLINE));
         }
         if set(mode) && text(mode) != "Filesystem" {
             let detail = "may not specify volumeMode other than Filesystem in the context of inline volumes";
@@ -226,6 +233,7 @@ fn relabelled(now: &Value, before: &Value) -> Value {
             crate::json::each(term, "matchExpressions", |expression| {
                 let Some(old) = old.next() else { return };
                 let renamed = old_label(text(&old["key"]))
+                    .filter(|hint| hint.starts_with("deprecated"))
                     .is_some_and(|hint| hint.contains(&format!("\"{}\"", text(&expression["key"]))));
                 if renamed {
                     copy(expression, "key", old);
@@ -295,10 +303,17 @@ mod tests {
             (
                 json!({"capacity": {"storage": "-1"}, "nfs": {"path": "a"}, "persistentVolumeReclaimPolicy": "X"}),
                 vec![
-                    "spec.capacity[storage]: Invalid value: \"-1\": must be greater than or equal to 0",
+                    "spec.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
                     "spec.capacity[storage]: Invalid value: \"-1\": must be greater than zero",
                     "spec.persistentVolumeReclaimPolicy: Unsupported value: \"X\": supported values: \"Delete\", \"Recycle\", \"Retain\"",
                     "spec.nfs: Forbidden: may not specify more than 1 volume type",
+                ],
+            ),
+            (
+                json!({"cephfs": {}, "flexVolume": {}}),
+                vec![
+                    "spec.cephFS: Forbidden: may not specify more than 1 volume type",
+                    "spec.flexVolume.driver: Required value",
                 ],
             ),
             (
@@ -336,11 +351,14 @@ mod tests {
             (
                 json!({"hostPath": null, "iscsi": {"targetPortal": "p".repeat(63), "iqn": "iqn.x", "lun": 256, "secretRef": {}, "initiatorName": "i"}}),
                 vec![
+                    &*format!(
+                        "spec.iscsi.targetportal: Invalid value: \"{}\": Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
+                        "p".repeat(63)
+                    ),
                     "spec.iscsi.iqn: Invalid value: \"iqn.x\": must be valid format",
                     "spec.iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
                     "spec.iscsi.secretRef.name: Required value",
                     "spec.iscsi.initiatorname: Invalid value: \"i\": must be valid format",
-                    "spec.name: Invalid value: \"n\": Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
                 ],
             ),
             (
@@ -407,6 +425,9 @@ mod tests {
         let old = volume(zone("failure-domain.beta.kubernetes.io/zone"));
         let moved = json!({"spec": zone("topology.kubernetes.io/zone")});
         assert_eq!(updated("", "persistentvolumes", old.clone(), moved), [""; 0]);
+        let master = volume(zone("node-role.kubernetes.io/master"));
+        let renamed = json!({"spec": zone("node-role.kubernetes.io/control-plane")});
+        assert_eq!(updated("", "persistentvolumes", master, renamed).len(), 1, "never a beta label");
         let other = updated("", "persistentvolumes", old.clone(), json!({"spec": zone("other")}));
         assert!(
             other[0].ends_with("field is immutable, except for updating from beta label to GA"),

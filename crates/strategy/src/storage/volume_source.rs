@@ -36,10 +36,14 @@ pub const KINDS: [&str; 22] = [
 
 /// `spec` is the volume's, at `path`; `name` is empty for the copy a VolumeAttachment carries.
 pub fn source(faults: &mut Faults, path: &Path, kind: &str, spec: &Value, name: &str) {
-    let (at, source) = (path.child(kind), &spec[kind]);
+    let (at, source) = (path.child(volume_source::shown(kind)), &spec[kind]);
     volume_source::of_kind(faults, &at, kind, source);
     match kind {
-        "iscsi" => volume_source::iscsi(faults, &at, source, (&path.child("name"), name)),
+        "iscsi" => {
+            let portal = text(&source["targetPortal"]);
+            volume_source::iscsi_length(faults, &at.child("targetportal"), name, source, Some(portal));
+            volume_source::iscsi(faults, &at, source, true);
+        }
         "local" => {
             check::required(faults, &at.child("path"), &source["path"]);
             check::no_backsteps(faults, &at.child("path"), text(&source["path"]));
