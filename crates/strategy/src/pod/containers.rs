@@ -49,7 +49,8 @@ pub fn regular(faults: &mut Faults, path: &Path, scope: &Scope) {
     for (i, container) in containers.iter().enumerate() {
         let at = path.index(i);
         common(faults, &at, container, scope);
-        unique_name(faults, &at, container, &mut names);
+        unique_name(faults, &at, container, &names);
+        names.insert(text(&container["name"]));
         probe::running_parts(faults, &at, container, scope.spec);
         restart_rules(faults, &at, container);
     }
@@ -62,8 +63,11 @@ pub fn init(faults: &mut Faults, path: &Path, scope: &Scope) {
     for (i, container) in items(&scope.spec["initContainers"]).iter().enumerate() {
         let at = path.index(i);
         common(faults, &at, container, scope);
-        restart_rules(faults, &at, container);
-        unique_name(faults, &at, container, &mut names);
+        init_restart_rules(faults, &at, container);
+        unique_name(faults, &at, container, &names);
+        if !text(&container["name"]).is_empty() {
+            names.insert(text(&container["name"]));
+        }
         host_port_conflicts(faults, path, std::iter::once((i, container)));
         if resources::is_sidecar(container) {
             probe::running_parts(faults, &at, container, scope.spec);
@@ -75,6 +79,23 @@ pub fn init(faults: &mut Faults, path: &Path, scope: &Scope) {
                 faults.push(Error::forbidden(&at.child(name), detail));
             }
         }
+    }
+}
+
+/// Rules need a policy of the container's own, and a sidecar's leaves them nothing to decide.
+fn init_restart_rules(faults: &mut Faults, path: &Path, container: &Value) {
+    let ruled = !items(&container["restartPolicyRules"]).is_empty();
+    match &container["restartPolicy"] {
+        Value::Null if ruled => {
+            let detail = "must specify restartPolicy when restart rules are used";
+            faults.push(Error::required(&path.child("restartPolicy"), detail));
+        }
+        Value::Null => {}
+        policy if policy == "Always" && ruled => {
+            let detail = "restartPolicyRules are not allowed for init containers with restart policy Always";
+            faults.push(Error::forbidden(&path.child("restartPolicyRules"), detail));
+        }
+        _ => restart_rules(faults, path, container),
     }
 }
 
@@ -90,7 +111,7 @@ fn restart_rules(faults: &mut Faults, path: &Path, container: &Value) {
     check::optional_one_of(faults, &at, policy, &RESTART_POLICIES);
     let rules_path = path.child("restartPolicyRules");
     if rules.len() > RESTART_RULES_MAX {
-        faults.push(Error::too_many(&rules_path, rules.len(), RESTART_RULES_MAX));
+        faults.push(Error::too_long(&rules_path, RESTART_RULES_MAX));
     }
     for (i, rule) in rules.iter().enumerate() {
         let at = rules_path.index(i);
@@ -107,9 +128,8 @@ fn restart_rules(faults: &mut Faults, path: &Path, container: &Value) {
         if !["In", "NotIn"].contains(&operator) {
             faults.push(Error::not_supported(&at.child("operator"), operator, &["In", "NotIn"]));
         }
-        let count = items(&codes["values"]).len();
-        if count > EXIT_CODES_MAX {
-            faults.push(Error::too_many(&at.child("values"), count, EXIT_CODES_MAX));
+        if items(&codes["values"]).len() > EXIT_CODES_MAX {
+            faults.push(Error::too_long(&at.child("values"), EXIT_CODES_MAX));
         }
     }
 }
@@ -126,7 +146,8 @@ pub fn ephemeral(faults: &mut Faults, path: &Path, scope: &Scope) {
         let at = path.index(i);
         common(faults, &at, container, scope);
         image_whitespace(faults, &at, container);
-        unique_name(faults, &at, container, &mut names);
+        unique_name(faults, &at, container, &names);
+        names.insert(text(&container["name"]));
         let target = text(&container["targetContainerName"]);
         if !target.is_empty() && !others.contains(target) {
             faults.push(Error::not_found(&at.child("targetContainerName"), target));
@@ -149,9 +170,9 @@ pub fn ephemeral(faults: &mut Faults, path: &Path, scope: &Scope) {
     }
 }
 
-fn unique_name<'a>(faults: &mut Faults, path: &Path, container: &'a Value, names: &mut HashSet<&'a str>) {
+fn unique_name(faults: &mut Faults, path: &Path, container: &Value, names: &HashSet<&str>) {
     let name = text(&container["name"]);
-    if !name.is_empty() && !names.insert(name) {
+    if names.contains(name) {
         faults.push(Error::duplicate(&path.child("name"), name));
     }
 }

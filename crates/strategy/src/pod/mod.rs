@@ -207,7 +207,11 @@ fn keep_metadata(object: &mut Value, old: &Value) {
 fn validate_spec(faults: &mut Faults, object: &Value) {
     let path = Path::new("spec");
     let spec = &object["spec"];
-    let owner = volume_source::Owner { pod_name: text(&object["metadata"]["name"]), is_pod: true };
+    let owner = volume_source::Owner {
+        pod_name: text(&object["metadata"]["name"]),
+        is_pod: true,
+        is_mirror: annotations::is_mirror(object),
+    };
     spec::validate(faults, &path, spec, owner);
     if text(&spec["serviceAccountName"]).is_empty() {
         for (v, volume) in items(&spec["volumes"]).iter().enumerate() {

@@ -78,7 +78,9 @@ pub fn check(found: &mut Faults, new: &Value, old: &Value) {
     if running.is_some_and(|status| !set(&status["resources"])) {
         found.push(Error::forbidden(&path, "Pod running on node without support for resize"));
     }
-    if ["requests", "limits"].iter().any(|kind| !is_empty(&old["spec"]["resources"][*kind])) {
+    let whole =
+        |pod: &Value| ["requests", "limits"].iter().any(|kind| !is_empty(&pod["spec"]["resources"][*kind]));
+    if whole(old) || whole(new) {
         let detail = "resize of pods with pod-level resources is forbidden when InPlacePodLevelResourcesVerticalScalingEnabled feature gate is disabled";
         found.push(forbidden_whole(detail));
         return;
@@ -136,10 +138,14 @@ fn nothing_removed(faults: &mut Faults, path: &Path, new: &Value, old: &Value) {
     }
 }
 
-/// The container with the old amounts of what may change.
+/// The container with the old amounts of what may change. A container with devices has nothing that
+/// may: Kubernetes compares it without its claims.
 fn without_change(new: &Value, old: &Value) -> Value {
     let mut container = new.clone();
     within(&mut container, "resources", |resources| {
+        if !is_empty(&old["resources"]["claims"]) {
+            remove(resources, "claims");
+        }
         for kind in ["limits", "requests"] {
             within(resources, kind, |amounts| {
                 for name in ["cpu", "memory"] {

@@ -28,7 +28,12 @@ pub fn validate(faults: &mut Faults, path: &Path, spec: &Value, owner: Owner) {
         faults.push(Error::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
     let volumes = Volumes::check(faults, &path.child("volumes"), spec, owner);
-    resource_claims(faults, &path.child("resourceClaims"), &spec["resourceClaims"]);
+    if owner.is_mirror {
+        let refused = |_: &Value| check::forbidden_whole("static pods do not support resource claims");
+        faults.extend(items(&spec["resourceClaims"]).iter().map(refused));
+    } else {
+        resource_claims(faults, &path.child("resourceClaims"), &spec["resourceClaims"]);
+    }
     let scope = Scope { spec, volumes: &volumes, is_pod: owner.is_pod };
     containers::regular(faults, &path.child("containers"), &scope);
     containers::init(faults, &path.child("initContainers"), &scope);
@@ -210,7 +215,7 @@ pub fn template(faults: &mut Faults, path: &Path, template: &Value) {
     let (metadata, spec) = (&template["metadata"], &template["spec"]);
     template_metadata(faults, path, template);
     let spec_path = path.child("spec");
-    validate(faults, &spec_path, spec, Owner { pod_name: "", is_pod: false });
+    validate(faults, &spec_path, spec, Owner { pod_name: "", is_pod: false, is_mirror: false });
     annotations::agree_with_fields(faults, &spec_path, metadata, spec);
     if !items(&spec["ephemeralContainers"]).is_empty() {
         let at = spec_path.child("ephemeralContainers");

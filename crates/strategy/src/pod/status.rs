@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use amphipod_api::field::{Error, Path};
 use amphipod_api::names::inclusive_range_text;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::STATUS_LISTS;
 use crate::addresses::{legacy_ip, warn_ip};
@@ -45,6 +45,11 @@ pub fn change(faults: &mut Faults, new: &Value, old: &Value) {
             nominated,
             check::dns1123_subdomain(nominated),
         );
+    }
+    let bound = !text(&spec["nodeName"]).is_empty();
+    if bound && !nominated.is_empty() && nominated != text(&before["nominatedNodeName"]) {
+        let detail = "may not be set on pods that are already bound to a node";
+        faults.push(Error::forbidden(&path.child("nominatedNodeName"), detail));
     }
     if number(&status["observedGeneration"]) < 0 {
         let generation = number(&status["observedGeneration"]);
@@ -162,7 +167,7 @@ fn claim_statuses(faults: &mut Faults, path: &Path, status: &Value, spec: &Value
     }
 }
 
-/// At most one address of each family, none twice.
+/// At most one address of each family.
 fn addresses(faults: &mut Faults, path: &Path, list: &Value) {
     let all: Vec<&str> = items(list).iter().map(|item| text(&item["ip"])).collect();
     for (i, ip) in all.iter().enumerate() {
@@ -174,13 +179,9 @@ fn addresses(faults: &mut Faults, path: &Path, list: &Value) {
     let families: Vec<bool> =
         all.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.is_ipv6()).collect();
     let dual = families.contains(&true) && families.contains(&false);
-    let one_each =
-        || Error::invalid(path, list.clone(), "may specify no more than one IP for each IP family");
     if !dual || all.len() > 2 {
-        faults.push(one_each());
-    }
-    for (i, ip) in all.iter().enumerate().filter(|(i, ip)| all[..*i].contains(ip)) {
-        faults.push(Error::duplicate(&path.index(i), json!({"ip": ip})));
+        let detail = "may specify no more than one IP for each IP family";
+        faults.push(Error::invalid(path, list.clone(), detail));
     }
 }
 
@@ -200,7 +201,7 @@ fn users(faults: &mut Faults, path: &Path, statuses: &Value, spec: &Value) {
         if !set(user) {
             continue;
         }
-        let at = path.index(i).child("linux");
+        let at = path.index(i).child("user").child("linux");
         if text(&spec["os"]["name"]) == "windows" {
             faults.push(Error::forbidden(&at, "cannot be set for a windows pod"));
             continue;

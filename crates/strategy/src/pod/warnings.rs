@@ -16,6 +16,7 @@ use crate::node::old_label;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+const WHOLE_BYTES: [&str; 2] = ["memory", "ephemeral-storage"];
 const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
 const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 const APPARMOR: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
@@ -56,7 +57,9 @@ pub fn for_template(path: &Path, template: &Value) -> Warnings {
     volumes(&mut texts, &at, spec);
     token_paths(&mut texts, &at.child("volumes"), spec);
     duplicates(&mut texts, &at, spec);
-    fractions(&mut texts, &at.child("overhead"), &spec["overhead"]);
+    for name in WHOLE_BYTES {
+        fraction(&mut texts, &at.child("overhead").key(name), &spec["overhead"][name]);
+    }
     let seccomp = &spec["securityContext"]["seccompProfile"];
     if !set(seccomp) && set(&metadata["annotations"][SECCOMP_POD]) {
         texts.push(format!("{}: {SECCOMP}", annotations_path.key(SECCOMP_POD)));
@@ -64,8 +67,11 @@ pub fn for_template(path: &Path, template: &Value) -> Warnings {
     let is_template = *path != Path::default();
     super::visit(spec, &at, |container, at| {
         profile_annotations(&mut texts, &annotations_path, metadata, spec, container, is_template);
-        for kind in ["limits", "requests"] {
-            fractions(&mut texts, &at.child("resources").child(kind), &container["resources"][kind]);
+        for name in WHOLE_BYTES {
+            for kind in ["limits", "requests"] {
+                let at = at.child("resources").child(kind).key(name);
+                fraction(&mut texts, &at, &container["resources"][kind][name]);
+            }
         }
         hidden_variables(&mut texts, &at.child("env"), container);
     });
@@ -128,8 +134,9 @@ fn term_labels(texts: &mut Warnings, path: &Path, term: &Value, values_too: bool
             texts.push(format!("{}: {key} is {hint}", at.child("key")));
         }
         for (v, value) in items(&expression["values"]).iter().enumerate().filter(|_| values_too) {
-            let at = at.child("values").index(v);
-            texts.extend(check::label_value(text(value)).into_iter().map(|fault| format!("{at}: {fault}")));
+            let (at, value) = (at.child("values").index(v), text(value));
+            let hints = check::label_value(value).into_iter();
+            texts.extend(hints.map(|fault| format!("{at}: {value} is invalid, {fault}")));
         }
     }
 }
@@ -202,12 +209,6 @@ fn duplicates(texts: &mut Warnings, at: &Path, spec: &Value) {
             let at = at.child("imagePullSecrets").index(i).child("name");
             texts.push(format!("{at}: invalid empty name \"\""));
         }
-    }
-}
-
-fn fractions(texts: &mut Warnings, at: &Path, amounts: &Value) {
-    for name in ["memory", "ephemeral-storage"] {
-        fraction(texts, &at.key(name), &amounts[name]);
     }
 }
 

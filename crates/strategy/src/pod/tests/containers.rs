@@ -193,7 +193,51 @@ fn restart_rules_of_containers() {
                     "spec.containers[0].restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
                 ],
             ),
+            (
+                container(json!({"restartPolicy": "Never", "restartPolicyRules": vec![rule("Restart"); 21]})),
+                &["spec.containers[0].restartPolicyRules: Too long: may not be more than 20 bytes"],
+            ),
+            (
+                spec(json!({"initContainers": [
+                    {"name": "s", "image": "i", "restartPolicy": "Always", "restartPolicyRules": [rule("Restart")]},
+                    {"name": "t", "image": "i", "restartPolicyRules": [{"action": "X"}]}]})),
+                &[
+                    "spec.initContainers[0].restartPolicyRules: Forbidden: restartPolicyRules are not allowed for init containers with restart policy Always",
+                    "spec.initContainers[1].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+                ],
+            ),
         ],
+    );
+}
+
+#[test]
+fn names_that_are_missing_twice() {
+    creates(
+        PODS,
+        &pod(),
+        &[(
+            spec(json!({"containers": [{"image": "i"}, {"image": "i"}]})),
+            &[
+                "spec.containers[0].name: Required value",
+                "spec.containers[1].name: Required value",
+                "spec.containers[1].name: Duplicate value: \"\"",
+            ],
+        )],
+    );
+}
+
+#[test]
+fn static_pods_have_no_claims() {
+    let claims = json!([{"name": "a"}, {"name": "b"}]);
+    let refused = ": Forbidden: static pods do not support resource claims";
+    creates(
+        PODS,
+        &pod(),
+        &[(
+            json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}},
+                "spec": {"nodeName": "n", "resourceClaims": claims}}),
+            &[refused, refused],
+        )],
     );
 }
 

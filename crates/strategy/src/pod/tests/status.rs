@@ -60,7 +60,6 @@ fn what_a_status_may_say() {
                 status(json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}], "hostIPs": [{"ip": "x"}]})),
                 &[
                     "status.podIPs: Invalid value: [{\"ip\":\"10.0.0.1\"},{\"ip\":\"10.0.0.1\"}]: may specify no more than one IP for each IP family",
-                    "status.podIPs[1]: Duplicate value: {\"ip\":\"10.0.0.1\"}",
                     "status.hostIPs[0].ip: Invalid value: \"x\": must be equal to `hostIP`",
                     "status.hostIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
                 ],
@@ -71,12 +70,23 @@ fn what_a_status_may_say() {
                 &[
                     "status.resourceClaimStatuses[1].name: Duplicate value: \"r\"",
                     "status.resourceClaimStatuses[2].name: Invalid value: \"z\": must match the name of an entry in `spec.resourceClaims`",
-                    "status.containerStatuses[0].linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive",
-                    "status.containerStatuses[0].linux.supplementalGroups[0]: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+                    "status.containerStatuses[0].user.linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+                    "status.containerStatuses[0].user.linux.supplementalGroups[0]: Invalid value: -1: must be between 0 and 2147483647, inclusive",
                 ],
             ),
         ],
     );
+}
+
+#[test]
+fn a_bound_pod_is_nominated_for_no_other_node() {
+    let mut old = stored(PODS, &merged(&pod(), &spec(json!({"nodeName": "n"}))));
+    let nominated = status(json!({"nominatedNodeName": "m"}));
+    let refused =
+        "status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node";
+    updates(PODS, "status", &old, &[(nominated.clone(), &[refused])]);
+    old["status"]["nominatedNodeName"] = "m".into();
+    updates(PODS, "status", &old, &[(nominated, &[])]);
 }
 
 #[test]

@@ -272,6 +272,21 @@ fn resizing() {
 }
 
 #[test]
+fn containers_with_devices_are_not_resized() {
+    let held = json!({"resources": {"claims": [{"name": "r"}], "requests": {"cpu": "1"}}});
+    let held = merged(
+        &merged(&pod(), &container(held)),
+        &spec(json!({"resourceClaims": [{"name": "r", "resourceClaimName": "x"}]})),
+    );
+    updates(
+        PODS,
+        "resize",
+        &stored(PODS, &held),
+        &[(json!({}), &["spec: Forbidden: only cpu and memory resources are mutable"])],
+    );
+}
+
+#[test]
 fn fields_of_features_that_are_off() {
     let patch = json!({"spec": {"workloadRef": {"name": "w"}, "os": {"name": "linux"},
         "containers": [{"name": "c", "image": "i", "lifecycle": {"stopSignal": "SIGHUP"}}]}});

@@ -55,6 +55,22 @@ fn sources() {
 }
 
 #[test]
+fn sources_with_two_names() {
+    creates(
+        PODS,
+        &pod(),
+        &[(
+            volume(json!({"gcePersistentDisk": {}, "cephfs": {}, "downwardAPI": {}})),
+            &[
+                "spec.volumes[0].persistentDisk.pdName: Required value",
+                "spec.volumes[0].cephFS: Forbidden: may not specify more than 1 volume type",
+                "spec.volumes[0].downwarAPI: Forbidden: may not specify more than 1 volume type",
+            ],
+        )],
+    );
+}
+
+#[test]
 fn sources_of_vendors_and_drivers() {
     creates(
         PODS,
@@ -68,12 +84,18 @@ fn sources_of_vendors_and_drivers() {
                     "spec.volumes[0].iscsi.iqn: Invalid value: \"iqn.2015-02.example.com\": must be valid format",
                     "spec.volumes[0].iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
                     "spec.volumes[0].iscsi.secretRef: Required value",
-                    "spec.volumes[0].iscsi.initiatorname: Invalid value: \"x\": must be valid format",
+                    "spec.volumes[0].iscsi.initiatorname: Invalid value: \"x\": must be valid format starting with iqn, eui, or naa",
                 ],
             ),
             (
                 volume(
                     json!({"iscsi": {"targetPortal": "p", "iqn": "iqn.2015-02.example.com:test", "lun": 0}}),
+                ),
+                &[],
+            ),
+            (
+                volume(
+                    json!({"iscsi": {"targetPortal": "p", "iqn": "iqn.2015-02.example.com:test", "secretRef": {}}}),
                 ),
                 &[],
             ),

@@ -35,6 +35,18 @@ fn deprecated_and_doubled() {
         ),
         (
             spec(
+                json!({"nodeSelector": {"app.kubernetes.io/created-by": "x", "scheduler.alpha.kubernetes.io/preferAvoidPods": "x"},
+                "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference":
+                    {"matchExpressions": [{"key": "k", "operator": "In", "values": ["-"]}]}}]}}}),
+            ),
+            vec![
+                "spec.nodeSelector[app.kubernetes.io/created-by]: deprecated since v1.9",
+                "spec.nodeSelector[scheduler.alpha.kubernetes.io/preferAvoidPods]: deprecated since v1.22; use Taints and Tolerations instead",
+                "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].values[0]: - is invalid, a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ],
+        ),
+        (
+            spec(
                 json!({"volumes": [{"name": "v", "gitRepo": {"repository": "r"}}], "imagePullSecrets": [{"name": "a"}, {"name": "a"}, {}]}),
             ),
             vec![
@@ -57,6 +69,15 @@ fn hidden_and_odd() {
                 "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
                 "spec.containers[0].resources.requests[memory]: fractional byte value \"100m\" is invalid, must be an integer",
                 "spec.containers[0].env[2]: hides previous definition of \"A\", which may be dropped when using apply",
+            ],
+        ),
+        (
+            container(
+                json!({"resources": {"limits": {"memory": "1500m"}, "requests": {"memory": "1", "ephemeral-storage": "100m"}}}),
+            ),
+            vec![
+                "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+                "spec.containers[0].resources.requests[ephemeral-storage]: fractional byte value \"100m\" is invalid, must be an integer",
             ],
         ),
         (
