@@ -3,7 +3,7 @@
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
-use crate::addresses::{is_ipv6, legacy_ip, lenient_ip, warn_ip};
+use crate::addresses::{is_ipv6, legacy_ip, lenient_ip, strict_ip, warn_ip};
 use crate::check::{self, Faults, invalid_each};
 use crate::contract::{Context, Warnings};
 use crate::domains::fully_qualified_host;
@@ -19,8 +19,10 @@ const ADDRESS_TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 /// What the controllers wrote of themselves needs no hints.
 const ENDPOINTS_MANAGER: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
-const SLICE_MANAGER: (&str, &str) =
-    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+const SLICE_MANAGERS: [(&str, &str); 2] = [
+    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"),
+    ("endpointslice.kubernetes.io/managed-by", "endpointslicemirroring-controller.k8s.io"),
+];
 
 pub static ENDPOINTS: Kind = Kind {
     create_on_update: true,
@@ -65,19 +67,20 @@ pub static ENDPOINT_SLICE: Kind = Kind {
             each(object, "endpoints", |endpoint| remove(endpoint, "deprecatedTopology"));
         }
     },
-    validate: slice,
-    validate_change: |new, old| {
-        let mut faults = Faults::new();
+    validate: |object| slice(object, None),
+    revalidate: Some(|new, old| {
+        let mut faults = slice(new, Some(old));
         let path = Path::new("addressType");
         check::immutable(&mut faults, &path, &new["addressType"], &old["addressType"]);
         faults
-    },
-    warn: |object, _| {
+    }),
+    warn: |object, old| {
         let mut texts = Warnings::new();
-        if text(&object["addressType"]) == "FQDN" {
+        let fqdn = text(&object["addressType"]) == "FQDN";
+        if fqdn && old.is_none() {
             texts.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
         }
-        if managed(object, SLICE_MANAGER) || text(&object["addressType"]) == "FQDN" {
+        if fqdn || SLICE_MANAGERS.into_iter().any(|manager| managed(object, manager)) {
             return texts;
         }
         for (e, endpoint) in items(&object["endpoints"]).iter().enumerate() {
@@ -157,19 +160,29 @@ fn app_protocol(faults: &mut Faults, path: &Path, port: &Value) {
     }
 }
 
-fn slice(object: &Value) -> Faults {
+fn slice(object: &Value, old: Option<&Value>) -> Faults {
+    let mut faults = Faults::new();
+    check::one_of(&mut faults, &Path::new("addressType"), &object["addressType"], &ADDRESS_TYPES);
+    slice_ports(&mut faults, &Path::new("ports"), items(&object["ports"]));
+    let found = slice_endpoints(object);
+    // Endpoints that were accepted once are kept, whatever is asked of new ones since.
+    if found.is_empty() || !old.is_some_and(|old| same(&object["endpoints"], &old["endpoints"])) {
+        faults.extend(found);
+    }
+    faults
+}
+
+fn slice_endpoints(object: &Value) -> Faults {
     let mut faults = Faults::new();
     let kind = text(&object["addressType"]);
-    check::one_of(&mut faults, &Path::new("addressType"), &object["addressType"], &ADDRESS_TYPES);
     let (list, path) = (items(&object["endpoints"]), Path::new("endpoints"));
     if list.len() > ENDPOINTS_MAX {
         faults.push(Error::too_many(&path, list.len(), ENDPOINTS_MAX));
-    } else {
-        for (i, endpoint) in list.iter().enumerate() {
-            slice_endpoint(&mut faults, &path.index(i), endpoint, kind);
-        }
+        return faults;
     }
-    slice_ports(&mut faults, &Path::new("ports"), items(&object["ports"]));
+    for (i, endpoint) in list.iter().enumerate() {
+        slice_endpoint(&mut faults, &path.index(i), endpoint, kind);
+    }
     faults
 }
 
@@ -185,9 +198,6 @@ fn slice_ports(faults: &mut Faults, path: &Path, ports: &[Value]) {
         if !names.insert(name) {
             faults.push(Error::duplicate(&at.child("name"), name));
         }
-        if set(&port["port"]) {
-            check::port_number(faults, &at.child("port"), number(&port["port"]));
-        }
         check::one_of(faults, &at.child("protocol"), &port["protocol"], &PROTOCOLS);
         app_protocol(faults, &at, port);
     }
@@ -202,7 +212,7 @@ fn slice_endpoint(faults: &mut Faults, path: &Path, endpoint: &Value, kind: &str
         faults.push(Error::too_many(&at, addresses.len(), ADDRESSES_MAX));
     }
     for (i, address) in addresses.iter().enumerate() {
-        slice_address(faults, &at.index(i), text(address), kind);
+        slice_address(faults, &at, i, text(address), kind);
     }
     node_name(faults, path, endpoint);
     let topology = path.child("deprecatedTopology");
@@ -216,29 +226,35 @@ fn slice_endpoint(faults: &mut Faults, path: &Path, endpoint: &Value, kind: &str
         invalid_each(faults, &path.child("hostname"), name, check::dns1123_label(name));
     }
     let at = path.child("hints");
-    hints(faults, &at.child("forZones"), items(&endpoint["hints"]["forZones"]), check::label_value);
-    hints(faults, &at.child("forNodes"), items(&endpoint["hints"]["forNodes"]), check::dns1123_subdomain);
-}
-
-fn slice_address(faults: &mut Faults, path: &Path, address: &str, kind: &str) {
-    match kind {
-        "IPv4" | "IPv6" => {
-            legacy_ip(faults, path, address);
-            let Some(ip) = lenient_ip(address) else { return };
-            if is_ipv6(address) != (kind == "IPv6") {
-                faults.push(Error::invalid(path, address, format!("must be an {kind} address")));
-            }
-            check::ordinary_ip(faults, path, &ip.to_string());
-        }
-        "FQDN" => fully_qualified_host(faults, path, address),
-        _ => {}
+    let (zones, nodes) = (items(&endpoint["hints"]["forZones"]), items(&endpoint["hints"]["forNodes"]));
+    if hints(faults, &at.child("forZones"), zones, check::label_value) {
+        hints(faults, &at.child("forNodes"), nodes, check::dns1123_subdomain);
     }
 }
 
-fn hints(faults: &mut Faults, path: &Path, hints: &[Value], rule: fn(&str) -> Vec<String>) {
+/// Slices came to IPv6 late, so only IPv4 addresses may be written in the ways of old fields. An
+/// address of the other family is reported under the list it stands in, as Kubernetes does.
+fn slice_address(faults: &mut Faults, list: &Path, i: usize, address: &str, kind: &str) {
+    let path = &list.index(i);
+    let before = faults.len();
+    match kind {
+        "IPv4" => legacy_ip(faults, path, address),
+        "IPv6" => faults.extend(strict_ip(address).map(|detail| Error::invalid(path, address, detail))),
+        "FQDN" => return fully_qualified_host(faults, path, address),
+        _ => return,
+    }
+    let Some(ip) = lenient_ip(address).filter(|_| faults.len() == before) else { return };
+    if is_ipv6(address) != (kind == "IPv6") {
+        faults.push(Error::invalid(list, address, format!("must be an {kind} address")));
+    }
+    check::ordinary_ip(faults, path, &ip.to_string());
+}
+
+/// False where there are too many to look at.
+fn hints(faults: &mut Faults, path: &Path, hints: &[Value], rule: fn(&str) -> Vec<String>) -> bool {
     if hints.len() > HINTS_MAX {
         faults.push(Error::too_many(path, hints.len(), HINTS_MAX));
-        return;
+        return false;
     }
     for (i, hint) in hints.iter().enumerate() {
         let (at, name) = (path.index(i).child("name"), text(&hint["name"]));
@@ -247,12 +263,13 @@ fn hints(faults: &mut Faults, path: &Path, hints: &[Value], rule: fn(&str) -> Ve
         }
         invalid_each(faults, &at, name, rule(name));
     }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::named::{created, patched, stored, updated, warned};
+    use crate::testing::named::{created, merge, patched, stored, updated, warned};
     use serde_json::json;
 
     const GROUP: &str = "discovery.k8s.io";
@@ -295,18 +312,24 @@ mod tests {
                     json!({"addresses": ["fd00::1", "127.0.0.1"], "hints": {"forZones": [{"name": "z"}, {"name": "z"}]}}),
                 ),
                 vec![
-                    "endpoints[0].addresses[0]: Invalid value: \"fd00::1\": must be an IPv4 address",
+                    "endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address",
                     "endpoints[0].addresses[1]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
                     "endpoints[0].hints.forZones[1].name: Duplicate value: \"z\"",
                 ],
             ),
             (
+                json!({"addressType": "IPv6", "endpoints": [{"addresses": ["10.0.0.1", "FD00::1"]}]}),
+                vec![
+                    "endpoints[0].addresses: Invalid value: \"10.0.0.1\": must be an IPv6 address",
+                    "endpoints[0].addresses[1]: Invalid value: \"FD00::1\": must be in canonical form (\"fd00::1\")",
+                ],
+            ),
+            (
                 json!({"addressType": "FQDN", "endpoints": [{"addresses": ["host"]}], "ports": [{"port": 0}, {"appProtocol": "a b"}]}),
                 vec![
-                    "endpoints[0].addresses[0]: Invalid value: \"host\": should be a domain with at least two segments separated by dots",
-                    "ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
                     "ports[1].name: Duplicate value: \"\"",
                     "ports[1].appProtocol: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                    "endpoints[0].addresses[0]: Invalid value: \"host\": should be a domain with at least two segments separated by dots",
                 ],
             ),
         ] {
@@ -317,6 +340,19 @@ mod tests {
             updated(GROUP, "endpointslices", old.clone(), json!({"addressType": "IPv6", "endpoints": []})),
             ["addressType: Invalid value: \"IPv6\": field is immutable"]
         );
+        let mut accepted_once = stored(GROUP, "endpointslices", old.clone());
+        accepted_once["endpoints"][0]["addresses"] = json!(["127.0.0.1"]);
+        for (patch, expected) in [
+            (json!({"metadata": {"labels": {"a": "b"}}}), vec![]),
+            (
+                json!({"endpoints": [{"addresses": ["127.0.0.2"]}]}),
+                vec![
+                    "endpoints[0].addresses[0]: Invalid value: \"127.0.0.2\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                ],
+            ),
+        ] {
+            assert_eq!(patched(GROUP, "endpointslices", "", &accepted_once, patch).1, expected);
+        }
         let old = stored(GROUP, "endpointslices", old);
         assert!(old["endpoints"][0]["deprecatedTopology"].is_null());
         let (object, _) =
@@ -328,14 +364,18 @@ mod tests {
     fn hints_about_addresses() {
         let slice = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["010.0.0.1"]}]});
         assert_eq!(
-            warned(GROUP, "endpointslices", slice),
+            warned(GROUP, "endpointslices", slice.clone()),
             [
                 "endpoints[0].addresses[0]: non-standard IP address \"010.0.0.1\" will be considered invalid in a future Kubernetes release: use \"10.0.0.1\""
             ]
         );
+        let mirrored = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io"}}});
+        assert_eq!(warned(GROUP, "endpointslices", merge(slice, mirrored)), [""; 0]);
+        let fqdn = json!({"addressType": "FQDN"});
         assert_eq!(
-            warned(GROUP, "endpointslices", json!({"addressType": "FQDN"})),
+            warned(GROUP, "endpointslices", fqdn.clone()),
             ["spec.addressType: FQDN endpoints are deprecated"]
         );
+        assert_eq!(*(ENDPOINT_SLICE.warn)(&fqdn, Some(&fqdn)), [""; 0], "said once");
     }
 }
