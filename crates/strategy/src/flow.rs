@@ -3,13 +3,17 @@
 use std::collections::HashSet;
 
 use amphipod_api::field::{Error, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check::{self, Faults, dns1123_label, dns1123_subdomain, invalid_each};
-use crate::json::{default, default_number, int, items, number, set, text, truthy, with, within};
+use crate::json::{
+    default, default_number, int, items, number, remove, same, set, text, truthy, with, within,
+};
 use crate::kind::{Kind, SPEC_AND_STATUS};
 
 const PRECEDENCE_MAX: i64 = 10_000;
+/// Says in an older version of the API that a zero was meant, so here it means nothing.
+const ZERO_SHARES: &str = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares";
 const QUEUES_MAX: i64 = 10_000_000;
 /// Bits of a request's hash that deal its hand of queues.
 const HASH_BITS: f64 = 60.0;
@@ -93,7 +97,8 @@ fn schema(object: &Value) -> Faults {
     let methods = ["ByNamespace", "ByUser"];
     if set(method) && !methods.contains(&text(&method["type"])) {
         let at = path.child("distinguisherMethod").child("type");
-        faults.push(Error::not_supported(&at, method.clone(), &methods));
+        let fault = Error::not_supported(&at, Value::Null, &methods);
+        faults.push(check::shown_as(fault, &[("Type", text(&method["type"]).into())]));
     }
     let (level, at) = (
         text(&spec["priorityLevelConfiguration"]["name"]),
@@ -107,8 +112,61 @@ fn schema(object: &Value) -> Faults {
     for (i, rule) in items(&spec["rules"]).iter().enumerate() {
         self::rule(&mut faults, &path.child("rules").index(i), rule);
     }
+    let name = text(&object["metadata"]["name"]);
+    if mandatory_schema(name).is_some_and(|fixed| !same(spec, &fixed)) {
+        let detail = format!("spec of '{name}' must equal the fixed value");
+        faults.push(Error::invalid(&path, spec.clone(), detail));
+    }
     conditions(&mut faults, object);
     faults
+}
+
+/// Two schemas that no administrator may bend: there must be a place for every request.
+fn mandatory_schema(name: &str) -> Option<Value> {
+    let everything = |level: &str, precedence: i64, groups: &[&str]| {
+        let subjects: Vec<Value> =
+            groups.iter().map(|group| json!({"kind": "Group", "group": {"name": group}})).collect();
+        json!({
+            "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence,
+            "rules": [{
+                "subjects": subjects,
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"],
+                    "namespaces": ["*"], "clusterScope": true}],
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            }],
+        })
+    };
+    match name {
+        "exempt" => Some(everything("exempt", 1, &["system:masters"])),
+        "catch-all" => {
+            let anyone = ["system:unauthenticated", "system:authenticated"];
+            let mut spec = everything("catch-all", PRECEDENCE_MAX, &anyone);
+            spec["distinguisherMethod"] = json!({"type": "ByUser"});
+            Some(spec)
+        }
+        _ => None,
+    }
+}
+
+/// What the exempt level lends is its administrator's; nothing else of the two levels is.
+fn mandatory_level(faults: &mut Faults, path: &Path, name: &str, spec: &Value) {
+    let (fixed, but) = match name {
+        "exempt" => (json!({"type": "Exempt"}), " except the 'spec.exempt' field"),
+        "catch-all" => {
+            let limited = json!({"nominalConcurrencyShares": 5, "lendablePercent": 0,
+                "limitResponse": {"type": "Reject"}});
+            (json!({"type": "Limited", "limited": limited}), "")
+        }
+        _ => return,
+    };
+    let mut given = spec.clone();
+    if name == "exempt" {
+        remove(&mut given, "exempt");
+    }
+    if !same(&given, &fixed) {
+        let detail = format!("spec of '{name}'{but} must equal the fixed value");
+        faults.push(Error::invalid(path, spec.clone(), detail));
+    }
 }
 
 fn rule(faults: &mut Faults, path: &Path, rule: &Value) {
@@ -213,7 +271,10 @@ fn resource_rule(faults: &mut Faults, path: &Path, rule: &Value) {
     let missing = "resource rules that are not cluster scoped must supply at least one namespace";
     if star_alone(faults, &at, namespaces, missing, "namespaces") {
         for (i, namespace) in items(namespaces).iter().enumerate() {
-            invalid_each(faults, &at.index(i), text(namespace), dns1123_label(text(namespace)));
+            for detail in dns1123_label(text(namespace)) {
+                let detail = format!("each member of this list must be '*' or a DNS-1123 label; {detail}");
+                faults.push(Error::invalid(&at.index(i), text(namespace), detail));
+            }
         }
     }
 }
@@ -240,11 +301,15 @@ fn url_path(faults: &mut Faults, path: &Path, url: &str) {
 
 fn level(object: &Value) -> Faults {
     let mut faults = Faults::new();
+    if set(&object["metadata"]["annotations"][ZERO_SHARES]) {
+        let at = Path::new("metadata").child("annotations");
+        faults.push(Error::forbidden(&at, format!("annotation '{ZERO_SHARES}' is forbidden")));
+    }
     let path = Path::new("spec");
     let spec = &object["spec"];
     let kind = text(&spec["type"]);
     if (text(&object["metadata"]["name"]) == "exempt") != (kind == "Exempt") {
-        let detail = "type must be 'Exempt' if and only if name is 'exempt'";
+        let detail = "must be 'Exempt' if and only if `name` is 'exempt'";
         faults.push(Error::invalid(&path.child("type"), kind, detail));
     }
     match kind {
@@ -254,6 +319,7 @@ fn level(object: &Value) -> Faults {
                 faults.push(Error::forbidden(&path.child("limited"), detail));
             }
             shares(&mut faults, &path.child("exempt"), &spec["exempt"]);
+            lendable(&mut faults, &path.child("exempt"), &spec["exempt"]);
         }
         "Limited" => {
             if set(&spec["exempt"]) {
@@ -268,6 +334,7 @@ fn level(object: &Value) -> Faults {
         }
         other => faults.push(Error::not_supported(&path.child("type"), other, &["Exempt", "Limited"])),
     }
+    mandatory_level(&mut faults, &path, text(&object["metadata"]["name"]), spec);
     conditions(&mut faults, object);
     faults
 }
@@ -365,7 +432,7 @@ mod tests {
                 json!({"matchingPrecedence": 1, "priorityLevelConfiguration": null, "distinguisherMethod": {"type": "X"}}),
                 vec![
                     "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
-                    "spec.distinguisherMethod.type: Unsupported value: {\"type\":\"X\"}: supported values: \"ByNamespace\", \"ByUser\"",
+                    "spec.distinguisherMethod.type: Unsupported value: {\"Type\":\"X\"}: supported values: \"ByNamespace\", \"ByUser\"",
                     "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
                 ],
             ),
@@ -394,6 +461,60 @@ mod tests {
         ] {
             assert_eq!(created(GROUP, "flowschemas", schema(patch.clone())), expected, "{patch}");
         }
+        let other = json!({"rules": [{"subjects": [{"kind": "Group", "group": {"name": "g"}}],
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["A"]}]}]});
+        let faults = created(GROUP, "flowschemas", schema(other));
+        assert!(
+            faults.len() == 1
+                && faults[0].starts_with("spec.rules[0].resourceRules[0].namespaces[0]: Invalid value: \"A\": each member of this list must be '*' or a DNS-1123 label; a lowercase"),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn mandatory_objects_are_as_they_are() {
+        for name in ["exempt", "catch-all"] {
+            let metadata = json!({"metadata": {"name": name}});
+            let spec = super::mandatory_schema(name).expect("a mandatory schema");
+            let fixed = merge(metadata.clone(), json!({"spec": spec}));
+            assert_eq!(created(GROUP, "flowschemas", fixed.clone()), [""; 0]);
+            let bent =
+                created(GROUP, "flowschemas", merge(fixed, json!({"spec": {"matchingPrecedence": 7}})));
+            let detail = format!("spec of '{name}' must equal the fixed value");
+            assert!(bent.len() == 1 && bent[0].ends_with(&detail), "{bent:?}");
+        }
+        let level = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+        let catch_all = json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5, "limitResponse": {"type": "Reject"}}});
+        let more = merge(catch_all.clone(), json!({"limited": {"nominalConcurrencyShares": 6}}));
+        for (object, end) in [
+            (level("exempt", json!({"type": "Exempt", "exempt": {"lendablePercent": 50}})), None),
+            (
+                level("exempt", json!({"type": "Exempt", "exempt": {"lendablePercent": 101}})),
+                Some("spec.exempt.lendablePercent: Invalid value: 101: must be between 0 and 100, inclusive"),
+            ),
+            (level("catch-all", catch_all), None),
+            (level("catch-all", more), Some("spec of 'catch-all' must equal the fixed value")),
+            (
+                level("exempt", json!({"type": "Exempt", "limited": {"limitResponse": {"type": "Reject"}}})),
+                Some("spec of 'exempt' except the 'spec.exempt' field must equal the fixed value"),
+            ),
+            (
+                merge(
+                    level("l", json!({"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}})),
+                    json!({"metadata": {"annotations": {super::ZERO_SHARES: ""}}}),
+                ),
+                Some(
+                    "metadata.annotations: Forbidden: annotation 'flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares' is forbidden",
+                ),
+            ),
+        ] {
+            let faults = created(GROUP, "prioritylevelconfigurations", object.clone());
+            assert_eq!(faults.is_empty(), end.is_none(), "{object}: {faults:?}");
+            assert!(
+                end.is_none_or(|end| faults.last().is_some_and(|fault| fault.ends_with(end))),
+                "{faults:?}"
+            );
+        }
     }
 
     #[test]
@@ -404,7 +525,7 @@ mod tests {
             (
                 json!({"spec": {"type": "Exempt"}}),
                 vec![
-                    "spec.type: Invalid value: \"Exempt\": type must be 'Exempt' if and only if name is 'exempt'",
+                    "spec.type: Invalid value: \"Exempt\": must be 'Exempt' if and only if `name` is 'exempt'",
                 ],
             ),
             (
