@@ -55,8 +55,9 @@ fn resources(faults: &mut Faults, path: &Path, value: &Value) {
     for (i, resource) in list.iter().enumerate() {
         let (at, name) = (path.index(i), text(resource));
         let Some((resource, part)) = name.split_once('/') else {
-            check::required(faults, &at, &list[i]);
-            whole = name != "*";
+            if check::required(faults, &at, &list[i]) {
+                whole = name != "*";
+            }
             continue;
         };
         if all_parts_of.contains(&resource) {

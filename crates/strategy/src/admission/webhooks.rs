@@ -8,11 +8,13 @@ use serde_json::{Map, Value};
 use super::{FAILURE_POLICIES, MATCH_POLICIES, rules};
 use crate::check::{self, Faults};
 use crate::domains::{fully_qualified_name, webhook_client};
-use crate::json::{default, default_number, default_text, each, int, items, set, text, with};
+use crate::json::{default, default_number, default_text, each, int, items, same, set, text, with};
 use crate::kind::{Kind, PLAIN};
 
 const REVIEW_VERSIONS: &str = "v1, v1beta1";
 const SIDE_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
+const ALL_SIDE_EFFECTS: [&str; 4] = ["None", "NoneOnDryRun", "Some", "Unknown"];
+const SELECTORS: [&str; 2] = ["namespaceSelector", "objectSelector"];
 
 pub static WEBHOOKS: Kind = Kind {
     unconditional_update: false,
@@ -35,28 +37,74 @@ pub static WEBHOOKS: Kind = Kind {
             each(webhook, "rules", |rule| default_text(rule, "scope", "*"));
         });
     },
-    validate: |object| {
-        let mut faults = Faults::new();
-        let hooks = items(&object["webhooks"]);
-        let mut names = HashSet::new();
-        for (i, hook) in hooks.iter().enumerate() {
-            let (at, name) = (Path::new("webhooks").index(i), text(&hook["name"]));
-            webhook(&mut faults, &at, hook);
-            review_versions(
-                &mut faults,
-                &at.child("admissionReviewVersions"),
-                &hook["admissionReviewVersions"],
-            );
-            if !name.is_empty() && !names.insert(name) {
-                faults.push(Error::duplicate(&at.child("name"), name));
-            }
-        }
-        faults
-    },
+    validate: |object| webhooks(object, &Demands::of_new()),
+    revalidate: Some(|new, old| webhooks(new, &Demands::beside(new, old))),
     ..PLAIN
 };
 
-fn webhook(faults: &mut Faults, path: &Path, hook: &Value) {
+/// What is asked of hooks. Configurations that were accepted when less was asked may go on so.
+struct Demands {
+    no_side_effects: bool,
+    known_versions: bool,
+    unique_names: bool,
+    conditions: bool,
+    selectors: bool,
+}
+
+impl Demands {
+    fn of_new() -> Self {
+        Demands {
+            no_side_effects: true,
+            known_versions: true,
+            unique_names: true,
+            conditions: true,
+            selectors: true,
+        }
+    }
+
+    fn beside(new: &Value, old: &Value) -> Self {
+        let (now, then) = (items(&new["webhooks"]), items(&old["webhooks"]));
+        let harmless = |hook: &Value| SIDE_EFFECTS.contains(&text(&hook["sideEffects"]));
+        let known = |hook: &Value| {
+            let versions = items(&hook["admissionReviewVersions"]);
+            versions.is_empty() || versions.iter().any(known_version)
+        };
+        let names: HashSet<&str> = then.iter().map(|hook| text(&hook["name"])).collect();
+        let same_conditions = now.len() == then.len()
+            && now
+                .iter()
+                .zip(then)
+                .all(|(now, then)| same(&now["matchConditions"], &then["matchConditions"]));
+        let mut selectors = Faults::new();
+        for (hook, key) in then.iter().flat_map(|hook| SELECTORS.map(|key| (hook, key))) {
+            check::label_selector(&mut selectors, &Path::new(key), &hook[key]);
+        }
+        Demands {
+            no_side_effects: then.iter().all(harmless),
+            known_versions: then.iter().all(known),
+            unique_names: names.len() == then.len(),
+            conditions: !same_conditions,
+            selectors: selectors.is_empty(),
+        }
+    }
+}
+
+fn webhooks(object: &Value, demands: &Demands) -> Faults {
+    let mut faults = Faults::new();
+    let mut names = HashSet::new();
+    for (i, hook) in items(&object["webhooks"]).iter().enumerate() {
+        let (at, name) = (Path::new("webhooks").index(i), text(&hook["name"]));
+        webhook(&mut faults, &at, hook, demands);
+        let versions = &hook["admissionReviewVersions"];
+        review_versions(&mut faults, &at.child("admissionReviewVersions"), versions, demands);
+        if demands.unique_names && !name.is_empty() && !names.insert(name) {
+            faults.push(Error::duplicate(&at.child("name"), name));
+        }
+    }
+    faults
+}
+
+fn webhook(faults: &mut Faults, path: &Path, hook: &Value, demands: &Demands) {
     fully_qualified_name(faults, &path.child("name"), text(&hook["name"]));
     for (i, rule) in items(&hook["rules"]).iter().enumerate() {
         rules::rule(faults, &path.child("rules").index(i), rule);
@@ -64,26 +112,33 @@ fn webhook(faults: &mut Faults, path: &Path, hook: &Value) {
     check::optional_one_of(faults, &path.child("failurePolicy"), &hook["failurePolicy"], &FAILURE_POLICIES);
     check::optional_one_of(faults, &path.child("matchPolicy"), &hook["matchPolicy"], &MATCH_POLICIES);
     let at = path.child("sideEffects");
+    let classes = if demands.no_side_effects { &SIDE_EFFECTS[..] } else { &ALL_SIDE_EFFECTS[..] };
     if set(&hook["sideEffects"]) {
-        check::optional_one_of(faults, &at, &hook["sideEffects"], &SIDE_EFFECTS);
+        check::optional_one_of(faults, &at, &hook["sideEffects"], classes);
     } else {
-        faults.push(Error::required(&at, format!("must specify one of {}", SIDE_EFFECTS.join(", "))));
+        faults.push(Error::required(&at, format!("must specify one of {}", classes.join(", "))));
     }
     if let Some(seconds) = int(&hook["timeoutSeconds"]).filter(|s| !(1..=30).contains(s)) {
         let detail = "the timeout value must be between 1 and 30 seconds";
         faults.push(Error::invalid(&path.child("timeoutSeconds"), seconds, detail));
     }
-    for key in ["namespaceSelector", "objectSelector"] {
-        check::label_selector(faults, &path.child(key), &hook[key]);
+    for key in SELECTORS.iter().filter(|_| demands.selectors) {
+        check::label_selector(faults, &path.child(key), &hook[*key]);
     }
     let policies = ["IfNeeded", "Never"];
     let at = path.child("reinvocationPolicy");
     check::optional_one_of(faults, &at, &hook["reinvocationPolicy"], &policies);
     webhook_client(faults, &path.child("clientConfig"), &hook["clientConfig"]);
-    rules::conditions(faults, &path.child("matchConditions"), &hook["matchConditions"]);
+    if demands.conditions {
+        rules::conditions(faults, &path.child("matchConditions"), &hook["matchConditions"]);
+    }
 }
 
-fn review_versions(faults: &mut Faults, path: &Path, value: &Value) {
+fn known_version(version: &Value) -> bool {
+    ["v1", "v1beta1"].contains(&text(version))
+}
+
+fn review_versions(faults: &mut Faults, path: &Path, value: &Value, demands: &Demands) {
     let list = items(value);
     if list.is_empty() {
         faults.push(Error::required(path, format!("must specify one of {REVIEW_VERSIONS}")));
@@ -98,7 +153,7 @@ fn review_versions(faults: &mut Faults, path: &Path, value: &Value) {
             check::invalid_each(faults, &at, name, check::dns1035_label(name));
         }
     }
-    if !list.iter().any(|version| ["v1", "v1beta1"].contains(&text(version))) {
+    if demands.known_versions && !list.iter().any(known_version) {
         let detail = format!("must include at least one of {REVIEW_VERSIONS}");
         faults.push(Error::invalid(path, value.clone(), detail));
     }
@@ -106,7 +161,7 @@ fn review_versions(faults: &mut Faults, path: &Path, value: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::named::{created, merge};
+    use crate::testing::named::{created, merge, patched};
     use serde_json::{Value, json};
 
     fn hook(patch: Value) -> Value {
@@ -159,6 +214,42 @@ mod tests {
                     "{patch}"
                 );
             }
+        }
+    }
+
+    /// Hooks of a time when less was asked keep what they have, and lose it with the first good one.
+    #[test]
+    fn what_was_accepted_once_is_kept() {
+        let group = "admissionregistration.k8s.io";
+        for plural in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
+            let metadata = json!({"metadata": {"name": "n", "uid": "u"}});
+            let old = merge(
+                metadata,
+                hook(json!({"sideEffects": "Some", "admissionReviewVersions": ["v2"],
+                    "objectSelector": {"matchLabels": {"a": "-"}}, "matchConditions": [{"name": "a"}]})),
+            );
+            let twice = json!([old["webhooks"][0], old["webhooks"][0]]);
+            let old = merge(old, json!({"webhooks": twice}));
+            let faults = |patch: Value| patched(group, plural, "", &old, patch).1;
+            assert_eq!(faults(json!({"metadata": {"labels": {"a": "b"}}})), [""; 0]);
+            let other = |key: &str, value: Value| {
+                let mut hooks = old["webhooks"].clone();
+                hooks[0][key] = value;
+                faults(json!({"webhooks": hooks}))
+            };
+            assert_eq!(
+                other("sideEffects", json!("X")),
+                [
+                    "webhooks[0].sideEffects: Unsupported value: \"X\": supported values: \"None\", \"NoneOnDryRun\", \"Some\", \"Unknown\""
+                ]
+            );
+            assert_eq!(
+                other("matchConditions", json!([{"name": "a", "expression": "true"}])),
+                ["webhooks[1].matchConditions[0].expression: Required value"]
+            );
+            let good = merge(json!({"metadata": {"name": "n", "uid": "u"}}), hook(json!({})));
+            let worse = patched(group, plural, "", &good, json!({"webhooks": old["webhooks"]})).1;
+            assert_eq!(worse.len(), 9, "{worse:?}");
         }
     }
 }
