@@ -95,7 +95,7 @@ fn spec_faults(object: &Value, creating: bool) -> Faults {
     let retention = &spec["persistentVolumeClaimRetentionPolicy"];
     for key in ["whenDeleted", "whenScaled"] {
         let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
-        check::optional_one_of(&mut faults, &at, &retention[key], &["Delete", "Retain"]);
+        check::optional_one_of(&mut faults, &at, &retention[key], &["Retain", "Delete"]);
     }
     for key in ["replicas", "minReadySeconds"] {
         check::not_negative(&mut faults, &path.child(key), &spec[key]);
@@ -259,7 +259,7 @@ mod tests {
                     &[
                         "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
                         "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0",
-                        "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"x\": supported values: \"Delete\", \"Retain\"",
+                        "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"x\": supported values: \"Retain\", \"Delete\"",
                     ],
                 ),
                 (

@@ -20,8 +20,9 @@ pub static INGRESS: Kind = Kind {
         within(object, "spec", |_| {});
         within(object, "status", |status| within(status, "loadBalancer", |_| {}));
     },
-    validate,
+    validate: |object| validate(object, &Tolerated::default()),
     validate_new: class_twice,
+    revalidate: Some(|new, old| validate(new, &Tolerated::of(old))),
     validate_status: status,
     warn: |object, old| {
         let annotated = |object: &Value| set(&object["metadata"]["annotations"][CLASS_ANNOTATION]);
@@ -50,7 +51,32 @@ fn class_twice(_: &Context, object: &Value) -> Faults {
     ))
 }
 
-fn validate(object: &Value) -> Faults {
+/// What an ingress that was stored with it may go on with.
+#[derive(Default)]
+struct Tolerated {
+    secret_names: bool,
+    rules_of_wildcards: bool,
+}
+
+impl Tolerated {
+    fn of(old: &Value) -> Self {
+        let (mut secrets, mut rules) = (Faults::new(), Faults::new());
+        let path = Path::new("spec");
+        for entry in items(&old["spec"]["tls"]) {
+            secret_name(&mut secrets, &path, entry);
+        }
+        for rule in items(&old["spec"]["rules"]).iter().filter(|rule| is_wildcard(rule)) {
+            routes(&mut rules, &path, rule);
+        }
+        Tolerated { secret_names: !secrets.is_empty(), rules_of_wildcards: !rules.is_empty() }
+    }
+}
+
+fn is_wildcard(rule: &Value) -> bool {
+    text(&rule["host"]).contains('*')
+}
+
+fn validate(object: &Value, tolerated: &Tolerated) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec");
     let spec = &object["spec"];
@@ -63,10 +89,20 @@ fn validate(object: &Value) -> Faults {
         backend(&mut faults, &path.child("defaultBackend"), &spec["defaultBackend"]);
     }
     for (i, rule) in rules.iter().enumerate() {
-        self::rule(&mut faults, &path.child("rules").index(i), rule);
+        let at = path.child("rules").index(i);
+        host_rule(&mut faults, &at.child("host"), text(&rule["host"]));
+        if !(is_wildcard(rule) && tolerated.rules_of_wildcards) {
+            routes(&mut faults, &at, rule);
+        }
     }
     for (i, entry) in items(&spec["tls"]).iter().enumerate() {
-        tls(&mut faults, &path.child("tls").index(i), entry);
+        let at = path.child("tls").index(i);
+        for (h, host) in items(&entry["hosts"]).iter().enumerate() {
+            host_name(&mut faults, &at.child("hosts").index(h), text(host));
+        }
+        if !tolerated.secret_names {
+            secret_name(&mut faults, &at, entry);
+        }
     }
     if set(&spec["ingressClassName"]) {
         let class = text(&spec["ingressClassName"]);
@@ -75,15 +111,16 @@ fn validate(object: &Value) -> Faults {
     faults
 }
 
-fn rule(faults: &mut Faults, path: &Path, rule: &Value) {
-    let host = text(&rule["host"]);
-    let at = path.child("host");
+fn host_rule(faults: &mut Faults, path: &Path, host: &str) {
     if lenient_ip(host).is_some() {
-        faults.push(Error::invalid(&at, host, "must be a DNS name, not an IP address"));
+        faults.push(Error::invalid(path, host, "must be a DNS name, not an IP address"));
     }
     if !host.is_empty() {
-        host_name(faults, &at, host);
+        host_name(faults, path, host);
     }
+}
+
+fn routes(faults: &mut Faults, path: &Path, rule: &Value) {
     if !set(&rule["http"]) {
         return;
     }
@@ -103,10 +140,7 @@ fn host_name(faults: &mut Faults, path: &Path, host: &str) {
     invalid_each(faults, path, host, texts);
 }
 
-fn tls(faults: &mut Faults, path: &Path, entry: &Value) {
-    for (i, host) in items(&entry["hosts"]).iter().enumerate() {
-        host_name(faults, &path.child("hosts").index(i), text(host));
-    }
+fn secret_name(faults: &mut Faults, path: &Path, entry: &Value) {
     let secret = text(&entry["secretName"]);
     if !secret.is_empty() {
         invalid_each(faults, &path.child("secretName"), secret, check::dns1123_subdomain(secret));
@@ -268,5 +302,19 @@ mod tests {
             ]
         );
         assert_eq!(object["spec"], old["spec"], "a status write leaves the spec");
+    }
+
+    #[test]
+    fn what_was_accepted_once_is_kept() {
+        let good = path(json!({"pathType": "Prefix", "path": "/"}));
+        let mut old = stored(GROUP, "ingresses", good.clone());
+        old["spec"]["tls"] = json!([{"secretName": "A_"}]);
+        old["spec"]["rules"][0]["host"] = "*.example.com".into();
+        old["spec"]["rules"][0]["http"]["paths"][0]["path"] = "a".into();
+        let spec = json!({"spec": old["spec"]});
+        let labels = json!({"metadata": {"labels": {"a": "b"}}});
+        assert_eq!(patched(GROUP, "ingresses", "", &old, labels).1, [""; 0]);
+        let faults = patched(GROUP, "ingresses", "", &stored(GROUP, "ingresses", good), spec).1;
+        assert_eq!(faults.len(), 2, "{faults:?}");
     }
 }
