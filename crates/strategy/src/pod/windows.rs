@@ -136,7 +136,7 @@ pub fn operating_system(faults: &mut Faults, path: &Path, spec: &Value) {
         return;
     }
     match text(&spec["os"]["name"]) {
-        "" => faults.push(Error::required(&path.child("os").child("name"), "cannot be empty")),
+        "" => faults.push(Error::required(&path.child("os").child("name"), "")),
         "linux" => linux(faults, path, spec),
         "windows" => windows(faults, path, spec),
         other => faults.push(Error::not_supported(&path.child("os"), other, &["linux", "windows"])),

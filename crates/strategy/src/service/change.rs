@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{is_headless, needs_health_check};
 use crate::check::{Faults, IMMUTABLE};
-use crate::json::{items, text};
+use crate::json::{is_empty, items, text};
 
 const FIXED: &str = "may not change once set";
 
@@ -59,18 +59,25 @@ const FAMILIES: List = List {
 
 fn fixed_list(faults: &mut Faults, path: &Path, spec: &Value, before: &Value, list: &List) {
     let (now, then) = (items(&spec[list.field]), items(&before[list.field]));
-    let at = |i: usize| path.child(list.field).index(i);
-    let shown = || spec[list.field].clone();
+    let refused = |i: usize, shown: &str, detail: &str| {
+        Error::invalid(&path.child(list.field).index(i), spec[shown].clone(), detail)
+    };
     if now.len() == then.len() {
         for i in (0..now.len()).filter(|i| now[*i] != then[*i]) {
-            faults.push(Error::invalid(&at(i), shown(), FIXED));
+            // Families are all reported at the place of the first.
+            let place = if list.field == FAMILIES.field { 0 } else { i };
+            faults.push(refused(place, list.field, FIXED));
         }
         return;
     }
-    match (now.first(), then.first()) {
-        (None, Some(_)) => faults.push(Error::invalid(&at(0), shown(), list.unset)),
-        (Some(now), Some(then)) if now != then => faults.push(Error::invalid(&at(0), shown(), FIXED)),
-        _ => {}
+    // Whatever list is short, it is the addresses that count and are shown.
+    if now.len() < then.len() && is_empty(&spec["clusterIPs"]) {
+        faults.push(refused(0, list.field, list.unset));
+    }
+    if let (Some(now), Some(then)) = (now.first(), then.first())
+        && now != then
+    {
+        faults.push(refused(0, "clusterIPs", FIXED));
     }
     let policy = &spec["ipFamilyPolicy"];
     if now.len() < then.len() && now.len() == 1 && text(policy) != "SingleStack" {

@@ -6,7 +6,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use super::is_headless;
-use crate::addresses::{is_ipv6, legacy_ip, one_of_each_family};
+use crate::addresses::{is_ipv6, legacy_ip};
 use crate::check::{self, Faults};
 use crate::json::{items, text};
 
@@ -18,7 +18,6 @@ pub fn check(faults: &mut Faults, path: &Path, spec: &Value) {
     if text(&spec["type"]) == "ExternalName" {
         return;
     }
-    let before = faults.len();
     let ips = items(&spec["clusterIPs"]);
     let list = path.child("clusterIPs");
     in_step(faults, &list, spec);
@@ -27,18 +26,18 @@ pub fn check(faults: &mut Faults, path: &Path, spec: &Value) {
     if !address_list(faults, &list, spec) {
         return;
     }
-    if let [first, second] = ips
-        && one_of_each_family(text(first), text(second)) != Some(true)
-    {
+    let of_family = |six| ips.iter().any(|ip| is_ipv6(text(ip)) == six);
+    if ips.len() > 1 && !(of_family(true) && of_family(false)) {
         let detail = "may specify no more than one IP for each IP family";
         faults.push(Error::invalid(&list, spec["clusterIPs"].clone(), detail));
     }
-    if is_headless(spec) || faults.len() > before {
+    if is_headless(spec) {
         return;
     }
     for (i, (ip, family)) in ips.iter().zip(items(&spec["ipFamilies"])).enumerate() {
-        if is_ipv6(text(ip)) != (text(family) == "IPv6") {
-            let detail = format!("expected an {} value as indicated by `ipFamilies[{i}]`", text(family));
+        let family = text(family);
+        if FAMILIES.contains(&family) && is_ipv6(text(ip)) != (family == "IPv6") {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
             faults.push(Error::invalid(&list.index(i), text(ip), detail));
         }
     }

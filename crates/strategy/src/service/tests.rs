@@ -48,12 +48,7 @@ fn types_and_ports() {
                 "spec.type: Unsupported value: \"Foo\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
             ],
         ),
-        (
-            json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
-            vec![
-                "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet",
-            ],
-        ),
+        (json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}), vec![]),
         (
             json!({"type": "NodePort", "clusterIP": "None"}),
             vec![
@@ -132,6 +127,16 @@ fn affinity_addresses_and_traffic() {
                 "spec.ipFamilies[1]: Duplicate value: \"IPv6\"",
                 "spec.ipFamilies[2]: Unsupported value: \"X\": supported values: \"IPv4\", \"IPv6\"",
                 "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\"]: may specify no more than one IP for each IP family",
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+                "spec.clusterIPs[1]: Invalid value: \"10.0.0.2\": expected an IPv6 value as indicated by `ipFamilies[1]`",
+            ],
+        ),
+        (
+            json!({"clusterIPs": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "ipFamilies": ["X"]}),
+            vec![
+                "spec.ipFamilies[0]: Unsupported value: \"X\": supported values: \"IPv4\", \"IPv6\"",
+                "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\"]: may only hold up to 2 values",
+                "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\"]: may specify no more than one IP for each IP family",
             ],
         ),
         (
@@ -154,6 +159,29 @@ fn changes() {
     );
     let external = json!({"spec": {"type": "ExternalName", "externalName": "a.b", "ports": null}});
     assert_eq!(updated("", "services", with_spec(address), external), [""; 0]);
+    let dual = with_spec(json!({"clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}));
+    for (families, expected) in [
+        (
+            json!(["IPv6", "IPv4"]),
+            vec![
+                "spec.ipFamilies[0]: Invalid value: [\"IPv6\",\"IPv4\"]: may not change once set",
+                "spec.ipFamilies[0]: Invalid value: [\"IPv6\",\"IPv4\"]: may not change once set",
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+                "spec.clusterIPs[1]: Invalid value: \"fd00::1\": expected an IPv4 value as indicated by `ipFamilies[1]`",
+            ],
+        ),
+        (
+            json!(["IPv6"]),
+            vec![
+                "spec.ipFamilies[0]: Invalid value: [\"10.0.0.1\",\"fd00::1\"]: may not change once set",
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be set to 'SingleStack' when releasing the secondary ipFamily",
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+            ],
+        ),
+    ] {
+        let change = json!({"spec": {"ipFamilies": families}});
+        assert_eq!(updated("", "services", dual.clone(), change), expected);
+    }
     let balanced = with_spec(json!({"type": "LoadBalancer", "loadBalancerClass": "a/b"}));
     assert_eq!(
         updated("", "services", balanced.clone(), json!({"spec": {"loadBalancerClass": "a/c"}})),

@@ -17,7 +17,6 @@ const AFFINITIES: [&str; 2] = ["ClientIP", "None"];
 const TRAFFIC_POLICIES: [&str; 2] = ["Cluster", "Local"];
 const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
 const AFFINITY_SECONDS_MAX: i64 = 86400;
-const KUBELET_PORT: i64 = 10250;
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const BALANCED_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
 
@@ -62,14 +61,6 @@ fn topology(faults: &mut Faults, annotations: &Value) {
 
 fn by_type(faults: &mut Faults, path: &Path, spec: &Value, headless: bool) {
     let kind = text(&spec["type"]);
-    if kind == "LoadBalancer" {
-        for (i, _) in
-            items(&spec["ports"]).iter().enumerate().filter(|(_, p)| number(&p["port"]) == KUBELET_PORT)
-        {
-            let detail = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
-            faults.push(Error::invalid(&path.child("ports").index(i), KUBELET_PORT, detail));
-        }
-    }
     match kind {
         "LoadBalancer" | "NodePort" if headless => {
             let detail = format!("may not be set to 'None' for {kind} services");

@@ -65,6 +65,7 @@ fn windows() {
         PODS,
         &pod(),
         &[
+            (spec(json!({"os": {"name": ""}})), &["spec.os.name: Required value"]),
             (
                 spec(json!({"os": {"name": "beos"}})),
                 &["spec.os: Unsupported value: \"beos\": supported values: \"linux\", \"windows\""],
