@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
-use crate::addresses::{keep_in_step, one_of_each_family, strict_cidr, warn_cidr};
+use crate::addresses::{keep_in_step, legacy_cidr, one_of_each_family, warn_cidr};
 use crate::check::{self, Faults, invalid_each};
 use crate::contract::Warnings;
 use crate::json::{default, fields, is_empty, items, number, remove, set, text, with, within};
@@ -29,16 +29,21 @@ pub static NODE: Kind = Kind {
         });
     },
     create: |_, object| {
-        // A feature that is gone.
+        // One feature is gone, the other not on yet.
         with(object, "spec", |spec| remove(spec, "configSource"));
-        with(object, "status", |status| remove(status, "config"));
+        with(object, "status", |status| {
+            remove(status, "config");
+            remove(status, "declaredFeatures");
+        });
     },
     update: |_, object, old| {
         if !set(&old["spec"]["configSource"]) {
             with(object, "spec", |spec| remove(spec, "configSource"));
         }
-        if !set(&old["status"]["config"]) {
-            with(object, "status", |status| remove(status, "config"));
+        for key in ["config", "declaredFeatures"] {
+            if is_empty(&old["status"][key]) {
+                with(object, "status", |status| remove(status, key));
+            }
         }
     },
     validate: |object| {
@@ -56,7 +61,9 @@ pub static NODE: Kind = Kind {
         let path = Path::new("status").child("addresses");
         let mut seen = HashSet::new();
         for (i, address) in addresses.iter().enumerate().filter(|(_, address)| !seen.insert(*address)) {
-            faults.push(Error::duplicate(&path.index(i), address.clone()));
+            let shown = [("Type", &address["type"]), ("Address", &address["address"])];
+            let shown = shown.map(|(name, part)| (name, text(part).into()));
+            faults.push(check::shown_as(Error::duplicate(&path.index(i), Value::Null), &shown));
         }
         faults
     },
@@ -115,9 +122,15 @@ fn taints(faults: &mut Faults, taints: &[Value]) {
         }
         check::one_of(faults, &at.child("effect"), &taint["effect"], &TAINT_EFFECTS);
         if !seen.insert((key, effect)) {
-            let mut fault = Error::duplicate(&at, taint.clone());
+            let mut fault = Error::duplicate(&at, Value::Null);
             fault.detail = "taints must be unique by key and effect pair".to_owned();
-            faults.push(fault);
+            let shown = [
+                ("Key", key.into()),
+                ("Value", value.into()),
+                ("Effect", effect.into()),
+                ("TimeAdded", taint["timeAdded"].clone()),
+            ];
+            faults.push(check::shown_as(fault, &shown));
         }
     }
 }
@@ -134,7 +147,7 @@ fn pod_cidrs(faults: &mut Faults, cidrs: &Value) {
     let path = Path::new("spec").child("podCIDRs");
     let list = items(cidrs);
     for (i, cidr) in list.iter().enumerate() {
-        strict_cidr(faults, &path.index(i), text(cidr));
+        legacy_cidr(faults, &path.index(i), text(cidr));
     }
     let fits = match list {
         [] | [_] => true,
@@ -144,10 +157,6 @@ fn pod_cidrs(faults: &mut Faults, cidrs: &Value) {
     if !fits {
         let detail = "may specify no more than one CIDR for each IP family";
         faults.push(Error::invalid(&path, cidrs.clone(), detail));
-    }
-    let mut seen = HashSet::new();
-    for (i, cidr) in list.iter().enumerate().filter(|(_, cidr)| !seen.insert(*cidr)) {
-        faults.push(Error::duplicate(&path.index(i), text(cidr)));
     }
 }
 
@@ -209,16 +218,15 @@ mod tests {
     #[test]
     fn nodes() {
         let bad = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}, {"key": "b", "effect": "X"}],
-            "podCIDRs": ["10.0.0.0/24", "10.0.0.0/24"]}, "status": {"capacity": {"pods": "-1"}}});
+            "podCIDRs": ["10.0.0.1/24", "10.0.0.1/24"]}, "status": {"declaredFeatures": ["X"], "capacity": {"pods": "-1"}}});
         assert_eq!(
             created("", "nodes", bad),
             [
-                "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
+                "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}: taints must be unique by key and effect pair",
                 "metadata.taints[2].effect: Unsupported value: \"X\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
                 "status.capacity.pods: Invalid value: \"-1\": must be greater than or equal to 0",
                 "status.allocatable.pods: Invalid value: \"-1\": must be greater than or equal to 0",
-                "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.0.0/24\"]: may specify no more than one CIDR for each IP family",
-                "spec.podCIDRs[1]: Duplicate value: \"10.0.0.0/24\"",
+                "spec.podCIDRs: Invalid value: [\"10.0.0.1/24\",\"10.0.0.1/24\"]: may specify no more than one CIDR for each IP family",
             ]
         );
         let given = json!({"spec": {"podCIDRs": ["10.0.0.0/24"], "providerID": "a"}});
@@ -240,8 +248,12 @@ mod tests {
         let (_, faults) = patched("", "nodes", "status", &stored("", "nodes", json!({})), twice);
         assert_eq!(
             faults,
-            ["status.addresses[1]: Duplicate value: {\"address\":\"1\",\"type\":\"InternalIP\"}"]
+            ["status.addresses[1]: Duplicate value: {\"Type\":\"InternalIP\",\"Address\":\"1\"}"]
         );
+        let features = json!({"status": {"declaredFeatures": ["X"]}});
+        assert!(stored("", "nodes", features.clone())["status"]["declaredFeatures"].is_null());
+        let (object, _) = patched("", "nodes", "status", &stored("", "nodes", json!({})), features);
+        assert!(object["status"]["declaredFeatures"].is_null(), "a feature that is off");
         assert_eq!(
             warned("", "nodes", json!({"spec": {"externalID": "x"}})),
             ["spec.externalID: this field is deprecated, and is unused by Kubernetes"]
