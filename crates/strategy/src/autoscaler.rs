@@ -207,6 +207,10 @@ fn metric(faults: &mut Faults, path: &Path, metric: &Value, described: Versions)
         source(faults, &path.child(first), first, &metric[*first]);
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, key)| *key);
+    if expected.is_none() {
+        // Once more.
+        faults.push(Error::not_supported(&at, kind, &SOURCE_TYPES));
+    }
     if let Some(key) = expected.filter(|key| !set(&metric[*key])) {
         let detail = "must populate information for the given metric source";
         faults.push(Error::required(&path.child(key), detail));
@@ -394,6 +398,7 @@ mod tests {
                         {"type": "External", "external": {"metric": {"name": "a/b"}, "target": {"type": "", "value": "0", "averageValue": "1"}}},
                         {"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 0}}}]}}),
                     &[
+                        "spec.metrics[0].type: Unsupported value: \"Odd\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\"",
                         "spec.metrics[0].type: Unsupported value: \"Odd\": supported values: \"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\"",
                         "spec.metrics[1].resource.name: Required value: must specify a resource name",
                         "spec.metrics[1].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",

@@ -120,10 +120,21 @@ pub fn required(faults: &mut Faults, path: &Path, value: &Value) -> bool {
     }
     !missing
 }
+/// A field that is a pointer in Go or always set.
 pub fn immutable(faults: &mut Faults, path: &Path, new: &Value, old: &Value) {
     if !crate::json::same(new, old) {
-        faults.push(Error::invalid(path, new.clone(), IMMUTABLE));
+        faults.push(Error::invalid(path, pointer(new), IMMUTABLE));
     }
+}
+/// A field that is a plain string in Go.
+pub fn immutable_text(faults: &mut Faults, path: &Path, new: &Value, old: &Value) {
+    if text(new) != text(old) {
+        faults.push(Error::invalid(path, text(new), IMMUTABLE));
+    }
+}
+/// The value as a fault shows it: the pointer that Go has for what is not set comes in quotes.
+pub fn pointer(value: &Value) -> Value {
+    if value.is_null() { "null".into() } else { value.clone() }
 }
 pub fn labels(faults: &mut Faults, path: &Path, labels: &Value) {
     for (key, value) in fields(labels) {

@@ -218,7 +218,7 @@ fn pem_types(bytes: &[u8]) -> Vec<String> {
 
 fn secret_change(new: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
-    check::immutable(&mut faults, &Path::new("type"), &new["type"], &old["type"]);
+    check::immutable_text(&mut faults, &Path::new("type"), &new["type"], &old["type"]);
     frozen(&mut faults, new, old, &["data"]);
     faults
 }

@@ -30,6 +30,12 @@ pub static ENDPOINTS: Kind = Kind {
         each(object, "subsets", |subset| each(subset, "ports", |port| default_text(port, "protocol", "TCP")));
     },
     validate: endpoints,
+    // Subsets that were accepted once are kept, whatever is asked of new ones since.
+    revalidate: Some(
+        |new, old| {
+            if same(&new["subsets"], &old["subsets"]) { Faults::new() } else { endpoints(new) }
+        },
+    ),
     warn: |object, _| {
         let mut texts = Warnings::new();
         if managed(object, ENDPOINTS_MANAGER) {
@@ -71,7 +77,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     revalidate: Some(|new, old| {
         let mut faults = slice(new, Some(old));
         let path = Path::new("addressType");
-        check::immutable(&mut faults, &path, &new["addressType"], &old["addressType"]);
+        check::immutable_text(&mut faults, &path, &new["addressType"], &old["addressType"]);
         faults
     }),
     warn: |object, old| {
@@ -292,6 +298,12 @@ mod tests {
         ] {
             assert_eq!(created("", "endpoints", json!({"subsets": [subset]})), expected);
         }
+        let mut once = stored("", "endpoints", json!({}));
+        once["subsets"] = json!([{"addresses": [{"ip": "127.0.0.1"}]}]);
+        let kept = patched("", "endpoints", "", &once, json!({"metadata": {"labels": {"a": "b"}}})).1;
+        assert_eq!(kept, [""; 0], "what was accepted once");
+        let moved = json!({"subsets": [{"addresses": [{"ip": "127.0.0.2"}]}]});
+        assert_eq!(patched("", "endpoints", "", &once, moved).1.len(), 1);
     }
 
     #[test]

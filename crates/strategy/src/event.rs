@@ -6,10 +6,15 @@ use serde_json::{Map, Value};
 use crate::check::{self, Faults, invalid_each};
 use crate::json::{at, fields, is_empty, number, same, set, text};
 use crate::kind::{Kind, PLAIN};
+use crate::metadata::NameRule;
 
 /// Written through the core group: what old clients always could.
-pub static CORE_EVENT: Kind =
-    Kind { create_on_update: true, validate: |object| legacy(object, "reportingComponent"), ..PLAIN };
+pub static CORE_EVENT: Kind = Kind {
+    name: NameRule::PathSegment,
+    create_on_update: true,
+    validate: |object| legacy(object, "reportingComponent"),
+    ..PLAIN
+};
 /// Written through `events.k8s.io`: whole, and fixed but for its series. Its rules speak of the core
 /// form too, which is the stored one.
 pub static EVENT: Kind = Kind {
@@ -128,7 +133,19 @@ fn change(new: &Value, old: &Value) -> Faults {
         ("reportingComponent", "reportingController"),
         ("reportingInstance", "reportingInstance"),
     ] {
-        check::immutable(&mut faults, &Path::new(shown), &new[key], &old[key]);
+        let (at, now, before) = (Path::new(shown), &new[key], &old[key]);
+        match key {
+            "involvedObject" | "source" | "related" => check::immutable(&mut faults, &at, now, before),
+            // Times that are not set are shown as such.
+            "firstTimestamp" | "lastTimestamp" | "eventTime" if !same(now, before) => {
+                faults.push(Error::invalid(&at, now.clone(), check::IMMUTABLE));
+            }
+            "count" if number(now) != number(before) => {
+                faults.push(Error::invalid(&at, number(now), check::IMMUTABLE));
+            }
+            "firstTimestamp" | "lastTimestamp" | "eventTime" | "count" => {}
+            _ => check::immutable_text(&mut faults, &at, now, before),
+        }
     }
     faults
 }
@@ -207,6 +224,7 @@ mod tests {
         let event = |patch| merge(json!({"involvedObject": {"namespace": "d"}}), patch);
         for (patch, expected) in [
             (json!({"type": "Odd"}), vec![]),
+            (json!({"metadata": {"name": "A_b"}}), vec![]),
             (
                 json!({"involvedObject": {"namespace": "b"}}),
                 vec!["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"],
@@ -247,8 +265,16 @@ mod tests {
         let again = json!({"series": {"count": 2, "lastObservedTime": "2024-01-01T00:00:01.000000Z"}});
         assert_eq!(updated("events.k8s.io", "events", good.clone(), again), [""; 0]);
         assert_eq!(
-            updated("events.k8s.io", "events", good, json!({"reportingInstance": "j"})),
+            updated("events.k8s.io", "events", good.clone(), json!({"reportingInstance": "j"})),
             ["reportingInstance: Invalid value: \"j\": field is immutable"]
+        );
+        let related = merge(good, json!({"related": {"kind": "Pod"}, "message": "m"}));
+        assert_eq!(
+            updated("events.k8s.io", "events", related, json!({"related": null, "message": null})),
+            [
+                "message: Invalid value: \"\": field is immutable",
+                "related: Invalid value: \"null\": field is immutable",
+            ]
         );
     }
 }

@@ -262,7 +262,7 @@ pub fn change(new: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec");
     let mut fixed = |field: Path, keys: &[&str]| {
-        check::immutable(&mut faults, &field, at(&new["spec"], keys), at(&old["spec"], keys));
+        check::immutable_text(&mut faults, &field, at(&new["spec"], keys), at(&old["spec"], keys));
     };
     if is_established(old) {
         fixed(path.child("scope"), &["scope"]);

@@ -7,7 +7,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use super::{paths, structural};
-use crate::check::Faults;
+use crate::check::{self, Faults};
 use crate::json::{fields, items, set, text, truthy};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -167,7 +167,7 @@ fn set_items(faults: &mut Faults, path: &Path, item: &Value) {
             faults.push(Error::invalid(&path.child("x-kubernetes-list-type"), list.clone(), detail));
         }
         "object" if text(map) != "atomic" => {
-            faults.push(Error::invalid(&path.child("x-kubernetes-map-type"), list.clone(), detail));
+            faults.push(Error::invalid(&path.child("x-kubernetes-map-type"), check::pointer(map), detail));
         }
         _ => {}
     }

@@ -161,7 +161,7 @@ fn keywords() {
         (
             json!({"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"}),
             vec![
-                "items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set",
+                "items.x-kubernetes-map-type: Invalid value: \"null\": must be atomic as item of a list with x-kubernetes-list-type=set",
             ],
         ),
         (

@@ -23,7 +23,7 @@ pub static INGRESS_CLASS: Kind = Kind {
     revalidate: Some(|new, old| {
         let mut faults = Faults::new();
         let at = Path::new("spec").child("controller");
-        check::immutable(&mut faults, &at, &new["spec"]["controller"], &old["spec"]["controller"]);
+        check::immutable_text(&mut faults, &at, &new["spec"]["controller"], &old["spec"]["controller"]);
         faults.extend(validate(new));
         faults
     }),

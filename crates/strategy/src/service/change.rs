@@ -4,7 +4,7 @@ use amphipod_api::field::{Error, Path};
 use serde_json::Value;
 
 use super::{is_headless, needs_health_check};
-use crate::check::{Faults, IMMUTABLE};
+use crate::check::{Faults, IMMUTABLE, pointer};
 use crate::json::{is_empty, items, text};
 
 const FIXED: &str = "may not change once set";
@@ -26,7 +26,7 @@ pub fn service(new: &Value, old: &Value) -> Faults {
     if balanced(before) && balanced(spec) && spec["loadBalancerClass"] != before["loadBalancerClass"] {
         faults.push(Error::invalid(
             &path.child("loadBalancerClass"),
-            spec["loadBalancerClass"].clone(),
+            pointer(&spec["loadBalancerClass"]),
             FIXED,
         ));
     }
@@ -81,6 +81,6 @@ fn fixed_list(faults: &mut Faults, path: &Path, spec: &Value, before: &Value, li
     }
     let policy = &spec["ipFamilyPolicy"];
     if now.len() < then.len() && now.len() == 1 && text(policy) != "SingleStack" {
-        faults.push(Error::invalid(&path.child("ipFamilyPolicy"), policy.clone(), list.released));
+        faults.push(Error::invalid(&path.child("ipFamilyPolicy"), pointer(policy), list.released));
     }
 }

@@ -159,7 +159,9 @@ fn changes() {
     );
     let external = json!({"spec": {"type": "ExternalName", "externalName": "a.b", "ports": null}});
     assert_eq!(updated("", "services", with_spec(address), external), [""; 0]);
-    let dual = with_spec(json!({"clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}));
+    let dual = with_spec(
+        json!({"clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}),
+    );
     for (families, expected) in [
         (
             json!(["IPv6", "IPv4"]),
@@ -186,6 +188,10 @@ fn changes() {
     assert_eq!(
         updated("", "services", balanced.clone(), json!({"spec": {"loadBalancerClass": "a/c"}})),
         ["spec.loadBalancerClass: Invalid value: \"a/c\": may not change once set"]
+    );
+    assert_eq!(
+        updated("", "services", balanced.clone(), json!({"spec": {"loadBalancerClass": null}})),
+        ["spec.loadBalancerClass: Invalid value: \"null\": may not change once set"]
     );
     let (object, _) = patched(
         "",

@@ -100,9 +100,11 @@ pub static CSI_CAPACITY: Kind = Kind {
     },
     validate_change: |new, old| {
         let mut faults = Faults::new();
-        for key in ["nodeTopology", "storageClassName"] {
-            check::immutable(&mut faults, &Path::new(key), &new[key], &old[key]);
-        }
+        let of = |key: &'static str| (Path::new(key), &new[key], &old[key]);
+        let (path, now, before) = of("nodeTopology");
+        check::immutable(&mut faults, &path, now, before);
+        let (path, now, before) = of("storageClassName");
+        check::immutable_text(&mut faults, &path, now, before);
         faults
     },
     warn: |object, _| {
