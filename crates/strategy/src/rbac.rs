@@ -33,7 +33,12 @@ pub static CLUSTER_ROLE: Kind = Kind {
             ));
         }
         for (i, selector) in selectors.iter().enumerate() {
+            let before = faults.len();
             check::label_selector(&mut faults, &path.index(i), selector);
+            if faults.len() > before {
+                // It cannot be turned into one that selects, either.
+                faults.push(Error::invalid(&path.index(i), "null", "invalid label selector."));
+            }
         }
         faults
     },
@@ -158,7 +163,10 @@ fn subject(faults: &mut Faults, path: &Path, subject: &Value, namespaced: bool) 
 fn role_ref_fixed(new: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     if new["roleRef"] != old["roleRef"] {
-        faults.push(Error::invalid(&Path::new("roleRef"), new["roleRef"].clone(), "cannot change roleRef"));
+        let shown = [("APIGroup", "apiGroup"), ("Kind", "kind"), ("Name", "name")];
+        let shown = shown.map(|(name, key)| (name, text(&new["roleRef"][key]).into()));
+        let fault = Error::invalid(&Path::new("roleRef"), Value::Null, "cannot change roleRef");
+        faults.push(check::shown_as(fault, &shown));
     }
     faults
 }
@@ -166,6 +174,7 @@ fn role_ref_fixed(new: &Value, old: &Value) -> Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::named::created;
     use serde_json::json;
 
     #[test]
@@ -178,7 +187,10 @@ mod tests {
         assert!(binding(&old, true).is_empty());
         let mut new = old.clone();
         new["roleRef"]["name"] = "y".into();
-        assert!(role_ref_fixed(&new, &old)[0].to_string().ends_with("cannot change roleRef"));
+        assert_eq!(
+            role_ref_fixed(&new, &old)[0].to_string(),
+            "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"ClusterRole\",\"Name\":\"y\"}: cannot change roleRef"
+        );
     }
 
     #[test]
@@ -186,5 +198,17 @@ mod tests {
         let role = json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]});
         assert_eq!(rules(&role, true).len(), 1);
         assert!(rules(&role, false).is_empty());
+    }
+
+    #[test]
+    fn gathered_roles_are_selected() {
+        let role = json!({"aggregationRule": {"clusterRoleSelectors": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]}});
+        assert_eq!(
+            created("rbac.authorization.k8s.io", "clusterroles", role),
+            [
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+                "aggregationRule.clusterRoleSelectors[0]: Invalid value: \"null\": invalid label selector.",
+            ]
+        );
     }
 }
