@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 
 use crate::check::{self, Faults};
 use crate::conditions;
-use crate::json::{
-    default, default_text, fields, int, items, number, remove, set, text, truthy, with, within,
-};
+use crate::json::{default, default_text, fields, items, number, remove, set, text, truthy, with, within};
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
 use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
@@ -49,7 +47,7 @@ pub static RUNTIME_CLASS: Kind = Kind {
     validate: runtime_class,
     validate_change: |new, old| {
         let mut faults = Faults::new();
-        check::immutable(&mut faults, &Path::new("handler"), &new["handler"], &old["handler"]);
+        check::immutable_text(&mut faults, &Path::new("handler"), &new["handler"], &old["handler"]);
         faults
     },
     warn: |object, _| {
@@ -118,11 +116,21 @@ fn runtime_class(object: &Value) -> Faults {
         (&object["scheduling"]["nodeSelector"], &object["scheduling"]["tolerations"]);
     check::labels(&mut faults, &path.child("nodeSelector"), selector);
     let at = path.child("tolerations");
-    scheduling::tolerations(&mut faults, &at, tolerations);
+    // Upstream names the field twice.
+    scheduling::tolerations(&mut faults, &at.child("tolerations"), tolerations);
     let mut seen = HashSet::new();
     for (i, toleration) in items(tolerations).iter().enumerate() {
-        if !seen.insert((scheduling::toleration_kind(toleration), int(&toleration["tolerationSeconds"]))) {
-            faults.push(Error::duplicate(&at.index(i), toleration.clone()));
+        let kind = scheduling::toleration_kind(toleration);
+        if !seen.insert(kind) {
+            let [key, operator, value, effect] = kind.map(Value::from);
+            let shown = [
+                ("Key", key),
+                ("Operator", operator),
+                ("Value", value),
+                ("Effect", effect),
+                ("TolerationSeconds", toleration["tolerationSeconds"].clone()),
+            ];
+            faults.push(check::shown_as(Error::duplicate(&at.index(i), Value::Null), &shown));
         }
     }
     faults
@@ -134,11 +142,14 @@ fn disruption_budget(object: &Value) -> Faults {
     let spec = &object["spec"];
     let (least, most) = (&spec["minAvailable"], &spec["maxUnavailable"]);
     if set(least) && set(most) {
-        faults.push(Error::invalid(
-            &path,
-            spec.clone(),
-            "minAvailable and maxUnavailable cannot be both set",
-        ));
+        let shown = [
+            ("MinAvailable", least.clone()),
+            ("Selector", spec["selector"].clone()),
+            ("MaxUnavailable", most.clone()),
+            ("UnhealthyPodEvictionPolicy", spec["unhealthyPodEvictionPolicy"].clone()),
+        ];
+        let fault = Error::invalid(&path, Value::Null, "minAvailable and maxUnavailable cannot be both set");
+        faults.push(check::shown_as(fault, &shown));
     }
     for (key, value) in [("minAvailable", least), ("maxUnavailable", most)] {
         if set(value) {
@@ -230,7 +241,7 @@ mod tests {
                 (
                     json!({"spec": {"minAvailable": "101%", "maxUnavailable": -1, "unhealthyPodEvictionPolicy": "x"}}),
                     &[
-                        "spec: Invalid value: {\"maxUnavailable\":-1,\"minAvailable\":\"101%\",\"selector\":{},\"unhealthyPodEvictionPolicy\":\"x\"}: minAvailable and maxUnavailable cannot be both set",
+                        "spec: Invalid value: {\"MinAvailable\":\"101%\",\"Selector\":{},\"MaxUnavailable\":-1,\"UnhealthyPodEvictionPolicy\":\"x\"}: minAvailable and maxUnavailable cannot be both set",
                         "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
                         "spec.maxUnavailable: Invalid value: -1: must be greater than or equal to 0",
                         "spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
@@ -273,11 +284,12 @@ mod tests {
                     &[],
                 ),
                 (
-                    json!({"handler": "a.b", "overhead": {"podFixed": {"cpu": "-1"}}, "scheduling": {"tolerations": [toleration, toleration]}}),
+                    json!({"handler": "a.b", "overhead": {"podFixed": {"cpu": "-1"}}, "scheduling": {"tolerations": [toleration, {"key": "a", "operator": "Exists", "tolerationSeconds": 1}]}}),
                     &[
                         "handler: Invalid value: \"a.b\": must not contain dots",
                         "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
-                        "scheduling.tolerations[1]: Duplicate value: {\"key\":\"a\",\"operator\":\"Exists\"}",
+                        "scheduling.tolerations.tolerations[1].effect: Invalid value: \"\": effect must be 'NoExecute' when `tolerationSeconds` is set",
+                        "scheduling.tolerations[1]: Duplicate value: {\"Key\":\"a\",\"Operator\":\"Exists\",\"Value\":\"\",\"Effect\":\"\",\"TolerationSeconds\":1}",
                     ],
                 ),
             ],
