@@ -185,7 +185,7 @@ fn variable(faults: &mut Faults, path: &Path, variable: &Value) {
     if name.trim().is_empty() {
         faults.push(Error::required(&path.child("name"), "name is not specified"));
     } else if !is_identifier(name) {
-        faults.push(Error::invalid(&path.child("name"), name, "name is not a valid CEL identifier"));
+        faults.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
     }
     if text(&variable["expression"]).trim().is_empty() {
         faults.push(Error::required(&path.child("expression"), "expression is not specified"));
@@ -204,9 +204,9 @@ fn validation(faults: &mut Faults, path: &Path, validation: &Value) {
     }
     let at = path.child("message");
     if blank(message) {
-        faults.push(Error::invalid(&at, message, "message must be non-empty if specified"));
+        faults.push(Error::invalid(&at, message, "must be non-empty if specified"));
     } else if message.trim().contains(['\n', '\r']) {
-        faults.push(Error::invalid(&at, message, "message must not contain line breaks"));
+        faults.push(Error::invalid(&at, message, "must not contain line breaks"));
     }
     check::optional_one_of(faults, &path.child("reason"), &validation["reason"], &REASONS);
 }
@@ -277,7 +277,7 @@ fn parameter(faults: &mut Faults, path: &Path, reference: &Value) {
         faults.push(Error::required(path, "one of name or selector must be specified"));
     }
     let at = path.child("parameterNotFoundAction");
-    check::one_of(faults, &at, &reference["parameterNotFoundAction"], &["Allow", "Deny"]);
+    check::one_of(faults, &at, &reference["parameterNotFoundAction"], &["Deny", "Allow"]);
 }
 
 fn actions(faults: &mut Faults, path: &Path, value: &Value) {
@@ -333,11 +333,11 @@ mod tests {
                 json!({"variables": [{"name": "if"}], "validations": [{"message": "a\nb", "messageExpression": " ", "reason": "X"}],
                     "auditAnnotations": [{"key": "a", "valueExpression": "''"}, {"key": "a"}]}),
                 vec![
-                    "spec.variables[0].name: Invalid value: \"if\": name is not a valid CEL identifier",
+                    "spec.variables[0].name: Invalid value: \"if\": must be a valid CEL identifier",
                     "spec.variables[0].expression: Required value: expression is not specified",
                     "spec.validations[0].expression: Required value: expression is not specified",
                     "spec.validations[0].messageExpression: Invalid value: \" \": must be non-empty if specified",
-                    "spec.validations[0].message: Invalid value: \"a\\nb\": message must not contain line breaks",
+                    "spec.validations[0].message: Invalid value: \"a\\nb\": must not contain line breaks",
                     "spec.validations[0].reason: Unsupported value: \"X\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\"",
                     "spec.auditAnnotations[1].valueExpression: Required value: valueExpression is not specified",
                     "spec.auditAnnotations[1].key: Duplicate value: \"a\"",
@@ -381,7 +381,7 @@ mod tests {
                 vec![
                     "spec.policyName: Required value",
                     "spec.paramRef: Required value: one of name or selector must be specified",
-                    "spec.paramRef.parameterNotFoundAction: Unsupported value: \"X\": supported values: \"Allow\", \"Deny\"",
+                    "spec.paramRef.parameterNotFoundAction: Unsupported value: \"X\": supported values: \"Deny\", \"Allow\"",
                     "spec.validationActions: Required value: at least one validation action is required",
                 ],
             ),
