@@ -189,7 +189,7 @@ fn request(faults: &mut Faults, path: &Path, request: &Value) {
         (false, false) => faults.push(Error::required(path, one)),
         (true, true) => {
             let detail = format!("{one}, but multiple fields are set");
-            faults.push(Error::invalid(path, Value::Null, detail));
+            faults.push(Error::invalid(path, "null", detail));
         }
         (true, false) => wish(faults, &path.child("exactly"), exactly),
         (false, true) => {

@@ -31,17 +31,8 @@ pub static RESOURCE_SLICE: Kind = Kind {
     generation: true,
     create: |_, object| without_features(object),
     update: |_, object, _| without_features(object),
-    validate,
-    validate_change: |new, old| {
-        let mut faults = Faults::new();
-        let (path, spec, before) = (Path::new("spec"), &new["spec"], &old["spec"]);
-        let pool = path.child("pool").child("name");
-        check::immutable(&mut faults, &pool, &spec["pool"]["name"], &before["pool"]["name"]);
-        for key in ["driver", "nodeName"] {
-            check::immutable(&mut faults, &path.child(key), &spec[key], &before[key]);
-        }
-        faults
-    },
+    validate: |object| slice(object, object),
+    revalidate: Some(slice),
     ..PLAIN
 };
 
@@ -58,7 +49,8 @@ fn without_features(object: &mut Value) {
     });
 }
 
-fn validate(object: &Value) -> Faults {
+/// A new one is compared with itself.
+fn slice(object: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     let (path, spec) = (Path::new("spec"), &object["spec"]);
     driver_name(&mut faults, &path.child("driver"), text(&spec["driver"]));
@@ -73,9 +65,17 @@ fn validate(object: &Value) -> Faults {
         let detail = "must be greater than or equal to zero";
         faults.push(Error::invalid(&pool.child("generation"), generation, detail));
     }
+    fixed(&mut faults, &path, spec, &old["spec"]);
     place(&mut faults, &path, spec);
     set_of(&mut faults, &path.child("devices"), &spec["devices"], DEVICES_MAX, |d| &d["name"], device);
     faults
+}
+
+fn fixed(faults: &mut Faults, path: &Path, spec: &Value, before: &Value) {
+    let name = path.child("pool").child("name");
+    check::immutable_text(faults, &name, &spec["pool"]["name"], &before["pool"]["name"]);
+    check::immutable_text(faults, &path.child("driver"), &spec["driver"], &before["driver"]);
+    check::immutable(faults, &path.child("nodeName"), &spec["nodeName"], &before["nodeName"]);
 }
 
 /// Which nodes reach the devices.
@@ -162,8 +162,15 @@ fn attribute(faults: &mut Faults, path: &Path, attribute: &Value) {
     }
     let given = ["bool", "int", "string", "version"].iter().filter(|key| set(&attribute[**key])).count();
     if given != 1 {
-        let shown = if given == 0 { Value::String(String::new()) } else { attribute.clone() };
-        faults.push(Error::invalid(path, shown, "exactly one value must be specified"));
+        let fault = Error::invalid(path, "", "exactly one value must be specified");
+        let values = [
+            ("IntValue", "int"),
+            ("BoolValue", "bool"),
+            ("StringValue", "string"),
+            ("VersionValue", "version"),
+        ];
+        let shown = values.map(|(name, key)| (name, attribute[key].clone()));
+        faults.push(if given == 0 { fault } else { check::shown_as(fault, &shown) });
     }
 }
 

@@ -9,6 +9,7 @@ use super::claim::{LIST_MAX, RequestNames, configuration};
 use super::{each_of, label, opaque, pool_name, set_of};
 use crate::addresses::interface_address;
 use crate::check::{self, Faults};
+use crate::conditions;
 use crate::domains::driver_name;
 use crate::json::{each, items, remove, same, set, text, with};
 use crate::pod::scheduling::node_selector;
@@ -115,10 +116,11 @@ fn reported(faults: &mut Faults, path: &Path, device: &Value, allocated: &HashSe
         let detail = "must be an allocated device in the claim";
         faults.push(Error::invalid(path, shown(device), detail));
     }
-    let conditions = items(&device["conditions"]);
-    if conditions.len() > CONDITIONS_MAX {
-        faults.push(Error::too_many(&path.child("conditions"), conditions.len(), CONDITIONS_MAX));
+    let count = items(&device["conditions"]).len();
+    if count > CONDITIONS_MAX {
+        faults.push(Error::too_many(&path.child("conditions"), count, CONDITIONS_MAX));
     }
+    conditions::check(faults, &path.child("conditions"), &device["conditions"]);
     if set(&device["data"]) {
         opaque(faults, &path.child("data"), &device["data"]);
     }

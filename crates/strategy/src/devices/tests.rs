@@ -19,7 +19,7 @@ fn claims() {
             json!({"requests": [{"name": "r"}, {"name": "r", "exactly": {}, "firstAvailable": [{}]}]}),
             vec![
                 "requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required".to_owned(),
-                "requests[1]: Invalid value: null: exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set".to_owned(),
+                "requests[1]: Invalid value: \"null\": exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set".to_owned(),
                 "requests[1]: Duplicate value: \"r\"".to_owned(),
             ],
         ),
@@ -86,9 +86,10 @@ fn reports() {
             ],
         ),
         (
-            merge(allocation.clone(), json!({"devices": [{"driver": "d", "pool": "p", "device": "y", "networkData": {"ips": ["1.2.3.4"]}}]})),
+            merge(allocation.clone(), json!({"devices": [{"driver": "d", "pool": "p", "device": "y", "conditions": [{"type": "Ready", "status": "X", "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"}], "networkData": {"ips": ["1.2.3.4"]}}]})),
             vec![
                 "status.devices[0]: Invalid value: \"d/p/y\": must be an allocated device in the claim".to_owned(),
+                "status.devices[0].conditions[0].status: Unsupported value: \"X\": supported values: \"False\", \"True\", \"Unknown\"".to_owned(),
                 "status.devices[0].networkData.ips[0]: Invalid value: \"1.2.3.4\": must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned(),
             ],
         ),
@@ -131,7 +132,7 @@ fn slices() {
                 format!("spec.devices[1].attributes[1x]: Invalid value: \"1x\": {}", super::IDENTIFIER),
                 "spec.devices[1].attributes[1x]: Invalid value: \"\": exactly one value must be specified".to_owned(),
                 "spec.devices[1].attributes[v].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0".to_owned(),
-                "spec.devices[1].attributes[v]: Invalid value: {\"int\":1,\"version\":\"1.2\"}: exactly one value must be specified".to_owned(),
+                "spec.devices[1].attributes[v]: Invalid value: {\"IntValue\":1,\"BoolValue\":null,\"StringValue\":null,\"VersionValue\":\"1.2\"}: exactly one value must be specified".to_owned(),
                 "spec.devices[1]: Duplicate value: \"a\"".to_owned(),
             ],
         ),
@@ -145,6 +146,16 @@ fn slices() {
             "spec.pool.name: Invalid value: \"q\": field is immutable",
             "spec.driver: Invalid value: \"e\": field is immutable",
             "spec.nodeName: Invalid value: \"m\": field is immutable",
+        ]
+    );
+    let gone = json!({"spec": {"driver": null, "nodeName": null}});
+    assert_eq!(
+        updated(GROUP, "resourceslices", slice(json!({})), gone),
+        [
+            "spec.driver: Required value".to_owned(),
+            "spec.driver: Invalid value: \"\": field is immutable".to_owned(),
+            "spec.nodeName: Invalid value: \"null\": field is immutable".to_owned(),
+            format!("spec: Required value: {one}"),
         ]
     );
 }
