@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::addresses::{one_of_each_family, strict_cidr};
 use crate::check::{self, Faults, invalid_each};
-use crate::json::{items, set, text, within};
+use crate::json::{items, same, set, text, within};
 use crate::kind::{Kind, PLAIN};
 use crate::metadata::NameRule;
 
@@ -20,7 +20,15 @@ pub static IP_ADDRESS: Kind = Kind {
     validate_change: |new, old| {
         let mut faults = Faults::new();
         let at = Path::new("spec").child("parentRef");
-        check::immutable(&mut faults, &at, &new["spec"]["parentRef"], &old["spec"]["parentRef"]);
+        let (now, before) = (&new["spec"]["parentRef"], &old["spec"]["parentRef"]);
+        if set(now) && !same(now, before) {
+            let shown =
+                [("Group", "group"), ("Resource", "resource"), ("Namespace", "namespace"), ("Name", "name")];
+            let shown = shown.map(|(name, key)| (name, text(&now[key]).into()));
+            faults.push(check::shown_as(Error::invalid(&at, Value::Null, check::IMMUTABLE), &shown));
+        } else {
+            check::immutable(&mut faults, &at, now, before);
+        }
         faults
     },
     ..PLAIN
@@ -101,7 +109,7 @@ mod tests {
         assert_eq!(
             updated(GROUP, "ipaddresses", good.clone(), json!({"spec": {"parentRef": {"name": "t"}}})),
             [
-                "spec.parentRef: Invalid value: {\"name\":\"t\",\"namespace\":\"d\",\"resource\":\"services\"}: field is immutable"
+                "spec.parentRef: Invalid value: {\"Group\":\"\",\"Resource\":\"services\",\"Namespace\":\"d\",\"Name\":\"t\"}: field is immutable"
             ]
         );
         let named = merge(
