@@ -19,7 +19,7 @@ pub fn validate(object: &Value, old: Option<&Value>) -> Faults {
     let path = Path::new("spec");
     let spec = &object["spec"];
     let name = text(&object["metadata"]["name"]);
-    if name != format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"])) {
+    if old.is_none() && name != format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"])) {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         faults.push(Error::invalid(&Path::new("metadata").child("name"), name, detail));
     }
@@ -32,6 +32,9 @@ pub fn validate(object: &Value, old: Option<&Value>) -> Faults {
     names(&mut faults, &path.child("names"), &spec["names"]);
     shared_fields(&mut faults, &path, items(&spec["versions"]));
     conversion(&mut faults, &path.child("conversion"), &spec["conversion"]);
+    if let Some(old) = old {
+        change(&mut faults, object, old);
+    }
     faults.extend(status(object));
     stored_versions(&mut faults, object);
     approval(&mut faults, object, old);
@@ -258,11 +261,10 @@ fn approval(faults: &mut Faults, object: &Value, old: Option<&Value>) {
     }
 }
 
-pub fn change(new: &Value, old: &Value) -> Faults {
-    let mut faults = Faults::new();
+fn change(faults: &mut Faults, new: &Value, old: &Value) {
     let path = Path::new("spec");
     let mut fixed = |field: Path, keys: &[&str]| {
-        check::immutable_text(&mut faults, &field, at(&new["spec"], keys), at(&old["spec"], keys));
+        check::immutable_text(faults, &field, at(&new["spec"], keys), at(&old["spec"], keys));
     };
     if is_established(old) {
         fixed(path.child("scope"), &["scope"]);
@@ -270,5 +272,4 @@ pub fn change(new: &Value, old: &Value) -> Faults {
     }
     fixed(path.child("group"), &["group"]);
     fixed(path.child("names").child("plural"), &["names", "plural"]);
-    faults
 }

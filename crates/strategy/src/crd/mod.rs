@@ -35,11 +35,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
         within(object, "status", |status| put(status, "storedVersions", stored));
     },
     validate: |object| definition::validate(object, None),
-    revalidate: Some(|new, old| {
-        let mut faults = definition::change(new, old);
-        faults.extend(definition::validate(new, Some(old)));
-        faults
-    }),
+    revalidate: Some(|new, old| definition::validate(new, Some(old))),
     validate_status: |new, _| definition::status(new),
     ..SPEC_AND_STATUS
 };

@@ -141,7 +141,7 @@ fn list_type(faults: &mut Faults, path: &Path, schema: &Value) {
         if faults.len() == before && text(kind) == "set" {
             set_items(faults, &path.child("items"), item);
         }
-        crate::check::optional_one_of(faults, &at, kind, &["atomic", "map", "set"]);
+        crate::check::optional_one_of(faults, &at, kind, &["atomic", "set", "map"]);
     }
     if !items(&schema["x-kubernetes-list-map-keys"]).is_empty() && text(kind) != "map" {
         let detail = "must be map if x-kubernetes-list-map-keys is non-empty";
@@ -166,8 +166,9 @@ fn set_items(faults: &mut Faults, path: &Path, item: &Value) {
         "array" if set(list) && text(list) != "atomic" => {
             faults.push(Error::invalid(&path.child("x-kubernetes-list-type"), list.clone(), detail));
         }
+        // Upstream shows the other type here.
         "object" if text(map) != "atomic" => {
-            faults.push(Error::invalid(&path.child("x-kubernetes-map-type"), check::pointer(map), detail));
+            faults.push(Error::invalid(&path.child("x-kubernetes-map-type"), check::pointer(list), detail));
         }
         _ => {}
     }
@@ -246,9 +247,9 @@ fn rule(faults: &mut Faults, path: &Path, rule: &Value, schema: &Value) {
     if expression.is_empty() {
         faults.push(Error::required(&path.child("rule"), "rule is not specified"));
     } else if !message.is_empty() && message.trim().is_empty() {
-        faults.push(Error::invalid(&at, message, "message must be non-empty if specified"));
+        faults.push(Error::invalid(&at, message, "must be non-empty if specified"));
     } else if lines(message.trim()) {
-        faults.push(Error::invalid(&at, message, "message must not contain line breaks"));
+        faults.push(Error::invalid(&at, message, "must not contain line breaks"));
     } else if lines(expression) && message.trim().is_empty() {
         faults.push(Error::required(&at, "message must be specified if rule contains line breaks"));
     }
@@ -263,12 +264,12 @@ fn rule(faults: &mut Faults, path: &Path, rule: &Value, schema: &Value) {
         return;
     }
     if field.trim().is_empty() {
-        faults.push(Error::invalid(&at, field, "fieldPath must be non-empty if specified"));
+        faults.push(Error::invalid(&at, field, "must be non-empty if specified"));
     }
     if lines(field) {
-        faults.push(Error::invalid(&at, field, "fieldPath must not contain line breaks"));
+        faults.push(Error::invalid(&at, field, "must not contain line breaks"));
     }
     if paths::resolve(field, schema).is_err() {
-        faults.push(Error::invalid(&at, field, "fieldPath must be a valid path"));
+        faults.push(Error::invalid(&at, field, "must be a valid path"));
     }
 }

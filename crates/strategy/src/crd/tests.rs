@@ -159,17 +159,37 @@ fn keywords() {
             ],
         ),
         (
+            json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "bag"}),
+            vec![
+                "x-kubernetes-list-type: Unsupported value: \"bag\": supported values: \"atomic\", \"set\", \"map\"",
+            ],
+        ),
+        (
+            json!({"type": "array", "items": {"type": "object", "x-kubernetes-map-type": "granular"}, "x-kubernetes-list-type": "set"}),
+            vec![
+                "items.x-kubernetes-map-type: Invalid value: \"null\": must be atomic as item of a list with x-kubernetes-list-type=set",
+            ],
+        ),
+        (
             json!({"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"}),
             vec![
                 "items.x-kubernetes-map-type: Invalid value: \"null\": must be atomic as item of a list with x-kubernetes-list-type=set",
             ],
         ),
         (
-            json!({"type": "string", "x-kubernetes-validations": [{"rule": " "}, {"rule": "a\nb"}, {"rule": "a", "reason": "X"}]}),
+            json!({"type": "string", "x-kubernetes-validations": [{"rule": " "}, {"rule": "a\nb"}, {"rule": "a", "reason": "X"},
+                {"rule": "a", "message": " ", "fieldPath": " "}, {"rule": "a", "message": "b\nc", "fieldPath": "\n"}]}),
             vec![
                 "x-kubernetes-validations[0].rule: Required value: rule is not specified",
                 "x-kubernetes-validations[1].message: Required value: message must be specified if rule contains line breaks",
                 "x-kubernetes-validations[2].reason: Unsupported value: \"X\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\"",
+                "x-kubernetes-validations[3].message: Invalid value: \" \": must be non-empty if specified",
+                "x-kubernetes-validations[3].fieldPath: Invalid value: \" \": must be non-empty if specified",
+                "x-kubernetes-validations[3].fieldPath: Invalid value: \" \": must be a valid path",
+                "x-kubernetes-validations[4].message: Invalid value: \"b\\nc\": must not contain line breaks",
+                "x-kubernetes-validations[4].fieldPath: Invalid value: \"\\n\": must be non-empty if specified",
+                "x-kubernetes-validations[4].fieldPath: Invalid value: \"\\n\": must not contain line breaks",
+                "x-kubernetes-validations[4].fieldPath: Invalid value: \"\\n\": must be a valid path",
             ],
         ),
     ] {
@@ -182,10 +202,13 @@ fn keywords() {
 #[test]
 fn columns_scale_and_selectable_fields() {
     check(
-        version(json!({"additionalPrinterColumns": [{"type": "text", "jsonPath": "spec"}]})),
+        version(
+            json!({"additionalPrinterColumns": [{"type": "text", "format": "name", "jsonPath": "spec"}]}),
+        ),
         &[
             "spec.additionalPrinterColumns[0].name: Required value",
             "spec.additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
+            "spec.additionalPrinterColumns[0].format: Invalid value: \"name\": must be one of byte,date,date-time,double,float,int32,int64,password",
             "spec.additionalPrinterColumns[0].JSONPath: Invalid value: \"spec\": must be a simple json path starting with .",
         ],
     );
@@ -271,13 +294,20 @@ fn what_was_accepted_before_is_not_asked_for_again() {
 fn updates() {
     let established = json!({"status": {"conditions": [{"type": "Established", "status": "True"}]}});
     let old = merge(stored(GROUP, PLURAL, definition(json!({}))), established);
-    let (_, faults) =
-        patched(GROUP, PLURAL, "", &old, json!({"spec": {"scope": "Cluster", "names": {"kind": "Gadget"}}}));
+    let (_, faults) = patched(
+        GROUP,
+        PLURAL,
+        "",
+        &old,
+        json!({"spec": {"group": "a", "scope": "Cluster", "names": {"kind": "Gadget"}}}),
+    );
     assert_eq!(
         faults,
         [
+            "spec.group: Invalid value: \"a\": should be a domain with at least one dot",
             "spec.scope: Invalid value: \"Cluster\": field is immutable",
             "spec.names.kind: Invalid value: \"Gadget\": field is immutable",
+            "spec.group: Invalid value: \"a\": field is immutable",
         ]
     );
     let renamed = json!({"spec": {"versions": [{"name": "v2", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}});

@@ -8,8 +8,8 @@ use crate::check::Faults;
 use crate::json::{fields, items, set, text, truthy};
 
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const COLUMN_FORMATS: [&str; 9] =
-    ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
+const COLUMN_FORMATS: [&str; 8] =
+    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 const WARNING_MAX: usize = 256;
 /// Keywords a root schema may have beside a status subresource, so that the part for the status
 /// can be taken out of it; as upstream's message lists them.
