@@ -119,9 +119,16 @@ fn structure() {
     }
 }
 
+/// Faults of one property's schema.
+fn check_property(property: &Value, expected: &[&str]) {
+    let at = "spec.validation.openAPIV3Schema.properties[a]";
+    let expected: Vec<String> = expected.iter().map(|text| format!("{at}.{text}")).collect();
+    let root = json!({"type": "object", "properties": {"a": property}});
+    assert_eq!(created(GROUP, PLURAL, definition(schema(root.clone()))), expected, "{root}");
+}
+
 #[test]
 fn keywords() {
-    let at = "spec.validation.openAPIV3Schema.properties[a]";
     for (property, expected) in [
         (
             json!({"type": "text"}),
@@ -150,6 +157,14 @@ fn keywords() {
             json!({"type": "object", "x-kubernetes-preserve-unknown-fields": false}),
             vec!["x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined"],
         ),
+    ] {
+        check_property(&property, &expected);
+    }
+}
+
+#[test]
+fn lists_and_rules() {
+    for (property, expected) in [
         (
             json!({"type": "array", "items": {"type": "object", "properties": {"k": {"type": "string"}}},
                 "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "z"]}),
@@ -193,9 +208,7 @@ fn keywords() {
             ],
         ),
     ] {
-        let expected: Vec<String> = expected.iter().map(|text| format!("{at}.{text}")).collect();
-        let root = json!({"type": "object", "properties": {"a": property}});
-        assert_eq!(created(GROUP, PLURAL, definition(schema(root.clone()))), expected, "{root}");
+        check_property(&property, &expected);
     }
 }
 
