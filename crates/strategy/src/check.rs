@@ -33,10 +33,17 @@ pub fn invalid_unshown(path: &Path, detail: impl Into<String>) -> Error {
 }
 /// A fault that shows its value the way Kubernetes shows its internal types: each field, set or
 /// not, in the type's own order.
-pub fn shown_as(mut fault: Error, fields: &[(&str, Value)]) -> Error {
+pub fn shown_as(fault: Error, fields: &[(&str, Value)]) -> Error {
+    shown_text(fault, &as_shown(fields))
+}
+/// The text of one such value, which may stand within another.
+pub fn as_shown<T: std::fmt::Display>(fields: &[(&str, T)]) -> String {
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    let shown = format!("{{{}}}", fields.join(","));
-    fault.detail = if fault.detail.is_empty() { shown } else { format!("{shown}: {}", fault.detail) };
+    format!("{{{}}}", fields.join(","))
+}
+pub fn shown_text(mut fault: Error, shown: &str) -> Error {
+    fault.detail =
+        if fault.detail.is_empty() { shown.to_owned() } else { format!("{shown}: {}", fault.detail) };
     fault.value = None;
     fault
 }

@@ -147,7 +147,8 @@ fn update_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
         "OnDelete" => {
             if set(rolling) {
                 let detail = "only allowed for updateStrategy 'RollingUpdate'";
-                faults.push(Error::invalid(&at, rolling.clone(), detail));
+                let fault = Error::invalid(&at, Value::Null, detail);
+                faults.push(check::shown_text(fault, &rolling_as_shown(rolling)));
             }
         }
         "RollingUpdate" => {
@@ -161,10 +162,19 @@ fn update_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
                 workload::not_over_100(faults, &at, unavailable);
             }
         }
-        _ => {
-            faults.push(Error::invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"));
+        kind => {
+            let detail = "must be 'RollingUpdate' or 'OnDelete'";
+            let fault = Error::invalid(path, Value::Null, detail);
+            let rolling = if set(rolling) { rolling_as_shown(rolling) } else { "null".to_owned() };
+            let shown = [("Type", Value::from(kind).to_string()), ("RollingUpdate", rolling)];
+            faults.push(check::shown_text(fault, &check::as_shown(&shown)));
         }
     }
+}
+
+fn rolling_as_shown(rolling: &Value) -> String {
+    let partition = number(&rolling["partition"]).into();
+    check::as_shown(&[("Partition", &partition), ("MaxUnavailable", &rolling["maxUnavailable"])])
 }
 
 fn change(new: &Value, old: &Value) -> Faults {
@@ -249,9 +259,15 @@ mod tests {
                     ],
                 ),
                 (
+                    json!({"spec": {"updateStrategy": {"type": "X", "rollingUpdate": {"maxUnavailable": 1}}}}),
+                    &[
+                        "spec.updateStrategy: Invalid value: {\"Type\":\"X\",\"RollingUpdate\":{\"Partition\":0,\"MaxUnavailable\":1}}: must be 'RollingUpdate' or 'OnDelete'",
+                    ],
+                ),
+                (
                     json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}}),
                     &[
-                        "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy 'RollingUpdate'",
+                        "spec.updateStrategy.rollingUpdate: Invalid value: {\"Partition\":1,\"MaxUnavailable\":null}: only allowed for updateStrategy 'RollingUpdate'",
                     ],
                 ),
                 (

@@ -3,7 +3,7 @@
 
 use amphipod_api::field::{Error, Path};
 use amphipod_api::selector::LabelSelector;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::check::{self, Faults};
 use crate::contract::Warnings;
@@ -285,10 +285,17 @@ fn deployment(object: &Value) -> Faults {
 pub fn unknown_strategy(path: &Path, strategy: &Value, known: &[&str]) -> Error {
     let fault = Error::not_supported(path, text(&strategy["type"]), known);
     let rolling = match &strategy["rollingUpdate"] {
-        Value::Null => Value::Null,
-        rolling => json!({"MaxSurge": rolling["maxSurge"], "MaxUnavailable": rolling["maxUnavailable"]}),
+        Value::Null => "null".to_owned(),
+        rolling => {
+            let limit = |key: &str| match &rolling[key] {
+                Value::Null => Value::from(0),
+                set => set.clone(),
+            };
+            check::as_shown(&[("MaxUnavailable", limit("maxUnavailable")), ("MaxSurge", limit("maxSurge"))])
+        }
     };
-    check::shown_as(fault, &[("Type", strategy["type"].clone()), ("RollingUpdate", rolling)])
+    let shown = [("Type", strategy["type"].to_string()), ("RollingUpdate", rolling)];
+    check::shown_text(fault, &check::as_shown(&shown))
 }
 
 fn deployment_strategy(faults: &mut Faults, path: &Path, strategy: &Value) {
@@ -433,6 +440,20 @@ mod tests {
         let object = stored(DEPLOYMENTS, &merged(&deployment_object(), &host_network));
         let port = &object["spec"]["template"]["spec"]["containers"][0]["ports"][0];
         assert_eq!(*port, json!({"containerPort": 80, "protocol": "TCP"}));
+    }
+
+    #[test]
+    fn an_unknown_strategy_is_shown_whole() {
+        creates(
+            DEPLOYMENTS,
+            &deployment_object(),
+            &[(
+                json!({"spec": {"strategy": {"type": "Slow", "rollingUpdate": {"maxSurge": 1}}}}),
+                &[
+                    "spec.strategy: Unsupported value: {\"Type\":\"Slow\",\"RollingUpdate\":{\"MaxUnavailable\":0,\"MaxSurge\":1}}: supported values: \"Recreate\", \"RollingUpdate\"",
+                ],
+            )],
+        );
     }
 
     #[test]

@@ -25,6 +25,46 @@ fn id(faults: &mut Faults, path: &Path, value: &Value) {
     }
 }
 
+/// A container's context the way faults show it: as the internal type.
+fn as_shown(context: &Value) -> String {
+    let part = |key: &str, names: &[(&'static str, &str)]| match &context[key] {
+        Value::Null => "null".to_owned(),
+        part => {
+            let names: Vec<_> = names.iter().map(|(name, key)| (*name, part[*key].clone())).collect();
+            check::as_shown(&names)
+        }
+    };
+    let plain = |key: &str| context[key].to_string();
+    let profile = [("Type", "type"), ("LocalhostProfile", "localhostProfile")];
+    let labels = match &context["seLinuxOptions"] {
+        Value::Null => "null".to_owned(),
+        labels => {
+            let names = [("User", "user"), ("Role", "role"), ("Type", "type"), ("Level", "level")];
+            check::as_shown(&names.map(|(name, key)| (name, Value::from(text(&labels[key])))))
+        }
+    };
+    let windows = [
+        ("GMSACredentialSpecName", "gmsaCredentialSpecName"),
+        ("GMSACredentialSpec", "gmsaCredentialSpec"),
+        ("RunAsUserName", "runAsUserName"),
+        ("HostProcess", "hostProcess"),
+    ];
+    check::as_shown(&[
+        ("Capabilities", part("capabilities", &[("Add", "add"), ("Drop", "drop")])),
+        ("Privileged", plain("privileged")),
+        ("SELinuxOptions", labels),
+        ("WindowsOptions", part("windowsOptions", &windows)),
+        ("RunAsUser", plain("runAsUser")),
+        ("RunAsGroup", plain("runAsGroup")),
+        ("RunAsNonRoot", plain("runAsNonRoot")),
+        ("ReadOnlyRootFilesystem", plain("readOnlyRootFilesystem")),
+        ("AllowPrivilegeEscalation", plain("allowPrivilegeEscalation")),
+        ("ProcMount", plain("procMount")),
+        ("SeccompProfile", part("seccompProfile", &profile)),
+        ("AppArmorProfile", part("appArmorProfile", &profile)),
+    ])
+}
+
 pub fn container(faults: &mut Faults, path: &Path, context: &Value, host_users: bool) {
     if !set(context) {
         return;
@@ -42,12 +82,14 @@ pub fn container(faults: &mut Faults, path: &Path, context: &Value, host_users: 
     if context["allowPrivilegeEscalation"] == false {
         if truthy(&context["privileged"]) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            faults.push(Error::invalid(path, context.clone(), detail));
+            let fault = Error::invalid(path, Value::Null, detail);
+            faults.push(check::shown_text(fault, &as_shown(context)));
         }
         if items(&context["capabilities"]["add"]).iter().any(|c| text(c) == "CAP_SYS_ADMIN") {
             let detail =
                 "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            faults.push(Error::invalid(path, context.clone(), detail));
+            let fault = Error::invalid(path, Value::Null, detail);
+            faults.push(check::shown_text(fault, &as_shown(context)));
         }
     }
     windows::options(faults, &path.child("windowsOptions"), &context["windowsOptions"]);
@@ -123,11 +165,9 @@ fn seccomp(faults: &mut Faults, path: &Path, profile: &Value) {
         (true, false) => faults.push(Error::required(&at, "must be set when seccomp type is Localhost")),
         (true, true) => check::local_descending_path(faults, &at, text(file)),
         (false, true) => {
-            faults.push(Error::invalid(
-                &at,
-                profile.clone(),
-                "can only be set when seccomp type is Localhost",
-            ));
+            let fault = Error::invalid(&at, Value::Null, "can only be set when seccomp type is Localhost");
+            let shown = [("Type", profile["type"].clone()), ("LocalhostProfile", file.clone())];
+            faults.push(check::shown_as(fault, &shown));
         }
         (false, false) => {}
     }

@@ -26,6 +26,14 @@ fn contexts() {
                 ],
             ),
             (
+                spec(
+                    json!({"securityContext": {"seccompProfile": {"type": "RuntimeDefault", "localhostProfile": "a"}}}),
+                ),
+                &[
+                    "spec.securityContext.seccompProfile.localhostProfile: Invalid value: {\"Type\":\"RuntimeDefault\",\"LocalhostProfile\":\"a\"}: can only be set when seccomp type is Localhost",
+                ],
+            ),
+            (
                 spec(json!({"hostNetwork": true, "hostIPC": true, "securityContext": {"sysctls": [
                     {"name": "net.ipv4.a", "value": "1"}, {"name": "kernel.sem", "value": "1"}, {"name": "A", "value": ""}, {"name": "kernel.sema", "value": ""}]}})),
                 &[
@@ -41,7 +49,7 @@ fn contexts() {
                 &[
                     "spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
                     "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
-                    "spec.containers[0].securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\"privileged\":true,\"procMount\":\"Unmasked\",\"runAsUser\":-1}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+                    "spec.containers[0].securityContext: Invalid value: {\"Capabilities\":null,\"Privileged\":true,\"SELinuxOptions\":null,\"WindowsOptions\":null,\"RunAsUser\":-1,\"RunAsGroup\":null,\"RunAsNonRoot\":null,\"ReadOnlyRootFilesystem\":null,\"AllowPrivilegeEscalation\":false,\"ProcMount\":\"Unmasked\",\"SeccompProfile\":null,\"AppArmorProfile\":null}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
                 ],
             ),
             (
