@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::addresses;
 use crate::contract::{Context, Warnings};
 use crate::json::{
-    copy, default, default_text, each, is_empty, items, number, put, remove, set, text, with, within,
+    copy, default, default_text, each, is_empty, items, number, put, remove, same, set, text, with, within,
 };
 use crate::kind::{Kind, PLAIN};
 use crate::metadata::NameRule;
@@ -115,12 +115,11 @@ pub fn is_headless(spec: &Value) -> bool {
     text(&spec["clusterIP"]) == "None" || text(&spec["clusterIPs"][0]) == "None"
 }
 
+/// An older client knows one address only; a newer one gives both fields.
 fn create(_: &Context, object: &mut Value) {
     within(object, "spec", |spec| {
-        match (text(&spec["clusterIP"]).is_empty(), items(&spec["clusterIPs"]).is_empty()) {
-            (false, true) => put(spec, "clusterIPs", json!([spec["clusterIP"]])),
-            (true, false) => put(spec, "clusterIP", spec["clusterIPs"][0].clone()),
-            _ => {}
+        if !text(&spec["clusterIP"]).is_empty() && items(&spec["clusterIPs"]).is_empty() {
+            put(spec, "clusterIPs", json!([spec["clusterIP"]]));
         }
     });
 }
@@ -136,8 +135,8 @@ fn update(context: &Context, object: &mut Value, old: &Value) {
     let before = &old["spec"];
     let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     keep_allocated(spec, before);
-    drop_stale(spec, before);
     normalise_cluster_ips(spec, before);
+    drop_stale(spec, before);
 }
 
 /// Clients that send a service without what the server chose mean to keep it.
@@ -146,7 +145,7 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
         if text(&spec["clusterIP"]).is_empty() {
             copy(spec, "clusterIP", old);
         }
-        if items(&spec["clusterIPs"]).is_empty() && spec["clusterIP"] == old["clusterIP"] {
+        if items(&spec["clusterIPs"]).is_empty() {
             copy(spec, "clusterIPs", old);
         }
         for key in ["ipFamilies", "ipFamilyPolicy"] {
@@ -156,16 +155,17 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
         }
     }
     if needs_node_port(old) && needs_node_port(spec) {
-        let chosen: Vec<(String, Value)> =
-            items(&old["ports"]).iter().map(|p| (port_key(p), p["nodePort"].clone())).collect();
+        // Whatever else of a port has changed.
+        let chosen: Vec<(&str, &Value)> =
+            items(&old["ports"]).iter().map(|p| (text(&p["name"]), &p["nodePort"])).collect();
         let taken: Vec<i64> = items(&spec["ports"]).iter().map(|p| number(&p["nodePort"])).collect();
         each(spec, "ports", |port| {
-            let known = chosen.iter().find(|(key, _)| *key == port_key(port));
+            let known = chosen.iter().rev().find(|(name, _)| *name == text(&port["name"]));
             if let Some((_, node_port)) = known.filter(|_| number(&port["nodePort"]) == 0)
                 && number(node_port) != 0
                 && !taken.contains(&number(node_port))
             {
-                put(port, "nodePort", node_port.clone());
+                put(port, "nodePort", (*node_port).clone());
             }
         });
     }
@@ -174,24 +174,23 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
     }
 }
 
-fn port_key(port: &Value) -> String {
-    format!("{}/{}", text(&port["protocol"]), number(&port["port"]))
-}
-
 /// What belonged to the old type goes with it, unless the client changed it on purpose.
 fn drop_stale(spec: &mut Value, old: &Value) {
-    if needs_cluster_ip(old) && !needs_cluster_ip(spec) && spec["clusterIP"] == old["clusterIP"] {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            remove(spec, key);
+    if needs_cluster_ip(old) && !needs_cluster_ip(spec) {
+        for keys in [&["clusterIP", "clusterIPs"][..], &["ipFamilies"], &["ipFamilyPolicy"]] {
+            if keys.iter().all(|key| same(&spec[*key], &old[*key])) {
+                keys.iter().for_each(|key| remove(spec, key));
+            }
         }
     }
-    if needs_node_port(old) && !needs_node_port(spec) {
-        let stale: Vec<i64> = items(&old["ports"]).iter().map(|p| number(&p["nodePort"])).collect();
-        each(spec, "ports", |port| {
-            if stale.contains(&number(&port["nodePort"])) {
-                remove(port, "nodePort");
-            }
-        });
+    // A balancer has them whether or not more are handed out.
+    let on_nodes = |s: &Value| ["NodePort", "LoadBalancer"].contains(&text(&s["type"]));
+    if on_nodes(old) && !on_nodes(spec) {
+        let known: Vec<i64> = items(&old["ports"]).iter().map(|p| number(&p["nodePort"])).collect();
+        let named = |port: &Value| Some(number(&port["nodePort"])).filter(|port| *port != 0);
+        if items(&spec["ports"]).iter().filter_map(named).all(|port| known.contains(&port)) {
+            each(spec, "ports", |port| remove(port, "nodePort"));
+        }
     }
     if needs_health_check(old)
         && !needs_health_check(spec)
@@ -217,16 +216,15 @@ fn drop_stale(spec: &mut Value, old: &Value) {
 
 /// `clusterIP` and the first of `clusterIPs` are one value under two names.
 fn normalise_cluster_ips(spec: &mut Value, old: &Value) {
-    let same_single = spec["clusterIP"] == old["clusterIP"];
-    let same_list = spec["clusterIPs"] == old["clusterIPs"];
-    if !same_single && same_list {
-        if text(&spec["clusterIP"]).is_empty() {
+    let (now, before) = (text(&spec["clusterIP"]), text(&old["clusterIP"]));
+    if items(&spec["clusterIPs"]).is_empty() && now == before {
+        copy(spec, "clusterIPs", old);
+    } else if now != before && same(&spec["clusterIPs"], &old["clusterIPs"]) {
+        if now.is_empty() {
             remove(spec, "clusterIPs");
-        } else if items(&spec["clusterIPs"]).len() == 1 || items(&spec["clusterIPs"]).is_empty() {
-            put(spec, "clusterIPs", json!([spec["clusterIP"]]));
+        } else {
+            put(spec, "clusterIPs", json!([now]));
         }
-    } else if same_single && !same_list && items(&spec["clusterIPs"]).is_empty() {
-        remove(spec, "clusterIP");
     }
 }
 

@@ -32,6 +32,43 @@ fn addresses_and_node_ports_stay() {
     assert_eq!(faults, [""; 0]);
     assert!(plain["spec"]["ports"][0]["nodePort"].is_null());
     assert!(plain["spec"]["externalTrafficPolicy"].is_null());
+    let moved = json!({"spec": {"ports": [{"port": 81}]}});
+    let (kept, _) = patched("", "services", "", &old, moved);
+    assert_eq!(kept["spec"]["ports"][0]["nodePort"], 30001, "ports are known by their name");
+    let added = json!({"spec": {"type": "ClusterIP", "ports": [{"name": "a", "port": 80, "nodePort": 30001}, {"name": "b", "port": 81, "nodePort": 30002}]}});
+    let (_, faults) = patched("", "services", "", &old, added);
+    assert_eq!(faults.len(), 2, "one that is new keeps all: {faults:?}");
+    old["spec"]["type"] = "LoadBalancer".into();
+    let (kept, _) =
+        patched("", "services", "", &old, json!({"spec": {"allocateLoadBalancerNodePorts": false}}));
+    assert_eq!(kept["spec"]["ports"][0]["nodePort"], 30001);
+}
+
+#[test]
+fn one_address_speaks_for_the_list() {
+    let mut old = stored(
+        "",
+        "services",
+        with_spec(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"]})),
+    );
+    old["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
+    old["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    for (patch, ips) in [
+        (json!({"clusterIP": "10.0.0.2", "clusterIPs": null}), json!(["10.0.0.2"])),
+        (json!({"clusterIP": "10.0.0.2"}), json!(["10.0.0.2"])),
+        (json!({"clusterIPs": null}), json!(["10.0.0.1", "fd00::1"])),
+        (json!({"type": "ExternalName", "ipFamilies": ["IPv4"]}), Value::Null),
+    ] {
+        let (object, _) = patched("", "services", "", &old, json!({"spec": patch}));
+        assert_eq!(object["spec"]["clusterIPs"], ips, "{patch}");
+        if ips.is_null() {
+            assert_eq!(
+                object["spec"]["ipFamilies"],
+                json!(["IPv4"]),
+                "what was changed is refused, not dropped"
+            );
+        }
+    }
 }
 
 fn refused(patch: Value, expected: &[&str]) {
@@ -122,7 +159,7 @@ fn affinity_addresses_and_traffic() {
             ],
         ),
         (
-            json!({"clusterIPs": ["10.0.0.1", "10.0.0.2"], "ipFamilies": ["IPv6", "IPv6", "X"]}),
+            json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2"], "ipFamilies": ["IPv6", "IPv6", "X"]}),
             vec![
                 "spec.ipFamilies[1]: Duplicate value: \"IPv6\"",
                 "spec.ipFamilies[2]: Unsupported value: \"X\": supported values: \"IPv4\", \"IPv6\"",
@@ -132,11 +169,17 @@ fn affinity_addresses_and_traffic() {
             ],
         ),
         (
-            json!({"clusterIPs": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "ipFamilies": ["X"]}),
+            json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "ipFamilies": ["X"]}),
             vec![
                 "spec.ipFamilies[0]: Unsupported value: \"X\": supported values: \"IPv4\", \"IPv6\"",
                 "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\"]: may only hold up to 2 values",
                 "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\",\"10.0.0.3\"]: may specify no more than one IP for each IP family",
+            ],
+        ),
+        (
+            json!({"clusterIPs": ["10.0.0.1"]}),
+            vec![
+                "spec.clusterIPs: Invalid value: [\"10.0.0.1\"]: must be empty when `clusterIP` is not specified",
             ],
         ),
         (
@@ -160,7 +203,7 @@ fn changes() {
     let external = json!({"spec": {"type": "ExternalName", "externalName": "a.b", "ports": null}});
     assert_eq!(updated("", "services", with_spec(address), external), [""; 0]);
     let dual = with_spec(
-        json!({"clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}),
+        json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}),
     );
     for (families, expected) in [
         (
