@@ -216,7 +216,9 @@ fn warnings(object: &Value, old: Option<&Value>) -> Warnings {
     let mut texts = workload::template_warnings(object, old);
     let path = Path::new("spec");
     for (i, claim) in items(&object["spec"]["volumeClaimTemplates"]).iter().enumerate() {
-        let at = path.child("volumeClaimTemplates").index(i).child("Spec");
+        let at = path.child("volumeClaimTemplates").index(i);
+        // Only an update names the part.
+        let at = if old.is_some() { at.child("Spec") } else { at };
         pod_warnings::claim_spec(&mut texts, &at, &claim["spec"]);
     }
     if int(&object["spec"]["revisionHistoryLimit"]).is_some_and(|limit| limit < 0) {
@@ -323,6 +325,16 @@ mod tests {
             [
                 "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
             ]
+        );
+        let mut fraction = object();
+        let claim = &mut fraction["spec"]["volumeClaimTemplates"][0]["spec"];
+        claim["resources"]["requests"]["storage"] = "100m".into();
+        let text =
+            "resources.requests[storage]: fractional byte value \"100m\" is invalid, must be an integer";
+        assert_eq!(hints(STATEFUL_SETS, &fraction), [format!("spec.volumeClaimTemplates[0].{text}")]);
+        assert_eq!(
+            warnings(&fraction, Some(&fraction)).into_iter().collect::<Vec<_>>(),
+            [format!("spec.volumeClaimTemplates[0].Spec.{text}")]
         );
     }
 }
