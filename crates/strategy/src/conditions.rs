@@ -33,11 +33,11 @@ pub fn check(faults: &mut Faults, path: &Path, conditions: &Value) {
             faults.push(Error::invalid(&at.child("observedGeneration"), generation, detail));
         }
         if !set(&condition["lastTransitionTime"]) {
-            faults.push(Error::required(&at.child("lastTransitionTime"), "must be set"));
+            faults.push(Error::required(&at.child("lastTransitionTime"), ""));
         }
         let (reason, reason_path) = (text(&condition["reason"]), at.child("reason"));
         if reason.is_empty() {
-            faults.push(Error::required(&reason_path, "must be set"));
+            faults.push(Error::required(&reason_path, ""));
         } else if !reason_fits(reason) {
             faults.push(Error::invalid(&reason_path, reason, REASON_TEXT));
         }

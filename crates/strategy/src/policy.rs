@@ -179,7 +179,7 @@ fn budget_status(new: &Value, _: &Value) -> Faults {
 mod tests {
     use super::*;
     use crate::conditions::REASON_TEXT;
-    use crate::testing::{Resource, creates, stored, updates};
+    use crate::testing::{Resource, creates, merged, stored, updates};
 
     const PRIORITY_CLASSES: Resource = ("scheduling.k8s.io", "v1", "priorityclasses");
     const BUDGETS: Resource = ("policy", "v1", "poddisruptionbudgets");
@@ -262,10 +262,14 @@ mod tests {
                     &[
                         "status.conditions[1].type: Duplicate value: \"DisruptionAllowed\"",
                         "status.conditions[1].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
-                        "status.conditions[1].lastTransitionTime: Required value: must be set",
+                        "status.conditions[1].lastTransitionTime: Required value",
                         &format!("status.conditions[1].reason: Invalid value: \"1\": {REASON_TEXT}"),
                         "status.expectedPods: Invalid value: -1: must be greater than or equal to 0",
                     ],
+                ),
+                (
+                    json!({"status": {"conditions": [merged(&condition, &json!({"reason": ""}))]}}),
+                    &["status.conditions[0].reason: Required value"],
                 ),
             ],
         );

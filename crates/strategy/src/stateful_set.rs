@@ -80,7 +80,7 @@ fn defaults(object: &mut Value) {
     });
 }
 
-/// Older objects may have a service's name that new ones may not.
+/// Older objects may have a service's name and claim templates that new ones may not.
 fn spec_faults(object: &Value, creating: bool) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("spec");
@@ -96,6 +96,9 @@ fn spec_faults(object: &Value, creating: bool) -> Faults {
     for key in ["whenDeleted", "whenScaled"] {
         let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
         check::optional_one_of(&mut faults, &at, &retention[key], &["Retain", "Delete"]);
+    }
+    if creating {
+        claim_templates(&mut faults, &path.child("volumeClaimTemplates"), spec);
     }
     for key in ["replicas", "minReadySeconds"] {
         check::not_negative(&mut faults, &path.child(key), &spec[key]);
@@ -113,6 +116,12 @@ fn spec_faults(object: &Value, creating: bool) -> Faults {
     }
     workload::always_restarts(&mut faults, &template_path, &spec["template"], "StatefulSet");
     faults
+}
+
+fn claim_templates(faults: &mut Faults, path: &Path, spec: &Value) {
+    for (i, claim) in items(&spec["volumeClaimTemplates"]).iter().enumerate() {
+        crate::storage::claim_spec(faults, &path.index(i).child("spec"), &claim["spec"]);
+    }
 }
 
 /// The template as its pods will have it: names of their own, the claims among the volumes.
@@ -284,6 +293,13 @@ mod tests {
                     json!({"spec": {"volumeClaimTemplates": []}}),
                     &["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""],
                 ),
+                (
+                    json!({"spec": {"replicas": -1, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}}]}}),
+                    &[
+                        "spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least 1 access mode is required",
+                        "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
                 (json!({"spec": {"template": {"spec": {"hostname": "A", "subdomain": "B"}}}}), &[]),
             ],
         );
@@ -319,6 +335,7 @@ mod tests {
         );
         let mut bad = old;
         bad["spec"]["template"]["spec"]["containers"][0]["image"] = "".into();
+        bad["spec"]["volumeClaimTemplates"][0]["spec"]["accessModes"] = json!([]);
         updates(STATEFUL_SETS, "", &bad, &[(json!({"spec": {"replicas": 0}}), &[])]);
         assert_eq!(
             hints(STATEFUL_SETS, &merged(&object(), &json!({"spec": {"revisionHistoryLimit": -1}}))),
