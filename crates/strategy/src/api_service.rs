@@ -15,6 +15,7 @@ const GROUP_PRIORITY_MAX: i64 = 20_000;
 const VERSION_PRIORITY_MAX: i64 = 1000;
 
 pub static API_SERVICE: Kind = Kind {
+    short_finalizers: true,
     name: NameRule::PathSegment,
     status: true,
     status_keeps_metadata: true,

@@ -10,6 +10,7 @@ use crate::metadata::NameRule;
 
 /// Written through the core group: what old clients always could.
 pub static CORE_EVENT: Kind = Kind {
+    short_finalizers: true,
     name: NameRule::PathSegment,
     create_on_update: true,
     validate: |object| legacy(object, "reportingComponent"),

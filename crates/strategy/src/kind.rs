@@ -10,6 +10,8 @@ use crate::metadata::{self, NameRule};
 
 pub struct Kind {
     pub name: NameRule,
+    /// Takes finalizers without a domain, as everything upstream keeps outside its core packages.
+    pub short_finalizers: bool,
     /// `metadata.generation` counts changes of everything but metadata and status.
     pub generation: bool,
     /// The generation counts changes of labels too.
@@ -45,6 +47,7 @@ pub struct Kind {
 /// No status, no generation, nothing special.
 pub const PLAIN: Kind = Kind {
     name: NameRule::Subdomain,
+    short_finalizers: false,
     generation: false,
     generation_of_labels: false,
     status: false,
@@ -150,14 +153,18 @@ impl Strategy for Kind {
     }
     fn validate(&self, context: &Context, object: &Value) -> Faults {
         let mut faults = metadata::validate(object, context.resource.namespaced, self.name);
-        faults.extend(metadata::known_finalizers(object));
+        if !self.short_finalizers {
+            faults.extend(metadata::known_finalizers(object));
+        }
         faults.extend((self.validate)(object));
         faults.extend((self.validate_new)(context, object));
         faults
     }
     fn validate_update(&self, context: &Context, object: &Value, old: &Value) -> Faults {
         let mut faults = metadata::validate_update(object, old);
-        faults.extend(metadata::known_finalizers(object));
+        if !self.short_finalizers {
+            faults.extend(metadata::known_finalizers(object));
+        }
         match (context.subresource, self.revalidate) {
             ("status", _) => faults.extend((self.validate_status)(object, old)),
             (_, Some(revalidate)) => faults.extend(revalidate(object, old)),

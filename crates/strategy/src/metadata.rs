@@ -97,7 +97,7 @@ fn owner_references(faults: &mut Faults, path: &Path, owners: &[Value]) {
             return;
         }
         let version = text(&owner["apiVersion"]);
-        if version.is_empty() {
+        if !names_a_version(version) {
             faults.push(Error::invalid(&path.child("apiVersion"), version, "version must not be empty"));
         }
         for key in ["kind", "name", "uid"] {
@@ -126,6 +126,14 @@ fn owner_references(faults: &mut Faults, path: &Path, owners: &[Value]) {
                 )),
             }
         }
+    }
+}
+
+/// `version` or `group/version`.
+fn names_a_version(api_version: &str) -> bool {
+    match api_version.split_once('/') {
+        Some((_, version)) => !version.is_empty() && !version.contains('/'),
+        None => !api_version.is_empty(),
     }
 }
 
@@ -192,6 +200,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Faults {
     let mut faults = Faults::new();
     let path = Path::new("metadata");
     let (metadata, before) = (&new["metadata"], &old["metadata"]);
+    common(&mut faults, &path, metadata);
     if set(&before["deletionTimestamp"]) {
         no_new_finalizers(&mut faults, &path, items(&metadata["finalizers"]), items(&before["finalizers"]));
     }
@@ -208,7 +217,6 @@ pub fn validate_update(new: &Value, old: &Value) -> Faults {
         let value = metadata["deletionGracePeriodSeconds"].clone();
         faults.push(Error::invalid(&path.child("deletionGracePeriodSeconds"), value, IMMUTABLE));
     }
-    common(&mut faults, &path, metadata);
     faults
 }
 
@@ -256,6 +264,34 @@ mod tests {
     fn generate_name_may_end_in_a_dash() {
         let object = json!({"metadata": {"name": "a-x", "generateName": "a-", "namespace": "d"}});
         assert!(validate(&object, true, NameRule::Subdomain).is_empty());
+    }
+
+    #[test]
+    fn owners() {
+        let owner = |version: &str| json!({"apiVersion": version, "kind": "K", "name": "n", "uid": "u"});
+        for (version, fits) in [("v1", true), ("g/v1", true), ("", false), ("g/", false), ("a/b/c", false)] {
+            let object = json!({"metadata": {"name": "a", "ownerReferences": [owner(version)]}});
+            let expected = format!(
+                "metadata.ownerReferences.apiVersion: Invalid value: \"{version}\": version must not be empty"
+            );
+            let expected = if fits { vec![] } else { vec![expected] };
+            assert_eq!(texts(&validate(&object, false, NameRule::Subdomain)), expected);
+        }
+    }
+
+    #[test]
+    fn updates_are_judged_whole_before_what_changed() {
+        let old = json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t"}});
+        let new = json!({"metadata": {"name": "a", "uid": "2", "deletionTimestamp": "t", "labels": {"a": "-"}, "finalizers": ["a/b/c"]}});
+        let found = texts(&validate_update(&new, &old));
+        let starts = [
+            "metadata.labels: Invalid",
+            "metadata.finalizers: Invalid",
+            "metadata.finalizers: Forbidden",
+            "metadata.uid: Invalid",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:?}");
+        assert!(found.iter().zip(starts).all(|(text, start)| text.starts_with(start)), "{found:?}");
     }
 
     #[test]

@@ -181,6 +181,7 @@ fn change(new: &Value, old: &Value) -> Faults {
 }
 
 pub static LEASE: Kind = Kind {
+    short_finalizers: true,
     create_on_update: true,
     unconditional_update: false,
     // Leaders chosen by the cluster are not a feature that is on.

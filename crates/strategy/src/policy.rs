@@ -9,6 +9,7 @@ use crate::check::{self, Faults};
 use crate::conditions;
 use crate::json::{default, default_text, fields, items, number, remove, set, text, truthy, with, within};
 use crate::kind::{Kind, PLAIN, SPEC_AND_STATUS};
+use crate::metadata::NameRule;
 use crate::node::old_label;
 use crate::pod::defaults::canonical_list;
 use crate::pod::{resources, scheduling};
@@ -59,7 +60,10 @@ pub static RUNTIME_CLASS: Kind = Kind {
     },
     ..PLAIN
 };
+// Nothing but what holds for all objects is asked of a budget's metadata.
 pub static POD_DISRUPTION_BUDGET: Kind = Kind {
+    name: NameRule::PathSegment,
+    short_finalizers: true,
     unconditional_update: false,
     default: |object| {
         within(object, "status", |status| {
@@ -247,6 +251,7 @@ mod tests {
                         "spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
                     ],
                 ),
+                (json!({"metadata": {"name": "A_b"}}), &[]),
             ],
         );
         let time = "2026-01-01T00:00:00Z";

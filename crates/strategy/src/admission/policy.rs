@@ -18,6 +18,7 @@ const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 
 pub static ADMISSION_POLICY: Kind = Kind {
+    short_finalizers: true,
     status_keeps_metadata: true,
     unconditional_update: false,
     default: |object| {
@@ -34,6 +35,7 @@ pub static ADMISSION_POLICY: Kind = Kind {
     ..SPEC_AND_STATUS
 };
 pub static ADMISSION_BINDING: Kind = Kind {
+    short_finalizers: true,
     unconditional_update: false,
     generation: true,
     default: |object| {

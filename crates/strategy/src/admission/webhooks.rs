@@ -17,6 +17,7 @@ const ALL_SIDE_EFFECTS: [&str; 4] = ["None", "NoneOnDryRun", "Some", "Unknown"];
 const SELECTORS: [&str; 2] = ["namespaceSelector", "objectSelector"];
 
 pub static WEBHOOKS: Kind = Kind {
+    short_finalizers: true,
     unconditional_update: false,
     generation: true,
     default: |object| {

@@ -15,6 +15,7 @@ use crate::json::{at, default, default_number, default_text, items, put, set, te
 use crate::kind::{Kind, SPEC_AND_STATUS};
 
 pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
+    short_finalizers: true,
     unconditional_update: false,
     default: defaults,
     create: |_, object| {
