@@ -10,6 +10,7 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::flood::Flood;
 use crate::report::{Report, percentile};
 use crate::wire::{Call, JSON, PROTOBUF, Wire};
 use crate::{Outcome, process, watch};
@@ -214,35 +215,8 @@ where
 
 async fn create_pods(wire: &Wire, count: usize) -> Outcome<()> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
-    send_all(wire, Method::POST, count, move |index| (path.clone(), pod(&format!("pod-{index}")))).await
-}
-
-/// Sends objects, each to its path, with 64 clients.
-pub async fn send_all(
-    wire: &Wire,
-    method: Method,
-    count: usize,
-    object: impl Fn(usize) -> (String, Value) + Send + Sync + 'static,
-) -> Outcome<()> {
-    let (next, object) = (Arc::new(AtomicUsize::new(0)), Arc::new(object));
-    let mut tasks = Vec::new();
-    for _ in 0..64 {
-        let (wire, next, object, method) = (wire.clone(), next.clone(), object.clone(), method.clone());
-        tasks.push(tokio::spawn(async move {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return Outcome::Ok(());
-                }
-                let (path, object) = object(index);
-                wire.drain(Call { method: method.clone(), ..Call::post(&path, &object) }).await?;
-            }
-        }));
-    }
-    for task in tasks {
-        task.await??;
-    }
-    Ok(())
+    let each = move |index| (path.clone(), pod(&format!("pod-{index}")).to_string().into());
+    Flood::posts(count).send(wire, each).await
 }
 
 async fn lists(wire: &Wire, options: &Options, report: &mut Report) -> Outcome<()> {

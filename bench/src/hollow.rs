@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clap::Args;
-use http::Method;
 use serde_json::{Value, json};
 
-use crate::api::{NAMESPACE, pod, send_all, wait_for_service_account};
+use crate::api::{NAMESPACE, pod, wait_for_service_account};
+use crate::flood::Flood;
 use crate::local::Local;
 use crate::report::Report;
 use crate::wire::{Call, Wire};
@@ -78,16 +79,17 @@ async fn figures(local: &Local, options: &Options, empty_mb: f64, report: &mut R
 async fn pods(wire: &Wire, options: &Options, nodes: Vec<String>, report: &mut Report) -> Outcome<()> {
     let (count, path) = (options.pods, format!("/api/v1/namespaces/{NAMESPACE}/pods"));
     let create = path.clone();
-    send_all(wire, Method::POST, count, move |index| (create.clone(), pod(&format!("pod-{index}")))).await?;
+    let creation = move |index| (create.clone(), pod(&format!("pod-{index}")).to_string().into());
+    Flood::posts(count).send(wire, creation).await?;
     let bind = path.clone();
     let binding = move |index: usize| {
         let (name, node) = (format!("pod-{index}"), &nodes[index % nodes.len()]);
         let object = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-        (format!("{bind}/{name}/binding"), object)
+        (format!("{bind}/{name}/binding"), object.to_string().into())
     };
     let begin = Instant::now();
-    send_all(wire, Method::POST, count, binding).await?;
+    Flood::posts(count).send(wire, binding).await?;
     let bound = begin.elapsed();
     let patience = Duration::from_secs(60 + count as u64 / SLOWEST_PODS_PER_SECOND);
     until_none(wire, &format!("{path}?limit=1&fieldSelector=status.phase!%3DRunning"), patience).await?;
@@ -98,9 +100,8 @@ async fn pods(wire: &Wire, options: &Options, nodes: Vec<String>, report: &mut R
     report.add("last pod Running after the last was bound", (running - bound).as_secs_f64(), "s");
     let begin = Instant::now();
     let each = path.clone();
-    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    let deletion = move |index: usize| (format!("{each}/pod-{index}"), options.clone());
-    send_all(wire, Method::DELETE, count, deletion).await?;
+    let deletion = move |index: usize| (format!("{each}/pod-{index}"), Bytes::new());
+    Flood::deletes(count).send(wire, deletion).await?;
     until_none(wire, &format!("{path}?limit=1"), patience).await?;
     report.add(&format!("{count} pods deleted and gone"), rate(begin.elapsed()), "/s");
     Ok(())

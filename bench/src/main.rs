@@ -2,15 +2,21 @@
 //! one figure a line.
 
 mod api;
+mod arrivals;
 mod cluster;
+mod deployment;
+mod flood;
 mod hollow;
 mod local;
+mod metrics;
 mod process;
 mod report;
 mod scale;
 mod scheduler;
+mod target;
 mod watch;
 mod wire;
+mod world;
 
 use std::process::ExitCode;
 
@@ -38,7 +44,9 @@ enum Command {
     Scale(scale::Options),
     /// Hollow nodes themselves: what each costs, and how fast their pods start and end; needs no root
     Hollow(hollow::Options),
-    /// The scheduler's core alone, in one thread, on the scenarios of Kubernetes' scheduler_perf
+    /// A large Deployment: how soon its pods exist and are bound; needs no root
+    Deployment(deployment::Options),
+    /// The scheduler on scheduler_perf's scenarios: its core alone in one thread, or a whole cluster
     Scheduler(scheduler::Options),
     /// The first two, on a cluster started for the purpose
     All(cluster::Options),
@@ -67,7 +75,8 @@ fn main() -> ExitCode {
             Command::Cluster(options) => cluster::run(&options, &mut report, false).await,
             Command::Scale(options) => scale::run(&options, &mut report).await,
             Command::Hollow(options) => hollow::run(&options, &mut report).await,
-            Command::Scheduler(options) => scheduler::run(&options, &mut report),
+            Command::Deployment(options) => deployment::run(&options, &mut report).await,
+            Command::Scheduler(options) => scheduler::run(&options, &mut report).await,
             Command::All(options) => cluster::run(&options, &mut report, true).await,
         }
     });

@@ -1,6 +1,10 @@
 //! What the kernel says of a process's memory and time.
 
 use crate::Outcome;
+use crate::report::Report;
+
+/// The kernel's unit of CPU time on every common configuration.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of the process in clock ticks.
 pub fn cpu_ticks(pid: u32) -> Outcome<u64> {
@@ -13,6 +17,8 @@ pub fn cpu_ticks(pid: u32) -> Outcome<u64> {
 
 /// How long the calling thread has had a processor.
 pub fn thread_seconds() -> Outcome<f64> {
+    // The kernel books it when the thread lets go, otherwise only at its ticks, milliseconds apart.
+    std::thread::sleep(std::time::Duration::from_micros(1));
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos: u64 = stat.split_whitespace().next().unwrap_or("").parse()?;
     Ok(nanos as f64 / 1e9)
@@ -41,7 +47,48 @@ impl Peak {
         Ok(Peak(Some((pid, resident_mb(pid)?))))
     }
     pub fn grown_mb(&self) -> Outcome<Option<f64>> {
-        let Some((pid, before)) = self.0 else { return Ok(None) };
-        Ok(Some((status_mb(pid, "VmHWM:")? - before).max(0.0)))
+        let Some((_, before)) = self.0 else { return Ok(None) };
+        Ok(self.highest_mb()?.map(|highest| (highest - before).max(0.0)))
+    }
+    pub fn highest_mb(&self) -> Outcome<Option<f64>> {
+        self.0.map(|(pid, _)| status_mb(pid, "VmHWM:")).transpose()
+    }
+}
+
+/// What processes use while something is measured.
+pub struct Usage {
+    processes: Vec<Process>,
+}
+
+struct Process {
+    pid: u32,
+    name: String,
+    ticks: u64,
+    peak: Peak,
+}
+
+impl Usage {
+    pub fn start(pids: &[u32]) -> Outcome<Self> {
+        let process = |pid: &u32| -> Outcome<Process> {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"))?.trim().to_owned();
+            Ok(Process { pid: *pid, name, ticks: cpu_ticks(*pid)?, peak: Peak::start(Some(*pid))? })
+        };
+        // The load's own share belongs beside what it takes from the server.
+        let own = std::process::id();
+        let processes = pids.iter().chain([&own]).map(process).collect::<Outcome<_>>()?;
+        Ok(Usage { processes })
+    }
+
+    pub fn report(&self, report: &mut Report, what: &str) -> Outcome<()> {
+        for Process { pid, name, ticks, peak } in &self.processes {
+            let seconds = (cpu_ticks(*pid)? - ticks) as f64 / TICKS_PER_SECOND;
+            report.add(&format!("{what}, CPU of {name}"), seconds, "s");
+            if *pid != std::process::id() {
+                report.add(&format!("{what}, resident memory of {name}"), resident_mb(*pid)?, "MB");
+                let highest = peak.highest_mb()?.unwrap_or(0.0);
+                report.add(&format!("{what}, highest memory of {name}"), highest, "MB");
+            }
+        }
+        Ok(())
     }
 }

@@ -12,28 +12,38 @@ use amphipod_scheduler::preemption::Preemption;
 use amphipod_scheduler::queue::Queue;
 use amphipod_scheduler::{Profile, Snapshot};
 use k8s_openapi::api::core::v1::{Node, Service};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::scenarios::{Scenario, too_large};
+use super::scenarios::{BACKLOG, CHURN, Churn, Make, Scenario, high_priority, node_name, service, too_large};
 use crate::Outcome;
 
-/// Numbers of pods of the backlog and of churn start here, beyond those of all scenarios.
-const BACKLOG: usize = 1_000_000;
-const CHURN: usize = 2_000_000;
 /// As many places for churning nodes.
 const CHURNING_NODES: usize = 100;
+/// Decisions between two changes of mixed churn, and between two preemptors: scheduler_perf sends five
+/// a second, and so fewer at the rates of the core.
+const MIXED_EVERY: usize = 10;
+const PREEMPTOR_EVERY: usize = 100;
 
 pub struct Core {
     snapshot: Snapshot,
     scheduler: Scheduler,
     queue: Queue,
     nodes: usize,
-    node: fn(usize) -> Value,
+    node: Make,
     churned: usize,
     /// Placed by churn, to be removed again.
     passing: VecDeque<String>,
+    /// Placed as others' preemptors, less their victims.
+    preempted: isize,
 }
 
+/// A pod as a watch shows it.
+fn seen(make: Make, index: usize) -> Value {
+    let mut pod = make(index);
+    pod["metadata"]["namespace"] = "default".into();
+    pod["metadata"]["uid"] = format!("00000000-0000-0000-0000-{index:012}").into();
+    pod
+}
 fn cached(pod: &Value) -> CachedPod {
     CachedPod::decode(pod.to_string().as_bytes()).unwrap_or_default()
 }
@@ -44,13 +54,23 @@ pub struct Coming {
     placed: CachedPod,
 }
 
+impl Coming {
+    fn new(make: Make, index: usize) -> Self {
+        let mut pod = seen(make, index);
+        let waiting = cached(&pod);
+        pod["spec"]["nodeName"] = "".into();
+        Coming { waiting, placed: cached(&pod) }
+    }
+}
+
 impl Core {
-    pub fn new(nodes: usize, node: fn(usize) -> Value) -> Self {
+    pub fn new(nodes: usize, node: Make) -> Self {
         let mut snapshot = Snapshot::default();
         for index in 0..nodes {
             set_node(&mut snapshot, &node(index));
         }
-        let service = json!({"metadata": {"name": "served", "namespace": "default"}, "spec": {"selector": {"app": "served"}}});
+        let mut service = service();
+        service["metadata"]["namespace"] = "default".into();
         if let Ok(service) = Service::decode(service.to_string().as_bytes()) {
             let Snapshot { catalogue, workloads, .. } = &mut snapshot;
             workloads.set_service(catalogue, &service);
@@ -64,13 +84,14 @@ impl Core {
             node,
             churned: 0,
             passing: VecDeque::new(),
+            preempted: 0,
         }
     }
 
     /// The pods that are there before, placed by the scheduler itself, and the backlog.
     pub fn fill(&mut self, scenario: &Scenario) {
         for index in 0..scenario.filled {
-            let pod = cached(&(scenario.filling)(scenario.pods + index));
+            let pod = cached(&seen(scenario.filling, scenario.pods + index));
             let info = Arc::new(self.snapshot.catalogue.pod(&pod));
             if let Decision::Node(slot) = self.scheduler.decide(&mut self.snapshot, &info, index as u64) {
                 self.snapshot.place(&info, slot);
@@ -78,19 +99,13 @@ impl Core {
         }
         let now = Instant::now();
         for index in 0..scenario.backlog {
-            let pod = cached(&too_large(BACKLOG + index));
+            let pod = cached(&seen(too_large, BACKLOG + index));
             self.queue.add(Arc::new(self.snapshot.catalogue.pod(&pod)), now);
         }
     }
 
     pub fn prepare(&self, scenario: &Scenario) -> Vec<Coming> {
-        let coming = |index| {
-            let mut pod = (scenario.pod)(index);
-            let waiting = cached(&pod);
-            pod["spec"]["nodeName"] = "".into();
-            Coming { waiting, placed: cached(&pod) }
-        };
-        (0..scenario.pods).map(coming).collect()
+        (0..scenario.pods).map(|index| Coming::new(scenario.pod, index)).collect()
     }
 
     /// Schedules all; how long each took, in microseconds, from being taken in to being seen placed.
@@ -102,14 +117,16 @@ impl Core {
             while let Some(pod) = self.queue.pop(start) {
                 self.decide(&pod, &mut coming.placed, start)?;
             }
-            if scenario.churn_every > 0 && index % scenario.churn_every == 0 {
-                self.churn(scenario);
+            match scenario.churn {
+                Some(Churn::Mixed) if index % MIXED_EVERY == 0 => self.churn(scenario),
+                Some(Churn::Preemptors) if index % PREEMPTOR_EVERY == 0 => self.preemptor(index)?,
+                _ => {}
             }
             latencies.push(start.elapsed().as_secs_f64() * 1e6);
         }
         let expected = scenario.filled + latencies.len() + self.passing.len();
-        let evicted = if scenario.name == "preemption" { self.snapshot.pod_count() } else { expected };
-        if self.snapshot.pod_count() != evicted {
+        let expected = expected.saturating_add_signed(self.preempted);
+        if self.snapshot.pod_count() != expected {
             return Err(format!("{} pods placed of {expected}", self.snapshot.pod_count()).into());
         }
         Ok(latencies)
@@ -126,6 +143,7 @@ impl Core {
             // The victims go at once, and the pod looks again.
             for victim in &plan.victims {
                 snapshot.remove_pod(&victim.key);
+                self.preempted -= 1;
                 queue.happened(snapshot, scheduler.profiles(), Event::PodRemoved(victim), now);
             }
             decision = scheduler.decide(snapshot, pod, now.elapsed().as_nanos() as u64);
@@ -141,22 +159,33 @@ impl Core {
         Ok(())
     }
 
+    /// A pod comes that others must go for.
+    fn preemptor(&mut self, index: usize) -> Outcome<()> {
+        let mut coming = Coming::new(high_priority, CHURN + index);
+        let now = Instant::now();
+        self.queue.add(Arc::new(self.snapshot.catalogue.pod(&coming.waiting)), now);
+        self.preempted += 1;
+        while let Some(pod) = self.queue.pop(now) {
+            self.decide(&pod, &mut coming.placed, now)?;
+        }
+        Ok(())
+    }
+
     /// A node comes and another goes, and so does a pod.
     fn churn(&mut self, scenario: &Scenario) {
         let index = self.churned;
         self.churned += 1;
         set_node(&mut self.snapshot, &(self.node)(self.nodes + index % CHURNING_NODES));
         if index > 0 {
-            let old = (self.nodes + (index + CHURNING_NODES / 2) % CHURNING_NODES).to_string();
-            let name = format!("node-{old}");
+            let name = node_name(self.nodes + (index + CHURNING_NODES / 2) % CHURNING_NODES);
             let empty =
                 self.snapshot.slot(&name).is_some_and(|slot| self.snapshot.node(slot).pods.is_empty());
             if empty {
                 self.snapshot.remove_node(&name);
             }
         }
-        let pod = (scenario.pod)(CHURN + index);
-        let info = Arc::new(self.snapshot.catalogue.pod(&cached(&pod)));
+        let pod = cached(&seen(scenario.pod, CHURN + index));
+        let info = Arc::new(self.snapshot.catalogue.pod(&pod));
         if let Decision::Node(slot) = self.scheduler.decide(&mut self.snapshot, &info, index as u64) {
             self.snapshot.place(&info, slot);
             self.passing.push_back(info.key.to_string());

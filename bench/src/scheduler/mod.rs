@@ -1,14 +1,22 @@
-//! The scheduler's core alone: decisions per second on a live-updated snapshot in one thread, without
-//! an API. Each pod is taken in as its watch would show it, queued, decided, placed, and seen placed.
-//! The scenarios are those of Kubernetes' scheduler_perf. Rates are by the time the thread had a
-//! processor, which on an idle machine is all the time: others' work does not change them.
+//! The scheduler on the scenarios of Kubernetes' scheduler_perf: its core alone, or a whole cluster.
+//!
+//! The core alone: decisions per second on a live-updated snapshot in one thread, without an API. Each
+//! pod is taken in as its watch would show it, queued, decided, placed, and seen placed. Rates are by
+//! the time the thread had a processor, which on an idle machine is all the time: others' work does not
+//! change them.
 
 mod core;
-mod scenarios;
+mod end_to_end;
+mod growth;
+mod plot;
+pub mod scenarios;
+
+use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::report::{Report, percentile};
+use crate::target::Target;
 use crate::{Outcome, process};
 use core::Core;
 use scenarios::{SCENARIOS, Scenario};
@@ -18,28 +26,46 @@ const MEMORY_PODS: usize = 150_000;
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Only scenarios whose name contains this.
+    /// Only the scenario of this name, or those whose names contain it.
     #[arg(long, default_value = "")]
-    pub only: String,
-    /// Nodes instead of those the scenarios name.
+    pub scenario: String,
+    /// Nodes instead of those the scenarios name; pods in proportion.
     #[arg(long)]
     pub nodes: Option<usize>,
+    /// Through the API of a whole cluster, from a pod's creation to its binding; needs no root.
+    #[arg(long)]
+    pub end_to_end: bool,
+    /// Plots what a pod costs the core in clusters of 100 to 15,000 nodes, as an SVG.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["end_to_end", "scenario", "nodes"])]
+    pub growth: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "With --end-to-end")]
+    pub target: Target,
 }
 
-pub fn run(options: &Options, report: &mut Report) -> Outcome<()> {
-    memory(options, report)?; // first, while nothing that was freed is resident
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(&options.only)) {
-        let nodes = options.nodes.unwrap_or(scenario.nodes);
-        measure(scenario, nodes, report)?;
+pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
+    if let Some(file) = &options.growth {
+        return growth::run(file, report);
+    }
+    let chosen = scenarios::called(&options.scenario);
+    if !options.end_to_end && "memory".contains(&options.scenario) {
+        memory(report)?; // first, while nothing that was freed is resident
+    } else if chosen.is_empty() {
+        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        return Err(format!("no scenario is called so; there are: {}", names.join("; ")).into());
+    }
+    for scenario in chosen {
+        let scenario = scenario.at(options.nodes.unwrap_or(scenario.nodes));
+        if options.end_to_end {
+            end_to_end::measure(&options.target, &scenario, report).await?;
+        } else {
+            measure(&scenario, report)?;
+        }
     }
     Ok(())
 }
 
 /// What a placed pod takes in the snapshot, the node's share included.
-fn memory(options: &Options, report: &mut Report) -> Outcome<()> {
-    if !"memory".contains(&options.only) {
-        return Ok(());
-    }
+fn memory(report: &mut Report) -> Outcome<()> {
     let own = std::process::id();
     let before = process::resident_mb(own)?;
     let scenario = &SCENARIOS[0];
@@ -50,16 +76,27 @@ fn memory(options: &Options, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-fn measure(scenario: &Scenario, nodes: usize, report: &mut Report) -> Outcome<()> {
-    let mut core = Core::new(nodes, scenario.node);
+fn measure(scenario: &Scenario, report: &mut Report) -> Outcome<()> {
+    let mut run = core_run(scenario)?;
+    let name = format!("{} ({} nodes)", scenario.name, scenario.nodes);
+    report.add(&name, run.latencies_us.len() as f64 / run.seconds, "pods/s");
+    report.add(&format!("{name}, p50"), percentile(&mut run.latencies_us, 0.5), "us");
+    report.add(&format!("{name}, p99"), percentile(&mut run.latencies_us, 0.99), "us");
+    Ok(())
+}
+
+/// What a scenario took the core.
+struct CoreRun {
+    /// Of a processor.
+    seconds: f64,
+    latencies_us: Vec<f64>,
+}
+
+fn core_run(scenario: &Scenario) -> Outcome<CoreRun> {
+    let mut core = Core::new(scenario.nodes, scenario.node);
     core.fill(scenario);
     let pods = core.prepare(scenario);
-    let name = format!("{} ({nodes} nodes)", scenario.name);
     let start = process::thread_seconds()?;
-    let mut latencies = core.schedule(scenario, pods)?;
-    let seconds = process::thread_seconds()? - start;
-    report.add(&name, latencies.len() as f64 / seconds, "pods/s");
-    report.add(&format!("{name}, p50"), percentile(&mut latencies, 0.5), "us");
-    report.add(&format!("{name}, p99"), percentile(&mut latencies, 0.99), "us");
-    Ok(())
+    let latencies_us = core.schedule(scenario, pods)?;
+    Ok(CoreRun { seconds: process::thread_seconds()? - start, latencies_us })
 }

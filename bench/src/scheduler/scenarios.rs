@@ -1,23 +1,51 @@
-//! What is in the cluster, and what comes: after scheduler_perf's configurations.
+//! What is in the cluster, and what comes: after scheduler_perf's configurations. The core alone and
+//! a whole cluster are given the same.
 
 use serde_json::{Value, json};
 
-/// The JSON of a node or pod, by its number.
-type Make = fn(usize) -> Value;
+/// The JSON of a node or pod, by its number; as a client would send it, a pod without a namespace.
+pub type Make = fn(usize) -> Value;
 
+/// Numbers of the pods of the backlog and of churn start here, beyond those of all scenarios.
+pub const BACKLOG: usize = 1_000_000;
+pub const CHURN: usize = 2_000_000;
+/// Of pods that drive others off.
+pub const HIGH_PRIORITY: i32 = 100;
+pub const HIGH_PRIORITY_CLASS: &str = "amphipod-bench-high";
+/// Of all nodes: no real one is called so.
+pub const NODE_PREFIX: &str = "amphipod-bench-";
+
+#[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
     pub nodes: usize,
     pub node: Make,
-    /// Pods that are there before.
+    /// Pods that are there before; their numbers follow those of the pods that are measured.
     pub filled: usize,
     pub filling: Make,
     /// Pods that find no node and wait.
     pub backlog: usize,
     pub pods: usize,
     pub pod: Make,
-    /// A node and a pod come and go after so many decisions; never, if 0.
-    pub churn_every: usize,
+    pub churn: Option<Churn>,
+}
+
+/// What else happens while pods are scheduled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Churn {
+    /// Objects that have nothing to do with the pods come and go.
+    Mixed,
+    /// Pods come that others must go for.
+    Preemptors,
+}
+
+impl Scenario {
+    /// The same with another number of nodes, and pods in proportion.
+    pub fn at(&self, nodes: usize) -> Scenario {
+        let share = |count: usize| (count * nodes).div_ceil(self.nodes);
+        let (filled, backlog, pods) = (share(self.filled), share(self.backlog), share(self.pods));
+        Scenario { nodes, filled, backlog, pods, ..*self }
+    }
 }
 
 const PLAIN: Scenario = Scenario {
@@ -29,10 +57,10 @@ const PLAIN: Scenario = Scenario {
     backlog: 0,
     pods: 10_000,
     pod,
-    churn_every: 0,
+    churn: None,
 };
 
-pub static SCENARIOS: [Scenario; 15] = [
+pub static SCENARIOS: [Scenario; 16] = [
     PLAIN,
     Scenario { name: "basic, 50,000 pods", pods: 50_000, ..PLAIN },
     Scenario { name: "node affinity", pod: with_node_affinity, ..PLAIN },
@@ -75,26 +103,57 @@ pub static SCENARIOS: [Scenario; 15] = [
         pods: 5_000,
         ..PLAIN
     },
-    Scenario { name: "mixed churn", churn_every: 10, ..PLAIN },
+    Scenario {
+        name: "preemption, async",
+        filled: 20_000,
+        filling: low_priority,
+        pods: 5_000,
+        churn: Some(Churn::Preemptors),
+        ..PLAIN
+    },
+    Scenario { name: "mixed churn", churn: Some(Churn::Mixed), ..PLAIN },
     Scenario { name: "unschedulable backlog", backlog: 10_000, ..PLAIN },
     Scenario { name: "daemon set", nodes: 15_000, filled: 0, pod: of_daemon, pods: 30_000, ..PLAIN },
     Scenario { name: "stateful set", pod: with_own_labels, ..PLAIN },
 ];
 
+/// All whose name contains this; one, if it is the name of one.
+pub fn called(name: &str) -> Vec<&'static Scenario> {
+    match SCENARIOS.iter().find(|scenario| scenario.name == name) {
+        Some(scenario) => vec![scenario],
+        None => SCENARIOS.iter().filter(|scenario| scenario.name.contains(name)).collect(),
+    }
+}
+
+pub fn node_name(index: usize) -> String {
+    format!("{NODE_PREFIX}{index}")
+}
+pub fn pod_name(index: usize) -> String {
+    format!("pod-{index}")
+}
+
 pub fn node(index: usize) -> Value {
+    let (name, room) = (node_name(index), json!({"cpu": "4", "memory": "32Gi", "pods": "110"}));
     json!({
-        "metadata": {"name": format!("node-{index}"), "labels": {
-            "kubernetes.io/hostname": format!("node-{index}"), "kubernetes.io/os": "linux",
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux",
             "topology.kubernetes.io/zone": format!("zone-{}", index % 3)}},
-        "status": {"allocatable": {"cpu": "4", "memory": "32Gi", "pods": "110"}},
+        "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]},
     })
+}
+
+/// What pods that are `served` belong to; it is there in all scenarios.
+pub fn service() -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "served"},
+        "spec": {"selector": {"app": "served"}, "ports": [{"port": 80}]}})
 }
 
 fn with(index: usize, labels: Value, extra: Value) -> Value {
     let mut pod = json!({
-        "metadata": {"name": format!("pod-{index}"), "namespace": "default", "uid": format!("00000000-0000-0000-0000-{index:012}"), "labels": labels},
-        "spec": {"containers": [{"name": "pause", "image": "registry.k8s.io/pause:3.10",
-            "resources": {"requests": {"cpu": "100m", "memory": "500Mi"}}}]},
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod_name(index), "labels": labels},
+        // Nobody is there to end them gracefully.
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": asking("100m")},
     });
     for (key, value) in extra.as_object().into_iter().flatten() {
         pod["spec"][key] = value.clone();
@@ -152,20 +211,24 @@ fn spread_hard(index: usize) -> Value {
 fn spread_soft(index: usize) -> Value {
     spread(index, "ScheduleAnyway")
 }
-/// Of the service every core has.
 fn served(index: usize) -> Value {
     with(index, json!({"app": "served"}), json!({}))
 }
 fn low_priority(index: usize) -> Value {
     with(index, json!({}), json!({"containers": asking("900m"), "priority": 0}))
 }
-fn high_priority(index: usize) -> Value {
-    with(index, json!({}), json!({"containers": asking("3"), "priority": 100}))
+pub fn high_priority(index: usize) -> Value {
+    // The API derives the priority from the class, the core reads it.
+    let (class, priority) = (HIGH_PRIORITY_CLASS, HIGH_PRIORITY);
+    with(
+        index,
+        json!({}),
+        json!({"containers": asking("3"), "priorityClassName": class, "priority": priority}),
+    )
 }
 /// Two on each node.
 fn of_daemon(index: usize) -> Value {
-    let field =
-        json!({"key": "metadata.name", "operator": "In", "values": [format!("node-{}", index % 15_000)]});
+    let field = json!({"key": "metadata.name", "operator": "In", "values": [node_name(index / 2)]});
     let required = json!({"nodeSelectorTerms": [{"matchFields": [field]}]});
     with(
         index,
