@@ -56,15 +56,16 @@ async fn figures(
     let name = format!("{}, end to end ({} nodes)", scenario.name, scenario.nodes);
     let pods = Pods::new(0, scenario.pods, scenario.pod);
     let before = metrics::read(&world.wire).await?;
-    let usage = Usage::start(&running.pids)?;
     let placed = world.alive(async {
-        tokio::select! {
-            placed = pods.place(&world.wire) => placed,
-            Err(error) = churn(world, scenario.churn) => Err(error),
-        }
+        let usage = Usage::start(&running.pids)?; // the first renewals are no part of it
+        let placed = tokio::select! {
+            placed = pods.place(&world.wire) => placed?,
+            Err(error) = churn(world, scenario.churn) => return Err(error),
+        };
+        placed.report(report, &name);
+        usage.report(report, &name)
     });
-    placed.await?.report(report, &name);
-    usage.report(report, &name)?;
+    placed.await?;
     if let Some((decisions, seconds)) = metrics::read(&world.wire).await?.since(&before) {
         report.add(&format!("{name}, decisions by the scheduler's metrics"), decisions, "");
         report.add(&format!("{name}, each"), seconds / decisions * 1e6, "us");
