@@ -10,7 +10,8 @@ use crate::class::{Class, Classes, Judgement, Signature, Topology, filter_node_w
 use crate::explanation::Explanation;
 use crate::framework::{Candidate, Enabled, PluginSet, Point, Profile, View};
 use crate::node::Slot;
-use crate::plugins::{default_preemption, node_affinity};
+use crate::plugins::dynamic_resources::Deallocation;
+use crate::plugins::{default_preemption, dynamic_resources, node_affinity};
 use crate::pod::{PodInfo, Template};
 use crate::preemption::{Preemption, Room, among, hopeless, preempt, rooms};
 use crate::snapshot::Snapshot;
@@ -26,6 +27,8 @@ pub struct Unschedulable {
     pub explanation: Explanation,
     /// The plugins that refused nodes: what may help the pod is for them to say.
     pub plugins: PluginSet,
+    /// Whether one of its claims is to be given other devices, if that was looked for.
+    pub deallocation: Option<Deallocation>,
     pub preemption: Option<Preemption>,
 }
 
@@ -163,11 +166,14 @@ impl Scheduler {
     fn decide_afresh(&mut self, snapshot: &Snapshot, question: &Question) -> Decision {
         let Question { pod, profile, waited_at, tie_break, advice } = *question;
         let nodes = snapshot.node_count();
-        let preempts = self.profiles[profile].is_enabled(default_preemption::NAME, Point::PostFilter);
+        let [deallocates, preempts] = [dynamic_resources::NAME, default_preemption::NAME]
+            .map(|name| self.profiles[profile].is_enabled(name, Point::PostFilter));
         if let Some((plugin, text)) = self.refusal_beforehand(snapshot, pod, profile) {
             let explanation = Explanation { nodes, beforehand: Some(text), ..Explanation::default() };
+            let plugins = PluginSet::of([plugin]);
+            let deallocation = deallocates.then_some(Deallocation::NoClaims);
             let preemption = preempts.then(|| hopeless(&pod.template.spec, nodes));
-            return unschedulable(pod, explanation, PluginSet::of([plugin]), preemption);
+            return unschedulable(Unschedulable { explanation, plugins, deallocation, preemption });
         }
         let named = node_affinity::named_nodes(&pod.template.spec).ok().flatten();
         if let Some([name]) = named.as_deref()
@@ -199,8 +205,16 @@ impl Scheduler {
         // What may help a pod that others refused nodes to, nobody knows.
         let refusing = judgement.refused.iter().filter(|_| advice.is_none());
         let plugins = PluginSet::of(refusing.map(|(refusal, _)| refusal.plugin));
+        let view = class.view(snapshot, profile);
+        let refused = || {
+            snapshot
+                .nodes()
+                .filter(|(slot, _, _)| dynamic_resources::is_elsewhere(class.refusal(&view, *slot)))
+        };
+        let deallocation =
+            deallocates.then(|| dynamic_resources::deallocation(snapshot, pod, refused, tie_break));
         let preemption = preempts.then(|| preempt(class, snapshot, profile, waited_at));
-        unschedulable(pod, explanation, plugins, preemption)
+        unschedulable(Unschedulable { explanation, plugins, deallocation, preemption })
     }
 
     /// Where room could be made for a pod that no node takes, for others to be asked about.
@@ -253,26 +267,11 @@ impl Scheduler {
     }
 }
 
-fn unschedulable(
-    pod: &PodInfo,
-    mut explanation: Explanation,
-    plugins: PluginSet,
-    preemption: Option<Preemption>,
-) -> Decision {
-    let preemption = preemption.filter(|_| explanation.nodes > 0);
-    explanation.afterwards = afterwards(pod, &explanation, preemption.as_ref());
-    Decision::Unschedulable(Unschedulable { explanation, plugins, preemption })
-}
-
-/// What came of the attempts to make room. Only a pod that has nodes filtered for it has come as far as
-/// looking for claims that could give their devices back.
-fn afterwards(pod: &PodInfo, explanation: &Explanation, preemption: Option<&Preemption>) -> Vec<String> {
-    let Some(message) = preemption.and_then(Preemption::message) else { return Vec::new() };
-    let claims = match pod.devices.is_some() && explanation.beforehand.is_none() {
-        true => "still not schedulable".to_owned(),
-        false => "no new claims to deallocate".to_owned(),
-    };
-    vec![claims, format!("preemption: {message}")]
+fn unschedulable(mut refused: Unschedulable) -> Decision {
+    refused.preemption = refused.preemption.filter(|_| refused.explanation.nodes > 0);
+    refused.deallocation = refused.deallocation.filter(|_| refused.explanation.nodes > 0);
+    refused.tell_what_was_tried();
+    Decision::Unschedulable(refused)
 }
 
 impl Unschedulable {
@@ -283,8 +282,19 @@ impl Unschedulable {
         if let Preemption::Plan(plan) = &preemption {
             snapshot.nominate(pod.clone(), plan.slot);
         }
-        self.explanation.afterwards = afterwards(pod, &self.explanation, Some(&preemption));
         self.preemption = Some(preemption);
+        self.tell_what_was_tried();
+    }
+    /// Where room is being made, nothing else is told.
+    fn tell_what_was_tried(&mut self) {
+        let makes_room = matches!(self.preemption, Some(Preemption::Plan(_)));
+        let claims = self.deallocation.iter().map(|tried| tried.message().to_owned());
+        let message = self.preemption.as_ref().and_then(Preemption::message);
+        let preemption = message.map(|message| format!("preemption: {message}"));
+        self.explanation.afterwards = match makes_room {
+            true => Vec::new(),
+            false => claims.chain(preemption).collect(),
+        };
     }
 }
 

@@ -4,7 +4,7 @@
 use super::topology::Topology;
 use crate::framework::{Candidate, View};
 use crate::node::Slot;
-use crate::plugins::{image_locality, node_affinity, taint_toleration};
+use crate::plugins::{dynamic_resources, image_locality, node_affinity, taint_toleration};
 use crate::symbols::Symbol;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,6 +15,8 @@ pub struct Features {
     pub affinity: i64,
     /// The pod's images that are there, with their sizes.
     pub images: Box<[(Symbol, i64)]>,
+    /// How much its claims would rather have than what they could have.
+    pub devices: i64,
     /// By key of the topology.
     pub places: Box<[Place]>,
     /// What nominated pods would add to each table; empty where there are none to count.
@@ -37,6 +39,7 @@ impl Features {
             taints: taint_toleration::unwelcome(view.pod, candidate.shape),
             affinity: node_affinity::preference(view, candidate),
             images: image_locality::present(view.pod, candidate.shape),
+            devices: dynamic_resources::preference(view, candidate),
             places: topology.places(slot),
             nominated,
         }

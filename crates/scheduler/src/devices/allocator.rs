@@ -1,11 +1,12 @@
 //! Which devices a pod's claims get on a node: the first choice, in the order of pools and devices, with
 //! which every request of every claim is met. A search: what was taken too early is given back.
+//!
+//! Taints, shared counters, devices for several claims and nodes of single devices are of features that
+//! are off at this level: the server drops the fields, and nothing here looks at them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use k8s_openapi::api::resource::v1::{
-    Device, DeviceAttribute, DeviceConstraint, DeviceTaint, DeviceToleration,
-};
+use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceConstraint};
 
 use super::Devices;
 use super::objects::{DeviceId, Place, Request, Wish};
@@ -19,6 +20,11 @@ use crate::symbols::{Symbol, Symbols};
 const MAX_STEPS: usize = 10_000;
 /// As many devices a claim can have.
 const MAX_RESULTS: usize = 32;
+
+const NOT_ENOUGH: &str = "cannot allocate all claims";
+/// In the words for upstream's limit, which is ten seconds and not so many steps.
+const TOO_LONG: &str = "timed out trying to allocate devices";
+const BAD_POOL: &str = "invalid resource pools were encountered";
 
 /// A device given to a request.
 #[derive(Clone, Debug)]
@@ -34,8 +40,15 @@ struct Candidate<'a> {
     id: DeviceId,
     place: &'a Place,
     device: &'a Device,
-    /// Not all slices of its pool are known, or its pool names a device twice.
+    /// Not all slices of its pool are known.
     doubtful: bool,
+}
+
+/// What a node reaches.
+struct Reached<'a> {
+    candidates: Vec<Candidate<'a>>,
+    /// A pool names a device twice, so that nobody could tell which is meant.
+    bad_pool: bool,
 }
 
 struct Search<'a> {
@@ -63,23 +76,27 @@ struct Goal<'a> {
     from: usize,
 }
 
-/// For each claim what it gets on the node; `None` where that cannot be.
+/// For each claim what it gets on the node; an error says why that cannot be.
 pub fn allocate<'a>(
     devices: &'a Devices,
     symbols: &'a Symbols,
     claims: &'a [&'a Wish],
     node: Symbol,
     shape: &Shape,
-) -> Option<Vec<Vec<Given<'a>>>> {
-    let candidates = candidates(devices, symbols, node, &shape.labels);
+) -> Result<Vec<Vec<Given<'a>>>, &'static str> {
+    let Reached { candidates, bad_pool } = reached(devices, symbols, node, &shape.labels);
     let given = claims.iter().map(|_| Vec::new()).collect();
     let (taken, selected) = (BTreeSet::new(), HashMap::new());
     let mut search = Search { devices, symbols, candidates, claims, given, taken, selected, steps: 0 };
     if !search.requests(0, 0) {
-        return None;
+        return Err(match search.steps > MAX_STEPS {
+            true => TOO_LONG,
+            false if bad_pool => BAD_POOL,
+            false => NOT_ENOUGH,
+        });
     }
     let given = search.given.into_iter();
-    Some(given.map(|claim| claim.into_iter().map(|(given, _)| given).collect()).collect())
+    Ok(given.map(|claim| claim.into_iter().map(|(given, _)| given).collect()).collect())
 }
 
 fn is_reached(symbols: &Symbols, place: &Place, node: Symbol, labels: &Labels) -> bool {
@@ -89,49 +106,43 @@ fn is_reached(symbols: &Symbols, place: &Place, node: Symbol, labels: &Labels) -
         Place::Selected { terms, .. } => {
             terms.iter().any(|term: &NodeTerm| term.matches(symbols, node, labels))
         }
-        Place::PerDevice | Place::Nowhere => false,
+        Place::Nowhere => false,
     }
 }
 
 /// The devices a node reaches, of the newest slices of each pool.
-fn candidates<'a>(
-    devices: &'a Devices,
-    symbols: &'a Symbols,
-    node: Symbol,
-    labels: &Labels,
-) -> Vec<Candidate<'a>> {
+fn reached<'a>(devices: &'a Devices, symbols: &'a Symbols, node: Symbol, labels: &Labels) -> Reached<'a> {
     let mut pools: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for slice in devices.slices_near(node) {
-        let reached = |place: &Place| is_reached(symbols, place, node, labels);
-        let per_device = slice.place == Place::PerDevice;
-        if reached(&slice.place) || (per_device && slice.devices.iter().any(|(_, place, _)| reached(place))) {
-            pools.entry((symbols.text(slice.driver), symbols.text(slice.pool))).or_default().push(slice);
-        }
+    for slice in devices.slices_near(node).filter(|slice| is_reached(symbols, &slice.place, node, labels)) {
+        pools.entry((symbols.text(slice.driver), symbols.text(slice.pool))).or_default().push(slice);
     }
-    let mut found = Vec::new();
+    let mut reached = Reached { candidates: Vec::new(), bad_pool: false };
     for mut slices in pools.into_values() {
         let newest = slices.iter().map(|slice| slice.generation).max();
         slices.retain(|slice| Some(slice.generation) == newest);
         let names: Vec<Symbol> =
-            slices.iter().flat_map(|s| s.devices.iter().map(|(name, _, _)| *name)).collect();
+            slices.iter().flat_map(|s| s.devices.iter().map(|(name, _)| *name)).collect();
         let unique: BTreeSet<Symbol> = names.iter().copied().collect();
-        let complete = slices.iter().all(|slice| slice.slices == slices.len() as i64);
         if unique.len() < names.len() {
-            continue; // nobody could tell which device was meant
+            reached.bad_pool = true;
+            continue;
         }
+        let doubtful = slices.iter().any(|slice| slice.slices != slices.len() as i64);
         for slice in slices {
-            for (name, place, device) in &slice.devices {
-                let place = if slice.place == Place::PerDevice { place } else { &slice.place };
-                // Devices that share something with others are not to be had one by one.
-                let shares = device.consumes_counters.as_ref().is_some_and(|counters| !counters.is_empty());
-                if !shares && is_reached(symbols, place, node, labels) {
-                    let id = (slice.driver, slice.pool, *name);
-                    found.push(Candidate { id, place, device, doubtful: !complete });
-                }
-            }
+            // A part of a larger device is not to be had without knowing what is left of that.
+            let whole = slice
+                .devices
+                .iter()
+                .filter(|(_, device)| device.consumes_counters.iter().flatten().next().is_none());
+            reached.candidates.extend(whole.map(|(name, device)| Candidate {
+                id: (slice.driver, slice.pool, *name),
+                place: &slice.place,
+                device,
+                doubtful,
+            }));
         }
     }
-    found
+    reached
 }
 
 impl<'a> Search<'a> {
@@ -189,8 +200,10 @@ impl<'a> Search<'a> {
     }
     fn may_have(&mut self, goal: &Goal, position: usize) -> bool {
         let candidate = self.candidates[position];
-        let free = goal.request.admin
-            || !(self.taken.contains(&candidate.id) || self.devices.is_allocated(candidate.id));
+        let free = match goal.request.admin {
+            true => self.given[goal.claim].iter().all(|(given, _)| given.id != candidate.id),
+            false => !(self.taken.contains(&candidate.id) || self.devices.is_allocated(candidate.id)),
+        };
         let mut constraints = self.claims[goal.claim].constraints.iter();
         free && self.is_selected(goal.request, position)
             && constraints.all(|constraint| self.keeps(constraint, goal, candidate))
@@ -208,9 +221,7 @@ impl<'a> Search<'a> {
         let driver = self.symbols.text(candidate.id.0);
         let Some(class) = self.devices.class(request.class) else { return false };
         let mut selectors = class.selectors.iter().chain(&request.selectors);
-        let taints = candidate.device.taints.iter().flatten();
-        taints.into_iter().all(|taint| is_tolerated(taint, &request.tolerations))
-            && selectors.all(|selector| selector.selects(driver, candidate.device))
+        selectors.all(|selector| selector.selects(driver, candidate.device))
     }
     /// Whether a device may join those the claim has already.
     fn keeps(&self, constraint: &DeviceConstraint, goal: &Goal, candidate: Candidate<'a>) -> bool {
@@ -221,23 +232,12 @@ impl<'a> Search<'a> {
         if !is_about(goal.request) {
             return true;
         }
-        let others = self.given[goal.claim].iter().filter(|(given, _)| is_about(given.request));
-        let value = |name: &String, id: DeviceId, device: &'a Device| {
-            attribute(self.symbols.text(id.0), device, name)
-        };
-        match (&constraint.match_attribute, &constraint.distinct_attribute) {
-            (Some(name), _) => {
-                let mine = value(name, candidate.id, candidate.device);
-                let mut others = others.map(|(given, device)| value(name, given.id, device));
-                mine.is_some() && others.all(|theirs| theirs == mine)
-            }
-            (None, Some(name)) => {
-                let mine = value(name, candidate.id, candidate.device);
-                let mut others = others.map(|(given, device)| value(name, given.id, device));
-                mine.is_some() && others.all(|theirs| theirs != mine)
-            }
-            (None, None) => false,
-        }
+        // Of a kind this level does not know.
+        let Some(name) = &constraint.match_attribute else { return false };
+        let value = |id: DeviceId, device: &'a Device| attribute(self.symbols.text(id.0), device, name);
+        let mut others = self.given[goal.claim].iter().filter(|(given, _)| is_about(given.request));
+        let mine = value(candidate.id, candidate.device);
+        mine.is_some() && others.all(|(given, device)| value(given.id, device) == mine)
     }
 }
 
@@ -246,14 +246,4 @@ fn attribute<'a>(driver: &str, device: &'a Device, name: &str) -> Option<&'a Dev
     let attributes = device.attributes.as_ref()?;
     let own = name.strip_prefix(driver).and_then(|rest| rest.strip_prefix('/'));
     attributes.get(name).or_else(|| attributes.get(own?))
-}
-
-fn is_tolerated(taint: &DeviceTaint, tolerations: &[DeviceToleration]) -> bool {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let tolerates = |t: &DeviceToleration| {
-        (text(&t.effect).is_empty() || text(&t.effect) == taint.effect)
-            && (text(&t.key).is_empty() || text(&t.key) == taint.key)
-            && (text(&t.operator) == "Exists" || text(&t.value) == text(&taint.value))
-    };
-    !matches!(&*taint.effect, "NoSchedule" | "NoExecute") || tolerations.iter().any(tolerates)
 }

@@ -125,9 +125,7 @@ impl Devices {
     fn record_place(&mut self, place: &Place) {
         self.log.record(match place {
             Place::Node(node) => Affected::Node(*node),
-            Place::Selected { .. } | Place::Everywhere | Place::PerDevice | Place::Nowhere => {
-                Affected::Everywhere
-            }
+            Place::Selected { .. } | Place::Everywhere | Place::Nowhere => Affected::Everywhere,
         });
     }
     pub fn set_claim(&mut self, symbols: &mut Symbols, claim: &ResourceClaim) -> bool {

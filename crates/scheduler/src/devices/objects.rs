@@ -5,8 +5,7 @@ use std::sync::Arc;
 use amphipod_client::Resource;
 use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::api::resource::v1::{
-    Device, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceToleration, ResourceClaim,
-    ResourceSlice,
+    Device, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, ResourceClaim, ResourceSlice,
 };
 use serde_json::{Value, json};
 
@@ -24,7 +23,7 @@ pub struct Class {
     pub config: Vec<Value>,
 }
 
-/// Which nodes a slice's devices, or one of them, are for.
+/// Which nodes a slice's devices are for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Place {
     Node(Symbol),
@@ -33,8 +32,6 @@ pub enum Place {
         terms: Box<[NodeTerm]>,
         selector: NodeSelector,
     },
-    /// It is said for each device.
-    PerDevice,
     /// In a way this level does not know.
     Nowhere,
 }
@@ -47,7 +44,7 @@ pub struct Slice {
     /// Of how many slices the pool consists.
     pub slices: i64,
     pub place: Place,
-    pub devices: Vec<(Symbol, Place, Device)>,
+    pub devices: Vec<(Symbol, Device)>,
 }
 
 /// `driver`, `pool` and name.
@@ -74,7 +71,6 @@ pub struct Request {
     pub count: Option<usize>,
     /// Looks after devices others have.
     pub admin: bool,
-    pub tolerations: Vec<DeviceToleration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -154,19 +150,15 @@ impl Slice {
         let spec = &slice.spec;
         let place =
             Place::parse(symbols, spec.node_name.as_ref(), spec.all_nodes, spec.node_selector.as_ref());
-        let per_device = place == Place::Nowhere && spec.per_device_node_selection == Some(true);
-        let devices = spec.devices.iter().flatten().map(|device| {
-            let (node, all) = (device.node_name.as_ref(), device.all_nodes);
-            let place = Place::parse(symbols, node, all, device.node_selector.as_ref());
-            (symbols.intern(&device.name), place, device.clone())
-        });
+        let devices = spec.devices.iter().flatten();
+        let devices = devices.map(|device| (symbols.intern(&device.name), device.clone()));
         Slice {
             devices: devices.collect(),
             driver: symbols.intern(&spec.driver),
             pool: symbols.intern(&spec.pool.name),
             generation: spec.pool.generation,
             slices: spec.pool.resource_slice_count,
-            place: if per_device { Place::PerDevice } else { place },
+            place,
         }
     }
 }
@@ -211,6 +203,19 @@ impl Wish {
     }
 }
 
+impl Wish {
+    pub fn has_alternatives(&self) -> bool {
+        self.alternatives().next().is_some()
+    }
+    /// The requests one of several is to be met of, each with its place among them.
+    pub fn alternatives(&self) -> impl Iterator<Item = (usize, &Request)> {
+        self.requests
+            .iter()
+            .flat_map(|requests| requests.iter().enumerate())
+            .filter(|(_, r)| r.is_alternative())
+    }
+}
+
 impl Request {
     fn parse(symbols: &mut Symbols, request: &DeviceRequest) -> Vec<Self> {
         let counted = |mode: Option<&String>, count: Option<i64>| {
@@ -224,7 +229,6 @@ impl Request {
                 selectors: expressions(exact.selectors.as_ref()),
                 count: counted(exact.allocation_mode.as_ref(), exact.count),
                 admin: exact.admin_access == Some(true),
-                tolerations: exact.tolerations.clone().unwrap_or_default(),
             }];
         }
         let alternatives = request.first_available.iter().flatten().map(|sub| Request {
@@ -233,9 +237,11 @@ impl Request {
             selectors: expressions(sub.selectors.as_ref()),
             count: counted(sub.allocation_mode.as_ref(), sub.count),
             admin: false,
-            tolerations: sub.tolerations.clone().unwrap_or_default(),
         });
         alternatives.collect()
+    }
+    fn is_alternative(&self) -> bool {
+        self.name.contains('/')
     }
     /// The name of the request it is an alternative of, or its own.
     pub fn parent(&self) -> &str {

@@ -57,9 +57,6 @@ fn result(given: &Given, [driver, pool, device]: &[String; 3]) -> Value {
     if given.request.admin {
         result["adminAccess"] = true.into();
     }
-    if !given.request.tolerations.is_empty() {
-        result["tolerations"] = json!(given.request.tolerations);
-    }
     result
 }
 

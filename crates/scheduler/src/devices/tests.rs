@@ -149,14 +149,11 @@ fn claims_made_for_a_pod_have_to_be_its_own() {
 #[test]
 fn requests_are_met_by_what_a_node_has() {
     let first = |alternatives: Value| json!({"requests": [{"name": "r", "firstAvailable": alternatives}]});
-    let taints = json!([{"key": "broken", "value": "fan", "effect": "NoExecute"}]);
     let two = |constraint: Value| {
         let request = |name: &str| json!({"name": name, "exactly": {"deviceClassName": "gpu"}});
         json!({"requests": [request("r"), request("s")], "constraints": [constraint]})
     };
     let mixed = devices(&["x", "y", "x"]);
-    let mut tainted = devices(&["x"]);
-    tainted[0]["taints"] = taints;
     let mut partition = devices(&["x"]);
     partition[0]["consumesCounters"] = json!([{"counterSet": "c", "counters": {"n": {"value": "1"}}}]);
     let cases = [
@@ -192,20 +189,13 @@ fn requests_are_met_by_what_a_node_has() {
             vec!["d1"],
         ),
         ("alike", two(json!({"matchAttribute": "gpu.com/model"})), &mixed, vec!["d0", "d2"]),
-        ("not alike", two(json!({"distinctAttribute": "gpu.com/model"})), &mixed, vec!["d0", "d1"]),
+        ("a constraint of an unknown kind", two(json!({})), &mixed, vec![]),
         ("alike in what they do not have", two(json!({"matchAttribute": "gpu.com/color"})), &mixed, vec![]),
         (
             "a constraint of another request",
             two(json!({"requests": ["r"], "matchAttribute": "gpu.com/model"})),
             &mixed,
             vec!["d0", "d1"],
-        ),
-        ("tainted", exactly(json!({})), &tainted, vec![]),
-        (
-            "tolerated",
-            exactly(json!({"tolerations": [{"key": "broken", "operator": "Exists"}]})),
-            &tainted,
-            vec!["d0"],
         ),
         ("part of a larger one", exactly(json!({})), &partition, vec![]),
     ];
@@ -234,12 +224,6 @@ fn slices_say_which_nodes_they_are_for() {
         cluster.slice("s", place.clone(), devices(&["x"]));
         assert_eq!(cluster.ask(&["x"]), expected, "{place}");
     }
-    let mut cluster = Cluster::new();
-    cluster.claim(&claim("x", exactly(json!({}))));
-    let mut each = devices(&["x", "y"]);
-    each[0]["nodeName"] = "a".into();
-    cluster.slice("s", json!({"perDeviceNodeSelection": true}), each);
-    assert_eq!(cluster.ask(&["x"]), "a");
 }
 
 #[test]
@@ -294,4 +278,108 @@ fn what_is_given_is_written_with_its_configurations() {
             "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [field]}]},
         }))
     );
+}
+
+/// A claim with devices that can be used on one node.
+fn allocated(name: &str, node: &str, consumers: &[&str]) -> Value {
+    let field = json!({"key": "metadata.name", "operator": "In", "values": [node]});
+    let consumers: Vec<Value> =
+        consumers.iter().map(|c| json!({"resource": "pods", "name": c, "uid": c})).collect();
+    let mut claim = claim(name, exactly(json!({})));
+    claim["status"] = json!({
+        "allocation": {"nodeSelector": {"nodeSelectorTerms": [{"matchFields": [field]}]}},
+        "reservedFor": consumers,
+    });
+    claim
+}
+
+#[test]
+fn a_claim_that_is_in_the_way_gives_its_devices_back() {
+    use crate::plugins::dynamic_resources::Deallocation::{self, NoHelp, Of};
+    let deallocation = |claims: &[Value], full: &str| -> Deallocation {
+        let mut cluster = Cluster::new();
+        let node = json!({"metadata": {"name": full}, "spec": {"unschedulable": true}, "status": {"allocatable": {"pods": "9"}}});
+        cluster.snapshot.set_node(&parse(&node));
+        claims.iter().for_each(|claim| cluster.claim(claim));
+        let names: Vec<&str> = claims.iter().filter_map(|claim| claim["metadata"]["name"].as_str()).collect();
+        let pod = Arc::new(cluster.snapshot.catalogue.pod(&parse(&pod("p", &names))));
+        match cluster.scheduler.decide(&mut cluster.snapshot, &pod, 0) {
+            Decision::Unschedulable(why) => {
+                let tried = why.deallocation.unwrap();
+                assert!(why.explanation.message().contains(tried.message()), "{}", why.explanation.message());
+                tried
+            }
+            Decision::Node(_) => panic!("there is no node for it"),
+        }
+    };
+    let x = || Of("ns/x".to_owned());
+    // Where its devices are no pod can go; on the other node they cannot be used.
+    assert_eq!(deallocation(&[allocated("x", "a", &[])], "a"), x());
+    assert_eq!(deallocation(&[allocated("x", "a", &["p"])], "a"), x());
+    assert_eq!(deallocation(&[allocated("x", "a", &["q"])], "a"), NoHelp);
+    assert_eq!(deallocation(&[allocated("x", "a", &["p", "q"])], "a"), NoHelp);
+    assert_eq!(deallocation(&[allocated("y", "b", &[]), allocated("x", "a", &[])], "a"), x());
+    // The node is not refused for what the claim has.
+    assert_eq!(deallocation(&[allocated("x", "a", &[]), claim("y", exactly(json!({})))], "a"), NoHelp);
+}
+
+#[test]
+fn nodes_with_devices_of_an_earlier_alternative_are_better() {
+    let alternatives = json!([
+        {"name": "best", "deviceClassName": "gpu", "selectors": of_model("y")},
+        {"name": "good", "deviceClassName": "gpu", "selectors": of_model("x")},
+    ]);
+    let mut cluster = Cluster::new();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    cluster.slice("t", json!({"nodeName": "b"}), devices(&["x", "y"]));
+    cluster.claim(&claim("c", json!({"requests": [{"name": "r", "firstAvailable": alternatives}]})));
+    cluster.claim(&claim("d", exactly(json!({"selectors": of_model("x")}))));
+    let mut marks = |claims: &[&str]| -> Vec<i64> {
+        let pod = Arc::new(cluster.snapshot.catalogue.pod(&parse(&pod("p", claims))));
+        let (class, profile) = cluster.scheduler.class(&cluster.snapshot, &pod);
+        let judgement = class.judge(&cluster.snapshot, profile);
+        let score =
+            |name: &str| judgement.scores().find(|(slot, _)| cluster.snapshot.name(*slot) == name).unwrap().1;
+        vec![score("a"), score("b")]
+    };
+    let [alike, other] = marks(&["d"])[..] else { panic!() };
+    assert_eq!(alike, other);
+    // 7 of 8 marks.
+    assert_eq!(marks(&["c"]), [alike + 87, alike + 100]);
+}
+
+#[test]
+fn a_search_that_takes_too_long_is_given_up() {
+    let mut cluster = Cluster::new();
+    let model: Vec<String> = (0..40).map(|i| format!("m{}", i / 2)).collect();
+    let model: Vec<&str> = model.iter().map(String::as_str).collect();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&model));
+    let request = |i: usize| json!({"name": format!("r{i}"), "exactly": {"deviceClassName": "gpu"}});
+    let mut wish = json!({"requests": (0..8).map(request).collect::<Vec<_>>()});
+    wish["constraints"] = json!([{"matchAttribute": "gpu.com/none", "requests": ["r7"]}]);
+    cluster.claim(&claim("x", wish));
+    assert_eq!(cluster.ask(&["x"]), "1 cannot allocate all claims, 1 timed out trying to allocate devices");
+}
+
+#[test]
+fn pools_that_name_a_device_twice_are_left_out() {
+    let mut cluster = Cluster::new();
+    let twice = json!([{"name": "d"}, {"name": "d"}]);
+    cluster.slice("s", json!({"allNodes": true}), twice);
+    cluster.claim(&claim("x", exactly(json!({}))));
+    assert_eq!(cluster.ask(&["x"]), "2 invalid resource pools were encountered");
+    cluster.slice("t", json!({"nodeName": "a"}), json!([{"name": "d"}]));
+    assert_eq!(cluster.ask(&["x"]), "a");
+}
+
+#[test]
+fn who_looks_after_devices_looks_after_each_once() {
+    let admin =
+        |name: &str| json!({"name": name, "exactly": {"deviceClassName": "gpu", "adminAccess": true}});
+    let mut cluster = Cluster::new();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    cluster.claim(&claim("one", json!({"requests": [admin("r")]})));
+    cluster.claim(&claim("two", json!({"requests": [admin("r"), admin("s")]})));
+    assert_eq!(cluster.ask(&["one"]), "a");
+    assert_eq!(cluster.ask(&["two"]), "2 cannot allocate all claims");
 }

@@ -1,14 +1,21 @@
 //! A pod goes where the devices it claims are: those its claims have, or free ones they can be given.
+//! If no node will do, a claim nobody else has use of gives back what it has, to be given other devices.
 
 use std::borrow::Cow;
 
+use super::normalise;
 use crate::devices::{Claim, MAX_CONSUMERS, Wish, allocate};
-use crate::framework::{Candidate, Event, Question, Refusal, Verdict, View};
+use crate::framework::{Candidate, Choice, Event, Question, Refusal, Verdict, View};
+use crate::labels::NodeTerm;
+use crate::node::{NodeInfo, Shape, Slot};
 use crate::pod::{DeviceClaim, PodInfo};
 use crate::snapshot::Snapshot;
 use crate::symbols::Symbol;
 
 pub const NAME: &str = "DynamicResources";
+/// As many a request can have; what the first of them counts.
+const MAX_ALTERNATIVES: i64 = 8;
+const ELSEWHERE: &str = "resourceclaim not available on the node";
 
 pub fn before(snapshot: &Snapshot, pod: &PodInfo) -> Result<(), Cow<'static, str>> {
     for of in pod.devices.iter().flat_map(|claims| claims.iter()) {
@@ -75,14 +82,94 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
     let (snapshot, shape) = (view.snapshot, candidate.shape);
     let (symbols, name) = (&snapshot.catalogue.symbols, candidate.node.name);
     let wishes: Vec<&Wish> = needs.wishes.iter().map(|wish| &**wish).collect();
-    if !wishes.is_empty() && allocate(&snapshot.devices, symbols, &wishes, name, shape).is_none() {
-        return Err(Refusal::for_good(NAME, "cannot allocate all claims"));
+    if !wishes.is_empty() {
+        let given = allocate(&snapshot.devices, symbols, &wishes, name, shape);
+        given.map_err(|why| Refusal::for_good(NAME, why))?;
     }
     let mut places = needs.places.iter();
     if !places.all(|terms| terms.iter().any(|term| term.matches(symbols, name, &shape.labels))) {
-        return Err(Refusal::for_good(NAME, "resourceclaim not available on the node"));
+        return Err(elsewhere());
     }
     Ok(())
+}
+
+/// The marks of the alternatives a node's devices would do for, the first of a request the best.
+pub fn preference(view: &View, candidate: &Candidate) -> i64 {
+    let wishes = view.pod.devices.iter().flat_map(|needs| &needs.wishes);
+    let wishes: Vec<&Wish> = wishes.map(|wish| &**wish).collect();
+    if !wishes.iter().any(|wish| wish.has_alternatives()) {
+        return 0;
+    }
+    let (snapshot, name) = (view.snapshot, candidate.node.name);
+    let given = allocate(&snapshot.devices, &snapshot.catalogue.symbols, &wishes, name, candidate.shape);
+    let marks = wishes.iter().zip(given.unwrap_or_default()).map(|(wish, given)| {
+        let names: Vec<&str> = given.iter().map(|given| &*given.request.name).collect();
+        wish.alternatives()
+            .filter(|(_, request)| names.contains(&&*request.name))
+            .map(|(rank, _)| MAX_ALTERNATIVES - rank as i64)
+            .sum::<i64>()
+    });
+    marks.sum()
+}
+
+pub fn score(_: &View, choices: &[Choice]) -> Vec<i64> {
+    normalise(choices.iter().map(|choice| choice.features.devices).collect(), false)
+}
+
+fn elsewhere() -> Refusal {
+    Refusal::for_good(NAME, ELSEWHERE)
+}
+
+/// Whether a node is refused for what the pod's claims have cannot be used there.
+pub fn is_elsewhere(refusal: Option<Refusal>) -> bool {
+    refusal == Some(elsewhere())
+}
+
+/// What came of looking for a claim whose devices no node has that would do otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deallocation {
+    /// Nobody looked for nodes, or the pod has no claims.
+    NoClaims,
+    /// None, or none that only this pod has use of.
+    NoHelp,
+    /// This claim (`namespace/name`) is to give them back; then the pod is decided about again.
+    Of(String),
+}
+
+impl Deallocation {
+    pub fn message(&self) -> &'static str {
+        match self {
+            Deallocation::NoClaims => "no new claims to deallocate",
+            Deallocation::NoHelp => "still not schedulable",
+            Deallocation::Of(_) => "deallocation of ResourceClaim completed",
+        }
+    }
+}
+
+/// `nodes`: those that are refused because a claim has its devices elsewhere.
+pub fn deallocation<'a, I: Iterator<Item = (Slot, &'a NodeInfo, &'a Shape)>>(
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    nodes: impl Fn() -> I,
+    tie_break: u64,
+) -> Deallocation {
+    let Some(claims) = &pod.devices else { return Deallocation::NoClaims };
+    let symbols = &snapshot.catalogue.symbols;
+    let is_in_the_way = |claim: &Claim| {
+        let terms = claim.allocation.as_ref().and_then(|allocation| allocation.terms.as_ref());
+        let is_on = |node: &NodeInfo, shape: &Shape, terms: &[NodeTerm]| {
+            terms.iter().any(|term| term.matches(symbols, node.name, &shape.labels))
+        };
+        claim.consumers.iter().all(|consumer| *consumer == pod.uid)
+            && terms.is_some_and(|terms| nodes().any(|(_, node, shape)| !is_on(node, shape, terms)))
+    };
+    let keys = claims.iter().filter_map(|of| of.key.ok().flatten());
+    let found = keys.filter(|key| snapshot.devices.claim(*key).is_some_and(is_in_the_way));
+    let found: Vec<Symbol> = found.collect();
+    match found.is_empty() {
+        true => Deallocation::NoHelp,
+        false => Deallocation::Of(symbols.text(found[(tie_break % found.len() as u64) as usize]).to_owned()),
+    }
 }
 
 pub fn hint(question: &Question) -> bool {

@@ -64,9 +64,13 @@ pub static TABLE: [Plugin; 19] = [
         .filters(Filter::Place(inter_pod_affinity::filter), inter_pod_affinity::hint)
         .scores(2, Score::Groups(inter_pod_affinity::score))
         .cares_for_placed_pods(),
-    Plugin::row(dynamic_resources::NAME, &[PreFilter, AtFilter, PostFilter, Reserve, PreBind])
-        .asks_before(dynamic_resources::before)
-        .filters(Filter::Node(dynamic_resources::filter), dynamic_resources::hint),
+    Plugin::row(
+        dynamic_resources::NAME,
+        &[PreFilter, AtFilter, PostFilter, AtScore, NormalizeScore, Reserve, PreBind],
+    )
+    .asks_before(dynamic_resources::before)
+    .filters(Filter::Node(dynamic_resources::filter), dynamic_resources::hint)
+    .scores(1, Score::Groups(dynamic_resources::score)),
     Plugin::row(default_preemption::NAME, &[PostFilter]),
     Plugin::row(node_resources_balanced_allocation::NAME, &[PreScore, AtScore])
         .scores(1, Score::Node(node_resources_balanced_allocation::score)),

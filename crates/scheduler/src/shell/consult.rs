@@ -98,6 +98,7 @@ impl Shell {
                     message,
                     nominated,
                     eviction: None,
+                    deallocation: None,
                     preemption_tried: false,
                 })))
             }

@@ -117,6 +117,18 @@ impl Shell {
         self.answered(api.patch_status(claim.name(), &patch)).await.map(drop)
     }
 
+    /// The claim gives its devices back, unless somebody has written it meanwhile.
+    pub(super) async fn deallocate(&self, key: &str) {
+        let Some(claim) = self.sources.devices.claims.get(key) else { return };
+        let (uid, version) = (claim.uid(), claim.resource_version());
+        let nothing = json!({"reservedFor": null, "allocation": null, "devices": null});
+        let patch = json!({"metadata": {"uid": uid, "resourceVersion": version}, "status": nothing});
+        let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
+        if let Err(error) = api.patch_status(claim.name(), &Patch::Merge(patch)).await {
+            warn!(claim = key, %error, "a claim did not give its devices back");
+        }
+    }
+
     /// The pod has no use of its claims after all: others may have it.
     pub(super) async fn disclaim_devices(&self, object: &CachedPod, works: &[ClaimWork]) {
         for work in works {

@@ -27,6 +27,7 @@ use crate::devices::ClaimWork;
 use crate::extender::Extenders;
 use crate::framework::Event;
 use crate::metrics::{Metrics, Outcome, Standing};
+use crate::plugins::dynamic_resources::Deallocation;
 use crate::pod::{PodInfo, is_finished, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
@@ -102,6 +103,10 @@ impl State {
             Some(Preemption::Plan(plan)) => Some(plan),
             _ => None,
         };
+        let deallocation = match refused.deallocation {
+            Some(Deallocation::Of(claim)) => Some(claim),
+            _ => None,
+        };
         self.queue.hold(&pod.key);
         if missed {
             self.queue.missed(&pod.key);
@@ -109,7 +114,16 @@ impl State {
         self.queue.refused(&pod.key, refused.plugins, now);
         let (reason, message) = (UNSCHEDULABLE, refused.explanation.message());
         let nominated = self.nominated(&pod.key);
-        Step::Refuse(Refused { object, attempt, reason, message, nominated, eviction, preemption_tried })
+        Step::Refuse(Refused {
+            object,
+            attempt,
+            reason,
+            message,
+            nominated,
+            deallocation,
+            eviction,
+            preemption_tried,
+        })
     }
 
     fn standing(&mut self) -> Standing {
@@ -185,6 +199,8 @@ struct Refused {
     message: String,
     /// Where room is being made for it; empty for nowhere.
     nominated: String,
+    /// The claim (`namespace/name`) that gives its devices back.
+    deallocation: Option<String>,
     eviction: Option<Plan>,
     preemption_tried: bool,
 }
@@ -366,6 +382,9 @@ impl Shell {
             self.metrics.preemption_tried();
         }
         self.tell(&refused.object, (refused.reason, &refused.message), &refused.nominated).await;
+        if let Some(claim) = &refused.deallocation {
+            self.deallocate(claim).await;
+        }
         let evicted = match &refused.eviction {
             Some(plan) => {
                 self.metrics.preempted(plan.victims.len());

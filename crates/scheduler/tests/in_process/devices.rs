@@ -86,3 +86,36 @@ async fn a_claim_others_write_at_the_same_time_is_written_all_the_same() {
     let counted = metrics.render();
     assert!(!counted.contains("result=\"error\""), "{counted}");
 }
+
+#[tokio::test]
+async fn a_claim_gives_its_devices_back_where_no_pod_can_go() {
+    let cluster = start().await;
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {}});
+    cluster.create::<DeviceClass>("", class).await;
+    for node in ["a", "b"] {
+        cluster.node(node).await;
+        let pool = json!({"name": node, "generation": 1, "resourceSliceCount": 1});
+        let spec = json!({"driver": "gpu.com", "nodeName": node, "pool": pool, "devices": [{"name": "d"}]});
+        cluster.create::<ResourceSlice>("", json!({"metadata": {"name": node}, "spec": spec})).await;
+    }
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    let claim = json!({"metadata": {"name": "x"}, "spec": {"devices": {"requests": [request]}}});
+    cluster.create::<ResourceClaim>("ns", claim).await;
+    let claims = cluster.api::<ResourceClaim>("ns");
+    let field = json!({"key": "metadata.name", "operator": "In", "values": ["a"]});
+    let result = json!({"request": "r", "driver": "gpu.com", "pool": "a", "device": "d"});
+    let allocation = json!({
+        "devices": {"results": [result]},
+        "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [field]}]},
+    });
+    claims.patch_status("x", &Patch::Merge(json!({"status": {"allocation": allocation}}))).await.unwrap();
+    cluster
+        .api::<Node>("")
+        .patch("a", &Patch::Merge(json!({"spec": {"unschedulable": true}})))
+        .await
+        .unwrap();
+    cluster.pod("p", "1m", json!({"resourceClaims": [{"name": "g", "resourceClaimName": "x"}]})).await;
+    assert_eq!(cluster.bound("p").await, "b");
+    let status = claims.get("x").await.unwrap().status.unwrap();
+    assert_eq!(status.allocation.unwrap().devices.unwrap().results.unwrap()[0].pool, "b");
+}
