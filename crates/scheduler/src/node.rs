@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use crate::amounts::{Amounts, PODS};
 use crate::labels::Labels;
 use crate::pod::{Catalogue, Disk, HostPort, PodInfo, Taint, effect};
+use crate::storage::Attachment;
 use crate::symbols::Symbol;
 
 /// The index of a node in the snapshot; given to another node when the first is gone.
@@ -74,6 +75,8 @@ pub enum Mount {
     /// `namespace/name`
     Claim(Symbol),
     Disk(Disk),
+    /// A disk the pod names itself that a driver attaches.
+    Inline(Attachment),
 }
 
 impl Fill {
@@ -103,7 +106,8 @@ impl Fill {
 fn mounts(pod: &PodInfo) -> impl Iterator<Item = Mount> + '_ {
     pod.volumes.iter().flat_map(|volumes| {
         let claims = volumes.claims.iter().map(|claim| Mount::Claim(claim.key));
-        claims.chain(volumes.disks.iter().cloned().map(Mount::Disk))
+        let disks = volumes.disks.iter().cloned().map(Mount::Disk);
+        claims.chain(disks).chain(volumes.inline.iter().copied().map(Mount::Inline))
     })
 }
 

@@ -79,7 +79,15 @@ pub fn filter(view: &View, candidate: &Candidate) -> Verdict {
     let (symbols, storage) = (&view.snapshot.catalogue.symbols, &view.snapshot.storage);
     let labels = &candidate.shape.labels;
     let mut reasons = Vec::new();
-    if needs.bound.iter().any(|b| matches!(b, Bound::Reach(reach) if !reaches(symbols, reach, labels))) {
+    let is_elsewhere = |bound: &Bound| match bound {
+        Bound::Reach(reach) => !reaches(symbols, reach, labels),
+        Bound::InTree(plugin, [drivers, plugins]) => {
+            let migrated = storage.migrates(candidate.node.name, *plugin);
+            !reaches(symbols, if migrated { drivers } else { plugins }, labels)
+        }
+        Bound::NoVolume => false,
+    };
+    if needs.bound.iter().any(is_elsewhere) {
         reasons.push(ELSEWHERE);
     }
     if let Err(reason) = bindings(storage, symbols, &needs.unbound, candidate.node.name, labels) {
@@ -140,8 +148,8 @@ fn can_be_made(
 }
 
 pub fn hint(question: &Question) -> bool {
-    use StorageChange::{Class, Room, Volume};
-    matches!(question.event, Event::Storage(Volume | Class | Room))
+    use StorageChange::{Class, Limits, Room, Volume};
+    matches!(question.event, Event::Storage(Volume | Class | Limits | Room))
         || question.is_about_new_labels()
         || question.is_about_own_claim()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use amphipod_client::{CachedPod, Resource};
 use k8s_openapi::api::core::v1::Volume;
 
+use crate::storage::{Attachment, What, migration_of};
 use crate::symbols::{Symbol, Symbols};
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct PodVolumes {
     /// In the order of the pod's volumes.
     pub claims: Box<[PodClaim]>,
     pub disks: Box<[Disk]>,
+    /// Disks the pod names itself that drivers attach.
+    pub inline: Box<[Attachment]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,7 @@ impl Disk {
 /// `None` for the many pods that have no such volumes.
 pub fn volumes(symbols: &mut Symbols, pod: &CachedPod) -> Option<Arc<PodVolumes>> {
     let volumes = pod.spec.as_ref()?.volumes.as_deref()?;
-    let (mut claims, mut disks) = (Vec::new(), Vec::new());
+    let (mut claims, mut disks, mut inline) = (Vec::new(), Vec::new(), Vec::new());
     for volume in volumes {
         if let Some(source) = &volume.persistent_volume_claim {
             let key = format!("{}/{}", pod.namespace(), source.claim_name);
@@ -85,10 +88,15 @@ pub fn volumes(symbols: &mut Symbols, pod: &CachedPod) -> Option<Arc<PodVolumes>
             claims.push(PodClaim { key: symbols.intern(&key), ephemeral: true });
         } else {
             disks.extend(Disk::parse(symbols, volume));
+            inline.extend(migration_of(volume).map(|(plugin, handle)| Attachment {
+                driver: symbols.intern(plugin.driver()),
+                what: What::Handle(symbols.intern(&handle)),
+                plugin: Some(plugin),
+            }));
         }
     }
-    let some = !claims.is_empty() || !disks.is_empty();
-    some.then(|| Arc::new(PodVolumes { claims: claims.into(), disks: disks.into() }))
+    let some = !claims.is_empty() || !disks.is_empty() || !inline.is_empty();
+    some.then(|| Arc::new(PodVolumes { claims: claims.into(), disks: disks.into(), inline: inline.into() }))
 }
 
 #[cfg(test)]

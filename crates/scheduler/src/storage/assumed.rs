@@ -3,7 +3,7 @@
 //! to be made on another.
 
 use crate::labels::Labels;
-use crate::storage::{Claim, Storage, reaches};
+use crate::storage::{Claim, Reach, Storage, Volume, reaches};
 use crate::symbols::{NumberMap, Symbol, Symbols};
 
 #[derive(Debug, Default)]
@@ -149,6 +149,11 @@ impl Storage {
     fn find_claim(&self, symbols: &Symbols, key: &str) -> Option<&Claim> {
         self.claim(symbols.find(key)?)
     }
+    /// Where a volume is, as far as a node is concerned.
+    fn reach_on<'a>(&self, volume: &'a Volume, node: Symbol) -> &'a Reach {
+        let in_tree = volume.in_tree.as_ref().filter(|in_tree| self.migrates(node, in_tree.plugin));
+        in_tree.map_or(&volume.reach, |in_tree| &in_tree.reach)
+    }
     /// Whether the node reaches a volume; `None` where there is no such volume.
     fn suits(
         &self,
@@ -158,7 +163,8 @@ impl Storage {
         labels: &Labels,
     ) -> Option<Result<(), String>> {
         let known = self.volume(symbols.find(volume)?)?;
-        Some(match reaches(symbols, &known.reach, labels) {
+        let node = symbols.find(&reservation.node)?;
+        Some(match reaches(symbols, self.reach_on(known, node), labels) {
             true => Ok(()),
             false => Err(format!(
                 "pv {volume:?} node affinity doesn't match node {:?}: no matching NodeSelectorTerms",

@@ -6,8 +6,9 @@ use amphipod_client::Resource;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
+use super::migration::{MIGRATED_PLUGINS, Migrated};
 use super::reach::handhold;
-use super::{Affected, Attached, Capacity, Claim, Class, NodeAttachment, Room, Storage, Volume};
+use super::{Affected, Attached, Capacity, Claim, Class, NodeAttachment, Room, Storage, Volume, What};
 use crate::node::Slot;
 use crate::pod::PodInfo;
 use crate::symbols::{NumberMap, Symbol, Symbols};
@@ -160,12 +161,27 @@ impl Storage {
             let count = driver.allocatable.as_ref()?.count?;
             Some((symbols.intern(&driver.name), i64::from(count)))
         });
-        self.replace_limits(name, limits.collect())
+        let changed = self.replace_limits(name, limits.collect());
+        let plugins = node.metadata.annotations.as_ref().and_then(|known| known.get(MIGRATED_PLUGINS));
+        self.replace_migrated(name, plugins.map_or("", String::as_str)) || changed
     }
     pub fn remove_limits(&mut self, symbols: &Symbols, node: &str) {
         if let Some(name) = symbols.find(node) {
             self.replace_limits(name, Box::default());
+            self.replace_migrated(name, "");
         }
+    }
+    fn replace_migrated(&mut self, node: Symbol, plugins: &str) -> bool {
+        let new = Migrated::parse(plugins);
+        let old = match new.is_empty() {
+            true => self.migrated.remove(&node),
+            false => self.migrated.insert(node, new),
+        };
+        let changed = old.unwrap_or_default() != new;
+        if changed {
+            self.log.record(Affected::Node(node));
+        }
+        changed
     }
     fn replace_limits(&mut self, node: Symbol, new: Box<[(Symbol, i64)]>) -> bool {
         let old = self.limits.remove(&node).unwrap_or_default();
@@ -220,8 +236,15 @@ impl Storage {
         self.log.record(Affected::Node(old.node));
     }
 
-    /// A placed pod uses its claims, or no longer.
+    /// A placed pod uses its claims and disks, or no longer.
     pub(crate) fn count_pod(&mut self, pod: &PodInfo, slot: Slot, more: bool) {
+        for disk in pod.volumes.iter().flat_map(|volumes| &volumes.inline) {
+            let What::Handle(handle) = disk.what else { continue };
+            match more {
+                true => *self.handles.entry((disk.driver, handle)).or_insert(0) += 1,
+                false => uncount(&mut self.handles, (disk.driver, handle)),
+            }
+        }
         for claim in pod.volumes.iter().flat_map(|volumes| &volumes.claims) {
             let users = self.users.entry(claim.key).or_default();
             if more {

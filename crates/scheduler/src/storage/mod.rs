@@ -6,6 +6,7 @@ mod assumed;
 mod follow;
 mod kinds;
 mod log;
+mod migration;
 mod needs;
 mod objects;
 mod reach;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use assumed::{Binding, Reservation};
 pub use kinds::StorageObject;
 pub use log::{Affected, StorageLog};
+pub use migration::{InTree, Migrated, of_pod as migration_of};
 pub use needs::{Attached, Attachment, Bound, Needs, Unbound, What};
 pub use objects::{
     AccessModes, Capacity, Claim, Class, Reach, SELECTED_NODE, TOPOLOGY_LABELS, Volume, Wish, reaches,
@@ -43,12 +45,14 @@ pub struct Storage {
     free: NumberMap<Option<Symbol>, ByNode<(i64, Symbol)>>,
     /// The volumes kept for a claim.
     kept: NumberMap<Symbol, Vec<Symbol>>,
-    /// How many volumes are one and the same for their driver.
+    /// How many volumes, those that placed pods name themselves too, are one and the same for their driver.
     handles: NumberMap<(Symbol, Symbol), u32>,
     /// By node: how many volumes of a driver it can attach.
     limits: NumberMap<Symbol, Box<[(Symbol, i64)]>>,
     /// On how many nodes a driver has a limit.
     limited: NumberMap<Symbol, u32>,
+    /// By node: the plugins it has given up for drivers.
+    migrated: NumberMap<Symbol, Migrated>,
     attachments: BTreeMap<String, NodeAttachment>,
     /// To how many nodes a volume is attached.
     attached_volumes: NumberMap<Symbol, u32>,
@@ -89,6 +93,10 @@ impl Storage {
     pub fn limit(&self, node: Symbol, driver: Symbol) -> Option<i64> {
         let limits = self.limits.get(&node)?.iter();
         limits.into_iter().find(|(name, _)| *name == driver).map(|(_, limit)| *limit)
+    }
+    /// Whether a node has given up a plugin for a driver.
+    pub fn migrates(&self, node: Symbol, plugin: InTree) -> bool {
+        self.migrated.get(&node).is_some_and(|migrated| migrated.has(plugin))
     }
     /// How many pods on such nodes use a claim.
     fn users_on(&self, claim: Symbol, exists: impl Fn(Slot) -> bool) -> usize {

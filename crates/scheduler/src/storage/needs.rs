@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Claim, Reach, Storage, Wish};
+use super::{InTree, Reach, Storage, Volume, Wish};
 use crate::node::Slot;
 use crate::pod::{Disk, PodClaim, PodInfo};
 use crate::symbols::Symbol;
@@ -26,6 +26,8 @@ pub struct Needs {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bound {
     Reach(Reach),
+    /// For nodes that have given up the plugin, and for the others.
+    InTree(InTree, [Reach; 2]),
     /// Its volume does not exist.
     NoVolume,
 }
@@ -44,6 +46,25 @@ pub struct Unbound {
 pub struct Attachment {
     pub driver: Symbol,
     pub what: What,
+    /// The driver has it only where this has been given up.
+    pub plugin: Option<InTree>,
+}
+
+impl Attachment {
+    /// The same on a node; `None` where it is not the driver's.
+    pub fn on(self, storage: &Storage, node: Symbol) -> Option<Self> {
+        let there = self.plugin.is_none_or(|plugin| storage.migrates(node, plugin));
+        there.then_some(Attachment { plugin: None, ..self })
+    }
+}
+
+impl Bound {
+    fn of(volume: &Volume) -> Self {
+        match &volume.in_tree {
+            None => Bound::Reach(volume.reach.clone()),
+            Some(in_tree) => Bound::InTree(in_tree.plugin, [in_tree.reach.clone(), volume.reach.clone()]),
+        }
+    }
 }
 
 /// Which of a driver's volumes; one that is attached nowhere needs no name.
@@ -65,8 +86,9 @@ pub struct Attached {
 impl Attached {
     /// `None` for a volume that is gone or is no driver's.
     pub fn attachment(&self, storage: &Storage) -> Option<Attachment> {
-        let (_, handle) = storage.volume(self.volume)?.csi?;
-        Some(Attachment { driver: self.driver, what: What::Handle(handle) })
+        let volume = storage.volume(self.volume).filter(|volume| volume.in_tree.is_none())?;
+        let (_, handle) = volume.csi?;
+        Some(Attachment { driver: self.driver, what: What::Handle(handle), plugin: None })
     }
 }
 
@@ -82,7 +104,7 @@ impl Storage {
         for (of, claim) in claims() {
             let volume = claim.volume.map(|name| self.volume(name));
             if claim.bound {
-                let needed = volume.flatten().map_or(Bound::NoVolume, |v| Bound::Reach(v.reach.clone()));
+                let needed = volume.flatten().map_or(Bound::NoVolume, Bound::of);
                 if !bound.contains(&needed) {
                     bound.push(needed);
                 }
@@ -147,6 +169,8 @@ impl Storage {
             Attachment { what: What::New(new), ..attachment }
         });
         let mut attachments: Vec<Attachment> = anonymous.collect();
+        let own = pod.volumes.iter().flat_map(|volumes| volumes.inline.iter());
+        attachments.extend(own.filter(|own| self.limited.contains_key(&own.driver)));
         attachments.sort_unstable();
         attachments.into()
     }
@@ -169,16 +193,14 @@ impl Storage {
         let claim = self.claim(key)?;
         match claim.volume.map(|name| self.volume(name)) {
             Some(Some(volume)) => {
-                volume.csi.map(|(driver, handle)| Attachment { driver, what: What::Handle(handle) })
+                let plugin = volume.in_tree.as_ref().map(|in_tree| in_tree.plugin);
+                volume.csi.map(|(driver, handle)| Attachment { driver, what: What::Handle(handle), plugin })
             }
             // It has none yet, or one that is not there (any more): it will be one of its class.
             Some(None) | None => {
-                let driver = self.provisioner(claim)?;
-                Some(Attachment { driver, what: What::Of(key) })
+                let (driver, plugin) = self.class(claim.wish.class?)?.driver?;
+                Some(Attachment { driver, what: What::Of(key), plugin })
             }
         }
-    }
-    fn provisioner(&self, claim: &Claim) -> Option<Symbol> {
-        self.class(claim.wish.class?)?.provisioner
     }
 }

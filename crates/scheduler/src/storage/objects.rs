@@ -11,6 +11,7 @@ use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::migration::{self, InTree};
 use crate::labels::{Labels, NodeTerm, Requirement, Selector};
 use crate::symbols::{Symbol, Symbols};
 
@@ -103,14 +104,25 @@ pub struct Volume {
     pub reach: Reach,
     /// What its labels say of zones and regions.
     pub zones: Box<[(Symbol, Box<[Symbol]>)]>,
-    /// The driver and its name for the volume.
+    /// The driver and its name for the volume, where the volume's plugin has been given up too.
     pub csi: Option<(Symbol, Symbol)>,
+    pub in_tree: Option<InTreeVolume>,
+}
+
+/// A volume of a plugin that nodes give up for a driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InTreeVolume {
+    pub plugin: InTree,
+    /// Where it is for nodes that have.
+    pub reach: Reach,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
     /// `None` where nobody makes volumes of the class.
     pub provisioner: Option<Symbol>,
+    /// The driver that attaches them, and the plugin it is the driver of.
+    pub driver: Option<(Symbol, Option<InTree>)>,
     /// Whether claims wait for their first pod; `None` where the class does not say.
     pub waits: Option<bool>,
     pub topologies: Arc<[Selector]>,
@@ -188,9 +200,14 @@ impl Volume {
             (symbols.intern(&key), uid.map(Arc::from))
         });
         let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-        let terms = |symbols: &mut Symbols, terms: &[_]| {
+        let terms = |symbols: &mut Symbols, terms: &[_]| -> Arc<[NodeTerm]> {
             terms.iter().map(|term| NodeTerm::parse(symbols, term)).collect()
         };
+        let migration = migration::of_volume(volume);
+        let in_tree = migration.as_ref().map(|(plugin, _)| InTreeVolume {
+            plugin: *plugin,
+            reach: migration::reach(*plugin, volume).map(|r| terms(symbols, &r.node_selector_terms)),
+        });
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         Volume {
             claim,
@@ -204,7 +221,14 @@ impl Volume {
             terminating: volume.is_terminating(),
             reach: required.map(|required| terms(symbols, &required.node_selector_terms)),
             zones: zones(symbols, meta.labels.as_ref()),
-            csi: spec.csi.map(|csi| (symbols.intern(&csi.driver), symbols.intern(&csi.volume_handle))),
+            csi: match (spec.csi, migration) {
+                (Some(csi), _) => Some((symbols.intern(&csi.driver), symbols.intern(&csi.volume_handle))),
+                (None, Some((plugin, handle))) => {
+                    Some((symbols.intern(plugin.driver()), symbols.intern(&handle)))
+                }
+                (None, None) => None,
+            },
+            in_tree,
         }
     }
     /// Whether it is as asked, wherever it is.
@@ -241,8 +265,11 @@ impl Class {
     pub fn parse(symbols: &mut Symbols, class: &StorageClass) -> Self {
         let made = !class.provisioner.is_empty() && class.provisioner != NO_PROVISIONER;
         let topologies = class.allowed_topologies.iter().flatten();
+        let plugin = InTree::named(&class.provisioner);
+        let driver = plugin.map_or(class.provisioner.as_str(), |plugin| plugin.driver());
         Class {
             provisioner: made.then(|| symbols.intern(&class.provisioner)),
+            driver: made.then(|| (symbols.intern(driver), plugin)),
             waits: class.volume_binding_mode.as_ref().map(|mode| mode == "WaitForFirstConsumer"),
             topologies: topologies.map(|term| topology(symbols, term)).collect(),
         }

@@ -506,3 +506,59 @@ fn pods_whose_claims_differ_in_name_only_are_of_one_class() {
     cluster.place(&pod("q", &["y"]), "a");
     assert_ne!(needs(&mut cluster, "x"), needs(&mut cluster, "y"), "one may be attached already");
 }
+
+/// What the node's drivers can attach, and the plugins it has given up.
+fn migrating(node: &str, count: i64, plugins: &str) -> Value {
+    let annotations = json!({"storage.alpha.kubernetes.io/migrated-plugins": plugins});
+    let driver = json!({"name": "ebs.csi.aws.com", "nodeID": node, "allocatable": {"count": count}});
+    json!({"metadata": {"name": node, "annotations": annotations}, "spec": {"drivers": [driver]}})
+}
+fn ebs(name: &str, id: &str) -> Value {
+    volume(name, json!({"spec": {"awsElasticBlockStore": {"volumeID": id}}}))
+}
+
+#[test]
+fn volumes_of_plugins_that_were_given_up_count_for_their_driver() {
+    const AWS: &str = "kubernetes.io/aws-ebs";
+    let mut cluster = Cluster::new();
+    cluster.class("late", json!({"provisioner": AWS}));
+    for (node, count, plugins) in [("a", 1, AWS), ("b", 0, "kubernetes.io/gce-pd"), ("c", 0, AWS)] {
+        cluster.with(Storage::set_limits, &migrating(node, count, plugins));
+    }
+    cluster.claim(&bound("x", "x")).volume(&ebs("x", "aws://za/vol-1"));
+    assert_eq!(cluster.ask(&pod("p", &["x"])), "a b", "b does not leave it to the driver");
+    cluster.claim(&claim("new", json!({})));
+    assert_eq!(cluster.ask(&pod("p", &["new"])), "a b", "one of its class will be the driver's as well");
+    let inline = |name: &str, id: &str| {
+        let mut pod = pod(name, &[]);
+        pod["spec"]["volumes"] = json!([{"name": "v", "awsElasticBlockStore": {"volumeID": id}}]);
+        pod
+    };
+    assert_eq!(cluster.ask(&inline("p", "vol-2")), "a b");
+    cluster.place(&inline("one", "vol-1"), "a");
+    assert_eq!(cluster.ask(&pod("p", &["x"])), "a b", "it is the same volume");
+    assert_eq!(cluster.ask(&pod("p", &["new"])), "b");
+    assert_eq!(cluster.ask(&inline("p", "vol-2")), "b");
+    let csi = json!({"spec": {"csi": {"driver": "ebs.csi.aws.com", "volumeHandle": "vol-1"}}});
+    cluster.claim(&bound("y", "y")).volume(&volume("y", csi));
+    assert_eq!(cluster.ask(&pod("p", &["y"])), "a", "and so is this one, which is the driver's everywhere");
+    cluster.with(Storage::set_limits, &migrating("b", 0, AWS));
+    assert_eq!(cluster.ask(&pod("p", &["new"])), "3 node(s) exceed max volume count");
+}
+
+#[test]
+fn volumes_of_plugins_that_were_given_up_are_in_the_drivers_zones() {
+    const AWS: &str = "kubernetes.io/aws-ebs";
+    let mut cluster = Cluster::new();
+    cluster.class("late", json!({}));
+    // Only c has the driver's label, and only a and c have given the plugin up.
+    cluster.node("c", json!({"topology.ebs.csi.aws.com/zone": "za"}));
+    for node in ["a", "c"] {
+        cluster.with(Storage::set_limits, &migrating(node, 9, AWS));
+    }
+    let there = only_on("topology.kubernetes.io/zone", &["za", "zb"]);
+    cluster.claim(&bound("x", "x")).volume(&merged(ebs("x", "vol-1"), json!({"spec": there})));
+    assert_eq!(cluster.ask(&pod("p", &["x"])), "b c");
+    cluster.with(Storage::set_limits, &migrating("a", 9, ""));
+    assert_eq!(cluster.ask(&pod("p", &["x"])), "a b c");
+}
