@@ -115,34 +115,39 @@ pub fn bindings(
         return Err(NONE_FREE);
     }
     let mut taken = Vec::new();
-    let mut bindings = Vec::with_capacity(claims.len());
-    for claim in claims {
+    let free = claims.iter().map(|claim| {
         let volume = match (claim.selected_node, &claim.kept) {
             (Some(_), _) => None,
             (None, Some((volume, reach))) => reaches(symbols, reach, labels).then_some(*volume),
             (None, None) => storage.smallest(symbols, &claim.wish, labels, &taken),
         };
-        bindings.push(match volume {
-            Some(volume) => {
-                taken.push(volume);
-                Binding::Volume(volume)
-            }
-            None => can_be_made(storage, symbols, claim, labels)?,
-        });
+        taken.extend(volume);
+        volume
+    });
+    let free: Vec<Option<Symbol>> = free.collect();
+    // Of several that cannot be made, one that was decided about before says why.
+    let (decided, others): (Vec<_>, Vec<_>) = claims
+        .iter()
+        .zip(&free)
+        .filter(|(_, volume)| volume.is_none())
+        .partition(|(claim, _)| claim.selected_node.is_some());
+    for (claim, _) in decided.into_iter().chain(others) {
+        can_be_made(storage, symbols, claim, labels)?;
     }
-    Ok(bindings)
+    Ok(free.into_iter().map(|volume| volume.map_or(Binding::Provision, Binding::Volume)).collect())
 }
 
+/// An error says why not.
 fn can_be_made(
     storage: &Storage,
     symbols: &Symbols,
     claim: &Unbound,
     labels: &Labels,
-) -> Result<Binding, &'static str> {
+) -> Result<(), &'static str> {
     let class = claim.wish.class.and_then(|class| storage.class(class)).ok_or(NONE_FREE)?;
     let driver = class.provisioner.filter(|_| class.allows(symbols, labels)).ok_or(NONE_FREE)?;
     match storage.has_room(symbols, driver, &claim.wish, labels) {
-        true => Ok(Binding::Provision),
+        true => Ok(()),
         false => Err(NO_ROOM),
     }
 }

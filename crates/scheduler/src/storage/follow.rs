@@ -23,14 +23,21 @@ impl Storage {
         if new.selected_node.is_some() || new.bound {
             self.assumed.forget_node(key);
         }
+        self.forget_claim(key);
+        self.named.extend(new.volume.map(|volume| (volume, key)));
         self.claims.insert(key, new);
         self.record_users(key);
         true
     }
+    fn forget_claim(&mut self, key: Symbol) {
+        if let Some(volume) = self.claims.remove(&key).and_then(|old| old.volume) {
+            self.named.remove(&(volume, key));
+        }
+    }
     pub fn remove_claim(&mut self, symbols: &Symbols, key: &str) {
         let Some(key) = symbols.find(key) else { return };
         self.assumed.forget_node(key);
-        self.claims.remove(&key);
+        self.forget_claim(key);
         self.record_users(key);
     }
     pub fn set_volume(&mut self, symbols: &mut Symbols, volume: &PersistentVolume) -> bool {
@@ -263,10 +270,13 @@ impl Storage {
             self.log.record(Affected::Slot(*slot));
         }
     }
+    /// The same where a volume is used by way of a claim, or attached.
     fn record_volume(&mut self, name: Symbol) {
-        let claim = self.volumes.get(&name).and_then(|volume| volume.claim.as_ref());
-        if let Some((claim, _)) = claim.cloned() {
-            self.record_users(claim);
+        let claims: Vec<Symbol> = self.claims_of(name).collect();
+        claims.into_iter().for_each(|claim| self.record_users(claim));
+        if self.attached_volumes.contains_key(&name) {
+            let there = self.attachments.values().filter(|attachment| attachment.volume == name);
+            there.for_each(|attachment| self.log.record(Affected::Node(attachment.node)));
         }
     }
 }

@@ -12,7 +12,7 @@ mod objects;
 mod reach;
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use assumed::{Binding, Reservation};
@@ -35,6 +35,8 @@ use crate::symbols::{NumberMap, Symbol, Symbols};
 pub struct Storage {
     claims: NumberMap<Symbol, Claim>,
     volumes: NumberMap<Symbol, Volume>,
+    /// Volumes, and the claims that name them, whether they got them or not.
+    named: BTreeSet<(Symbol, Symbol)>,
     classes: NumberMap<Symbol, Class>,
     /// Drivers that say how much room they have.
     measured: NumberMap<Symbol, ()>,
@@ -85,6 +87,11 @@ impl Storage {
     }
     pub fn volume(&self, name: Symbol) -> Option<&Volume> {
         self.volumes.get(&name)
+    }
+    /// The claims that name a volume.
+    fn claims_of(&self, name: Symbol) -> impl Iterator<Item = Symbol> + '_ {
+        let named = self.named.range((name, Symbol::EMPTY)..);
+        named.take_while(move |(volume, _)| *volume == name).map(|(_, claim)| *claim)
     }
     pub fn class(&self, name: Symbol) -> Option<&Class> {
         self.classes.get(&name)

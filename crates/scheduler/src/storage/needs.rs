@@ -182,10 +182,13 @@ impl Storage {
             }
             What::Of(_) | What::New(_) => false,
         };
+        let is_used = |claim: Symbol| self.users.contains_key(&claim);
         let volume = self.claim(claim).and_then(|claim| claim.volume);
         shared
-            || self.users.contains_key(&claim)
-            || volume.is_some_and(|name| self.attached_volumes.contains_key(&name))
+            || is_used(claim)
+            || volume.is_some_and(|name| {
+                self.attached_volumes.contains_key(&name) || self.claims_of(name).any(is_used)
+            })
     }
 
     /// What a claim is for its driver; `None` where no driver attaches it.

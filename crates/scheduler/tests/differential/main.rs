@@ -5,6 +5,7 @@
 
 mod oracle;
 mod random;
+mod storage_objects;
 mod volumes;
 mod why;
 mod world;
@@ -43,9 +44,10 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting, by_volumes, told } = outcomes;
+        let Outcomes { placed, refused, preempting, by_volumes, by_limits, by_room, told } = outcomes;
         let enough = placed > 300 && refused > 300 && preempting > 30 && by_volumes > 50;
         assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
+        assert!(by_limits > 50 && by_room > 10, "{by_limits} {by_room}");
         assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
 }
@@ -56,6 +58,8 @@ struct Outcomes {
     refused: usize,
     preempting: usize,
     by_volumes: usize,
+    by_limits: usize,
+    by_room: usize,
     told: why::Told,
 }
 
@@ -115,10 +119,17 @@ impl Run {
         let yaml = || serde_json::to_string_pretty(&pod).expect("a pod is JSON");
         assert!(
             before.is_some() || scores == expected,
-            "{when}: {scores:?} against {expected:?}, refused for {:?}, of {}",
+            "{when}: {scores:?} against {expected:?}, refused for {:?} against {:?}, of {}",
+            judgement.refused,
             oracle.reasons(&pod),
             yaml()
         );
+        let reasons =
+            judgement.refused.iter().flat_map(|(r, _)| r.reasons(&self.snapshot.catalogue.resources));
+        for reason in reasons {
+            outcomes.by_limits += usize::from(reason == "node(s) exceed max volume count");
+            outcomes.by_room += usize::from(reason == "node(s) did not have enough free storage");
+        }
         match self.scheduler.decide(&mut self.snapshot, &info, self.random.next()) {
             Decision::Node(slot) => {
                 outcomes.placed += 1;

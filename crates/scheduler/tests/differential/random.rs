@@ -2,22 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use crate::volumes::SUCCESSORS_ZONE;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Map, Value, json};
 
 pub const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
 const KEYS: [&str; 4] = ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "rack", "disk"];
 
+/// Runs of which one is about storage: where much else is in the way, it seldom decides anything.
+const ABOUT_STORAGE: u64 = 3;
+
 /// SplitMix64.
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    pub about_storage: bool,
+}
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Random(seed.wrapping_mul(0x2545_F491_4F6C_DD1D))
+        let state = seed.wrapping_mul(0x2545_F491_4F6C_DD1D);
+        Random { state, about_storage: seed % ABOUT_STORAGE == 2 }
     }
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -49,7 +57,11 @@ impl Random {
             labels.insert(KEYS[0].into(), if self.one_in(10) { "shared" } else { name }.into());
         }
         if !self.one_in(6) {
-            labels.insert(KEYS[1].into(), self.one_of(&["z1", "z2", "z3"]).into());
+            let zone = self.one_of(&["z1", "z2", "z3"]);
+            labels.insert(KEYS[1].into(), zone.into());
+            if self.one_in(2) {
+                labels.insert(SUCCESSORS_ZONE.into(), zone.into());
+            }
         }
         if !self.one_in(6) {
             labels.insert(KEYS[2].into(), format!("r{}", self.below(6)).into());
@@ -98,14 +110,16 @@ impl Random {
         if self.one_in(10) {
             spec["preemptionPolicy"] = "Never".into();
         }
-        if self.one_in(4) {
+        if self.about_storage || self.one_in(4) {
             let volume = |claim: u64| json!({"name": format!("v{claim}"), "persistentVolumeClaim": {"claimName": format!("c{claim}")}});
             let claims: Vec<Value> = (0..1 + self.below(2)).map(|_| volume(self.below(4))).collect();
             spec["volumes"] = claims.into();
         }
         spec["tolerations"] = (0..self.below(3)).map(|_| self.toleration()).collect::<Vec<_>>().into();
-        self.put_node_rules(&mut spec);
-        self.put_pod_rules(&mut spec);
+        if !self.about_storage {
+            self.put_node_rules(&mut spec);
+            self.put_pod_rules(&mut spec);
+        }
         let namespace = self.one_of(&NAMESPACES);
         let mut meta = json!({"name": name, "namespace": namespace, "uid": name, "labels": labels});
         if self.one_in(3) {

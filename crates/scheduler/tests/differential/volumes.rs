@@ -1,19 +1,22 @@
-//! The slow scheduler's view of volumes: claims, volumes, classes and limits, straight from API objects.
+//! The slow scheduler's view of volumes: claims, volumes, classes, room, limits and what is attached,
+//! straight from API objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use amphipod_client::Resource;
 use amphipod_scheduler::Snapshot;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
-use serde_json::{Value, json};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::oracle::{self, Verdict, refuse};
-use crate::random::{NAMESPACES, Random};
 
 pub const DRIVER: &str = "csi.example.com";
-const CLASSES: [&str; 3] = ["late", "hand", "soon"];
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// A plugin that some nodes have given up, for this driver with zones of its own.
+pub const PLUGIN: &str = "kubernetes.io/aws-ebs";
+pub const SUCCESSOR: &str = "ebs.csi.aws.com";
+pub const SUCCESSORS_ZONE: &str = "topology.ebs.csi.aws.com/zone";
+pub const MIGRATED: &str = "storage.alpha.kubernetes.io/migrated-plugins";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[derive(Clone, Default)]
 pub struct Storage {
@@ -21,10 +24,9 @@ pub struct Storage {
     pub volumes: BTreeMap<String, PersistentVolume>,
     pub classes: BTreeMap<String, StorageClass>,
     pub limits: BTreeMap<String, CSINode>,
-}
-
-fn from<T: Resource>(object: Value) -> T {
-    T::decode(object.to_string().as_bytes()).expect("an object")
+    pub drivers: BTreeMap<String, CSIDriver>,
+    pub capacities: BTreeMap<String, CSIStorageCapacity>,
+    pub attachments: BTreeMap<String, VolumeAttachment>,
 }
 
 impl Storage {
@@ -43,91 +45,15 @@ impl Storage {
         for claim in self.claims.values() {
             storage.set_claim(symbols, claim);
         }
-    }
-}
-
-// What there is, at random.
-impl Random {
-    pub fn classes(&mut self) -> Vec<StorageClass> {
-        let class = |name: &str| {
-            let (provisioner, mode) = match name {
-                "late" => (DRIVER, "WaitForFirstConsumer"),
-                "hand" => ("kubernetes.io/no-provisioner", "WaitForFirstConsumer"),
-                _ => (DRIVER, "Immediate"),
-            };
-            let mut class =
-                json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
-            if name == "late" {
-                let zones = json!([{"matchLabelExpressions": [{"key": ZONE, "values": ["z1", "z2"]}]}]);
-                class["allowedTopologies"] = zones;
-            }
-            from(class)
-        };
-        CLASSES.map(class).into()
-    }
-    pub fn claim(&mut self) -> PersistentVolumeClaim {
-        let name = format!("c{}", self.below(4));
-        let mut annotations = json!({});
-        let mut spec = json!({"storageClassName": self.one_of(&["late", "late", "hand", "hand", "soon"]),
-            "accessModes": [self.one_of(&["ReadWriteOnce", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"])],
-            "resources": {"requests": {"storage": format!("{}Gi", 1 + self.below(4))}}});
-        match self.below(6) {
-            0..=2 => {
-                spec["volumeName"] = format!("v{}", self.below(9)).into();
-                if !self.one_in(8) {
-                    annotations["pv.kubernetes.io/bind-completed"] = "yes".into();
-                }
-            }
-            3 => {
-                annotations["volume.kubernetes.io/selected-node"] = format!("n{}", self.below(20)).into();
-            }
-            4 => spec["selector"] = json!({"matchLabels": {"tier": self.label("tier")}}),
-            _ => {}
+        for driver in self.drivers.values() {
+            storage.set_driver(symbols, driver);
         }
-        let mut meta = json!({"name": name, "namespace": self.one_of(&NAMESPACES), "uid": name, "annotations": annotations});
-        if self.one_in(12) {
-            meta["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        for capacity in self.capacities.values() {
+            storage.set_capacity(symbols, capacity);
         }
-        from(json!({"metadata": meta, "spec": spec}))
-    }
-    /// Each is of another size, so that no two are equally good.
-    pub fn volume(&mut self) -> PersistentVolume {
-        let index = self.below(9);
-        let mut labels = json!({"tier": self.label("tier")});
-        if self.one_in(4) {
-            labels[ZONE] = self.one_of(&["z1", "z1__z2", "z3"]).into();
+        for attachment in self.attachments.values() {
+            storage.set_attachment(symbols, attachment);
         }
-        let mut spec = json!({"storageClassName": self.one_of(&["late", "hand"]), "capacity": {"storage": format!("{}Gi", index + 1)},
-            "accessModes": ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"]});
-        if self.one_in(2) {
-            spec["csi"] = json!({"driver": DRIVER, "volumeHandle": format!("h{}", self.below(8))});
-        }
-        if !self.one_in(4) {
-            let terms: Vec<Value> = (0..1 + self.below(2)).map(|_| self.zone_term()).collect();
-            spec["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": terms}});
-        }
-        if self.one_in(4) {
-            spec["claimRef"] =
-                json!({"namespace": self.one_of(&NAMESPACES), "name": format!("c{}", self.below(4))});
-        }
-        let status = json!({"phase": self.one_of(&["Available", "Available", "Available", "Released"])});
-        from(
-            json!({"metadata": {"name": format!("v{index}"), "labels": labels}, "spec": spec, "status": status}),
-        )
-    }
-    fn zone_term(&mut self) -> Value {
-        let zones = json!(["z1", self.one_of(&["z2", "z3"])]);
-        let expression = match self.below(3) {
-            0 => json!({"key": ZONE, "operator": "NotIn", "values": zones}),
-            1 => json!({"key": "disk", "operator": "In", "values": [self.one_of(&["ssd", "hdd"])]}),
-            _ => json!({"key": ZONE, "operator": "In", "values": zones}),
-        };
-        json!({"matchExpressions": [expression]})
-    }
-    pub fn limits(&mut self) -> CSINode {
-        let name = format!("n{}", self.below(20));
-        let driver = json!({"name": DRIVER, "nodeID": name, "allocatable": {"count": self.below(4)}});
-        from(json!({"metadata": {"name": name}, "spec": {"drivers": [driver]}}))
     }
 }
 
@@ -145,11 +71,11 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 fn volume_name(claim: &PersistentVolumeClaim) -> Option<&String> {
     claim.spec.as_ref()?.volume_name.as_ref()
 }
-fn gigabytes(
-    amounts: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
-) -> u64 {
-    let text = &amounts.expect("amounts")["storage"].0;
-    text.strip_suffix("Gi").expect("gigabytes").parse().expect("a number")
+fn gigabytes(amounts: Option<&BTreeMap<String, Quantity>>) -> u64 {
+    in_gigabytes(&amounts.expect("amounts")["storage"])
+}
+fn in_gigabytes(amount: &Quantity) -> u64 {
+    amount.0.strip_suffix("Gi").expect("gigabytes").parse().expect("a number")
 }
 
 impl Storage {
@@ -195,29 +121,52 @@ impl Storage {
         self.zones(pod, node)
     }
 
-    /// What a claim is to its driver.
-    fn attached(&self, key: &String) -> Option<String> {
+    fn has_given_up(&self, node: &Node) -> bool {
+        let annotations = self.limits.get(oracle::name(node)).and_then(|n| n.metadata.annotations.as_ref());
+        annotations.is_some_and(|known| known[MIGRATED].split(',').any(|plugin| plugin == PLUGIN))
+    }
+    /// The driver of a volume on a node, and what it is to it.
+    fn of_driver(&self, volume: &PersistentVolume, node: &Node) -> Option<(String, String)> {
+        let spec = volume.spec.as_ref()?;
+        let old = spec.aws_elastic_block_store.as_ref().filter(|_| self.has_given_up(node));
+        let csi = spec.csi.as_ref().map(|csi| (csi.driver.clone(), csi.volume_handle.clone()));
+        csi.or(old.map(|disk| (SUCCESSOR.to_owned(), disk.volume_id.clone())))
+    }
+    /// The same of a claim.
+    fn attached(&self, key: &String, node: &Node) -> Option<(String, String)> {
         let claim = self.claims.get(key)?;
         match volume_name(claim).and_then(|name| self.volumes.get(name)) {
-            Some(volume) => Some(format!("handle {}", volume.spec.as_ref()?.csi.as_ref()?.volume_handle)),
+            Some(volume) => self.of_driver(volume, node),
             None => {
                 let class = &self.classes[claim.spec.as_ref()?.storage_class_name.as_ref()?];
-                (class.provisioner == DRIVER).then(|| format!("claim {key}"))
+                (class.provisioner == DRIVER).then(|| (DRIVER.to_owned(), format!("of {key}")))
             }
         }
     }
     fn limit(&self, placed: &[Pod], pod: &Pod, node: &Node) -> Verdict {
-        let limits = self.limits.get(oracle::name(node));
-        let count = limits.and_then(|l| l.spec.drivers[0].allocatable.as_ref()?.count);
-        let Some(count) = count else { return Ok(()) };
+        let Some(limits) = self.limits.get(oracle::name(node)) else { return Ok(()) };
         let here = placed.iter().filter(|p| oracle::is_on(p, node)).flat_map(claims);
-        let there: BTreeSet<String> = here.filter_map(|key| self.attached(&key)).collect();
-        let wanted: BTreeSet<String> = claims(pod).iter().filter_map(|key| self.attached(key)).collect();
-        let new = wanted.difference(&there).count();
-        if new > 0 && there.len() + new > count as usize {
-            return refuse("node(s) exceed max volume count", true);
+        let mut there: BTreeSet<(String, String)> =
+            here.filter_map(|key| self.attached(&key, node)).collect();
+        for attachment in self.attachments.values().filter(|a| a.spec.node_name == oracle::name(node)) {
+            let volume = attachment.spec.source.persistent_volume_name.as_ref();
+            let volume = volume.and_then(|name| self.volumes.get(name));
+            let handle = volume.and_then(|v| Some(v.spec.as_ref()?.csi.as_ref()?.volume_handle.clone()));
+            there.extend(handle.map(|handle| (attachment.spec.attacher.clone(), handle)));
         }
-        Ok(())
+        let wanted = claims(pod);
+        let wanted: BTreeSet<(String, String)> =
+            wanted.iter().filter_map(|key| self.attached(key, node)).collect();
+        let full = limits.spec.drivers.iter().any(|driver| {
+            let of_driver = |(name, _): &&(String, String)| *name == driver.name;
+            let new = wanted.difference(&there).filter(of_driver).count();
+            let count = driver.allocatable.as_ref().and_then(|a| a.count).expect("a limit");
+            new > 0 && there.iter().filter(of_driver).count() + new > count as usize
+        });
+        match full {
+            true => refuse("node(s) exceed max volume count", true),
+            false => Ok(()),
+        }
     }
 
     fn bind(&self, pod: &Pod, node: &Node) -> Verdict {
@@ -226,29 +175,75 @@ impl Storage {
         let (bound, mut waiting): (Vec<_>, Vec<_>) =
             keys.iter().map(|key| (key, &self.claims[key])).partition(|(_, claim)| is_bound(claim));
         let mut reasons = Vec::new();
-        if bound.iter().any(|(_, c)| !reached(&self.volumes[volume_name(c).expect("it is bound")], node)) {
+        if bound.iter().any(|(_, c)| !self.is_near(&self.volumes[volume_name(c).expect("it is bound")], node))
+        {
             reasons.push("node(s) didn't match PersistentVolume's node affinity".to_owned());
         }
         waiting.sort_by_key(|(_, claim)| size(claim));
-        if !self.find_all(&waiting, node) {
-            reasons.push("node(s) didn't find available persistent volumes to bind".to_owned());
-        }
+        reasons.extend(self.missing(&waiting, node).map(str::to_owned));
         if reasons.is_empty() { Ok(()) } else { Err((reasons, false)) }
     }
-    fn find_all(&self, waiting: &[(&String, &PersistentVolumeClaim)], node: &Node) -> bool {
+    /// What the first of the claims lacks that gets no volume. Those that were decided about before come
+    /// first.
+    fn missing(&self, waiting: &[(&String, &PersistentVolumeClaim)], node: &Node) -> Option<&'static str> {
+        let none = Some("node(s) didn't find available persistent volumes to bind");
         let selected =
             |c: &PersistentVolumeClaim| annotation(c, "volume.kubernetes.io/selected-node").cloned();
-        if waiting.iter().any(|(_, c)| selected(c).is_some_and(|name| name != oracle::name(node))) {
-            return false;
+        let (mut to_make, others): (Vec<_>, Vec<_>) =
+            waiting.iter().partition(|(_, claim)| selected(claim).is_some());
+        if to_make.iter().any(|(_, c)| selected(c).is_some_and(|name| name != oracle::name(node))) {
+            return none;
         }
         let mut taken: Vec<&String> = Vec::new();
-        waiting.iter().all(|(key, claim)| {
-            let found = if selected(claim).is_some() { None } else { self.find(key, claim, node, &taken) };
-            taken.extend(found);
+        for (key, claim) in others {
+            match self.find(key, claim, node, &taken) {
+                Some(volume) => taken.push(volume),
+                None => to_make.push((key, claim)),
+            }
+        }
+        to_make.iter().find_map(|(_, claim)| {
             let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
-            let made = class == Some("late") && matches!(oracle::label(node, ZONE), Some("z1" | "z2"));
-            found.is_some() || made
+            let allowed = class == Some("late") && matches!(oracle::label(node, ZONE), Some("z1" | "z2"));
+            match (allowed, self.has_room(claim, node)) {
+                (false, _) => none,
+                (true, false) => Some("node(s) did not have enough free storage"),
+                (true, true) => None,
+            }
         })
+    }
+    fn has_room(&self, claim: &PersistentVolumeClaim, node: &Node) -> bool {
+        let measured = self.drivers.get(DRIVER).is_some_and(|d| d.spec.storage_capacity == Some(true));
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
+        let enough = |capacity: &CSIStorageCapacity| {
+            let limit = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref());
+            Some(&capacity.storage_class_name) == class
+                && limit.is_some_and(|limit| in_gigabytes(limit) >= size(claim))
+                && capacity.node_topology.is_some()
+                && oracle::selects(capacity.node_topology.as_ref(), &labels)
+        };
+        !measured || self.capacities.values().any(enough)
+    }
+    /// Whether a node reaches a bound volume. The successor's zones take the place of those the volume
+    /// names, or that its labels name.
+    fn is_near(&self, volume: &PersistentVolume, node: &Node) -> bool {
+        let mut volume = volume.clone();
+        let spec = volume.spec.as_mut().expect("a specification");
+        if spec.aws_elastic_block_store.is_none() || !self.has_given_up(node) {
+            return reached(&volume, node);
+        }
+        let terms = spec.node_affinity.as_mut().and_then(|a| a.required.as_mut());
+        let terms = terms.map(|terms| &mut terms.node_selector_terms);
+        let all = terms.into_iter().flatten().flat_map(|term| term.match_expressions.iter_mut().flatten());
+        let mut named = false;
+        for requirement in all.filter(|requirement| requirement.key == ZONE) {
+            requirement.key = SUCCESSORS_ZONE.to_owned();
+            named = true;
+        }
+        let zones = volume.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
+        let here = oracle::label(node, SUCCESSORS_ZONE);
+        let by_label = zones.is_none_or(|zones| zones.split("__").any(|zone| Some(zone) == here));
+        reached(&volume, node) && (named || by_label)
     }
     fn find(
         &self,

@@ -104,7 +104,9 @@ impl World {
             storage.set_class(&mut catalogue.symbols, &class);
             self.storage.classes.insert(class.metadata.name.clone().unwrap_or_default(), class);
         }
-        for _ in 0..20 {
+        // Most of what names there are for is there.
+        let changes = if random.about_storage { 200 } else { 20 };
+        for _ in 0..changes {
             self.change_storage(random, snapshot);
         }
     }
@@ -112,7 +114,7 @@ impl World {
         let Snapshot { catalogue, storage, .. } = snapshot;
         let symbols = &mut catalogue.symbols;
         let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
-        match random.below(5) {
+        match random.below(9) {
             0 | 1 => {
                 let claim = random.claim();
                 let key = format!(
@@ -136,10 +138,34 @@ impl World {
                 storage.set_volume(symbols, &volume);
                 self.storage.volumes.insert(name(&volume.metadata), volume);
             }
-            _ => {
+            4 | 5 => {
                 let limits = random.limits();
                 storage.set_limits(symbols, &limits);
                 self.storage.limits.insert(name(&limits.metadata), limits);
+            }
+            6 => {
+                let attachment = random.attachment();
+                if random.one_in(3) {
+                    self.storage.attachments.remove(&name(&attachment.metadata));
+                    return storage.remove_attachment(symbols, &name(&attachment.metadata));
+                }
+                storage.set_attachment(symbols, &attachment);
+                self.storage.attachments.insert(name(&attachment.metadata), attachment);
+            }
+            7 => {
+                let driver = random.driver();
+                storage.set_driver(symbols, &driver);
+                self.storage.drivers.insert(name(&driver.metadata), driver);
+            }
+            _ => {
+                let capacity = random.capacity();
+                let key = format!("ns/{}", name(&capacity.metadata));
+                if random.one_in(6) {
+                    self.storage.capacities.remove(&key);
+                    return storage.remove_capacity(symbols, &key);
+                }
+                storage.set_capacity(symbols, &capacity);
+                self.storage.capacities.insert(key, capacity);
             }
         }
     }
