@@ -1,6 +1,6 @@
 //! The command line of the roles and of the local cluster.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -166,6 +166,43 @@ pub struct SchedulerOptions {
     /// A file with a KubeSchedulerConfiguration.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub serving: ServingOptions,
+}
+
+/// Health and metrics over HTTPS.
+#[derive(Clone, Debug, Args)]
+pub struct ServingOptions {
+    /// Where to serve health and metrics; 0 for nowhere.
+    #[arg(long, default_value_t = 10259)]
+    pub secure_port: u16,
+    /// The address to serve them at.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// The serving certificate [default: one of its own making].
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of the serving certificate.
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// The CA of client certificates [default: the one the API server names].
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Paths that take no rights.
+    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    pub authorization_always_allow_paths: Vec<String>,
+}
+
+impl ServingOptions {
+    /// `None` for nowhere.
+    pub fn serving(&self) -> Option<amphipod_scheduler::serving::Serving> {
+        (self.secure_port > 0).then(|| amphipod_scheduler::serving::Serving {
+            address: SocketAddr::new(self.bind_address, self.secure_port),
+            certificate: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
+            client_ca: self.client_ca_file.clone(),
+            open_paths: self.authorization_always_allow_paths.clone(),
+        })
+    }
 }
 
 #[derive(Clone, Debug, Args)]

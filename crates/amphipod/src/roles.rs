@@ -163,9 +163,12 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
     alone(|cancel| async move {
         let (client, informers) = remote(&kubeconfig, &cancel).await?;
         let lease = config.leader_election.lease(&identity());
+        let metrics = amphipod_scheduler::Metrics::default();
+        if let Some(serving) = options.serving.serving() {
+            let (client, stop) = (client.clone(), cancel.clone());
+            amphipod_scheduler::serving::serve(serving, client, metrics.clone(), stop).await?;
+        }
         led(client.clone(), lease, cancel, |working| async move {
-            // Nobody asks a scheduler that runs alone.
-            let metrics = amphipod_scheduler::Metrics::default();
             Ok(amphipod_scheduler::run(client, &informers, config, metrics, working).await?)
         })
         .await

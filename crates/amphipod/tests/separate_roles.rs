@@ -47,7 +47,9 @@ fn a_pod_runs_with_each_role_in_a_process_of_its_own() {
         if output.status.success() { Ok(support::text(&output)) } else { Err(support::text(&output)) }
     };
     eventually("the API server to answer", 30, || kubectl(&["get", "namespaces"]));
-    let _scheduler = role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler")]);
+    // Another scheduler of this machine may have the usual port.
+    let port = support::free_address().rsplit_once(':').unwrap().1.to_owned();
+    let _scheduler = role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler"), "--secure-port", &port]);
     let _controllers = role(&["controller-manager", "--kubeconfig", &kubeconfig("controller-manager")]);
     let kubelet_config = kubeconfig("kubelet");
     let kubelet =

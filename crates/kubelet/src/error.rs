@@ -9,8 +9,8 @@ pub enum Error {
     Runtime(Box<tonic::Status>),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
-    #[error("the serving certificate: {0}")]
-    Certificate(String),
+    #[error(transparent)]
+    Serving(#[from] amphipod_serving::Error),
     /// A pod asks for something that is not there or not allowed (a missing key, a bad path).
     #[error("{0}")]
     Config(String),

@@ -16,6 +16,7 @@ pub mod plugins;
 pub mod pod;
 pub mod preemption;
 pub mod queue;
+pub mod serving;
 mod shell;
 pub mod snapshot;
 pub mod storage;

@@ -3,6 +3,7 @@
 //! remembered of it, no plugin runs at a point of its own, and the core that asks them has no clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -115,6 +116,8 @@ struct Inner {
     cache: Family<Kind, Gauge>,
     unschedulable: Family<Refusing, Gauge>,
     look: Mutex<Option<Look>>,
+    /// It decides, or is about to.
+    works: AtomicBool,
 }
 
 fn attempt_durations() -> Histogram {
@@ -141,6 +144,7 @@ impl Default for Metrics {
             cache: Family::default(),
             unschedulable: Family::default(),
             look: Mutex::new(None),
+            works: AtomicBool::new(false),
         };
         inner.register();
         Metrics(Arc::new(inner))
@@ -237,6 +241,14 @@ impl Metrics {
     pub(crate) fn preempted(&self, victims: usize) {
         self.0.preemption_victims.observe(victims as f64);
     }
+    /// From now on it is not ready until somebody can say how things stand.
+    pub(crate) fn starts(&self) {
+        self.0.works.store(true, Ordering::Release);
+    }
+    /// One that stands by is.
+    pub fn is_ready(&self) -> bool {
+        !self.0.works.load(Ordering::Acquire) || self.0.look.lock().is_some()
+    }
     /// Whom to ask how things stand.
     pub(crate) fn look_at(&self, look: impl Fn() -> Standing + Send + Sync + 'static) {
         *self.0.look.lock() = Some(Box::new(look));
@@ -292,6 +304,9 @@ mod tests {
     #[test]
     fn series_have_upstreams_names_and_labels() {
         let (metrics, now) = (Metrics::default(), Instant::now());
+        assert!(metrics.is_ready(), "it stands by");
+        metrics.starts();
+        assert!(!metrics.is_ready());
         let attempt = |number| Attempt { number, first: now, started: now };
         metrics.decided(&attempt(1));
         metrics.ended(Outcome::Scheduled, "default-scheduler", &attempt(2));
@@ -316,6 +331,7 @@ mod tests {
             }],
         });
         metrics.render();
+        assert!(metrics.is_ready());
         let text = metrics.render();
         for line in [
             "scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"default-scheduler\"} 2",

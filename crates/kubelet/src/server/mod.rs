@@ -1,20 +1,13 @@
 //! The node's HTTPS API: logs, exec, attach, port-forward, stats. Only for those the API server
 //! vouches for.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, StatusCode};
 use hyper::body::{Bytes, Incoming};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use amphipod_client::Writable;
 
@@ -29,32 +22,13 @@ pub mod logs;
 pub mod metrics;
 mod stats;
 mod streams;
-mod tls;
 
-use auth::{Authorizer, User};
-
-/// Connections served at once; the API server needs few.
-const MAX_CONNECTIONS: usize = 1024;
-
-pub type Body = BoxBody<Bytes, Infallible>;
-pub type Answer = Response<Body>;
-
-pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed()
-}
-
-pub fn text(status: StatusCode, text: impl Into<String>) -> Answer {
-    let mut response = Response::new(full(text.into()));
-    *response.status_mut() = status;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert("content-type", plain);
-    response
-}
+pub use amphipod_serving::{Answer, Body, full, text};
+use amphipod_serving::{Handler, Trust, User, bearer};
+use auth::Authorizer;
 
 fn json(value: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(full(value));
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
-    response
+    amphipod_serving::json(StatusCode::OK, value)
 }
 
 pub struct Server {
@@ -79,61 +53,22 @@ pub fn start(
     listener: TcpListener,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::config(&context.config)?));
+    let tls = tls(&context.config)?;
     let authorizer = Authorizer::new(context.client.clone(), &context.config.node_name);
     let server = Arc::new(Server { context, pods, authorizer });
-    tokio::spawn(accept(server, listener, acceptor, cancel));
+    let handler: Handler = Arc::new(move |user, request| {
+        let server = server.clone();
+        Box::pin(async move { server.handle(user, request).await })
+    });
+    tokio::spawn(amphipod_serving::serve(listener, tls, cancel, handler));
     Ok(())
 }
 
-async fn accept(
-    server: Arc<Server>,
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    cancel: CancellationToken,
-) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = cancel.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, _) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "accepting a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (server, acceptor, cancel) = (server.clone(), acceptor.clone(), cancel.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let _ = stream.set_nodelay(true); // only a speed-up
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = serve(server, stream, acceptor) => {}
-            }
-        });
-    }
-}
-
-async fn serve(server: Arc<Server>, stream: tokio::net::TcpStream, acceptor: TlsAcceptor) {
-    let stream = match acceptor.accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => return debug!(%error, "TLS handshake"),
-    };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-    let user = certificate.and_then(|der| auth::from_certificate(&der));
-    let service = hyper::service::service_fn(move |request| {
-        let (server, user) = (server.clone(), user.clone());
-        async move { Ok::<_, Infallible>(server.handle(user, request).await) }
-    });
-    let builder = auto::Builder::new(TokioExecutor::new());
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        debug!(%error, "a connection ended");
-    }
+fn tls(config: &Config) -> Result<rustls::ServerConfig, Error> {
+    let names = vec![config.node_name.clone(), config.node_ip.to_string(), "localhost".to_owned()];
+    let certificate = config.serving_cert.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+    let trust = config.client_ca.clone().map_or(Trust::Nobody, Trust::File);
+    amphipod_serving::config(names, certificate, &trust).map_err(Into::into)
 }
 
 /// Decoded pairs of a query string, in order.
@@ -188,8 +123,7 @@ impl Server {
     }
 
     async fn bearer(&self, request: &Request<Incoming>) -> Option<User> {
-        let header = request.headers().get("authorization")?.to_str().ok()?;
-        self.authorizer.token(header.strip_prefix("Bearer ")?.trim()).await
+        self.authorizer.token(bearer(request)?).await
     }
 
     async fn route(&self, request: Request<Incoming>) -> Answer {

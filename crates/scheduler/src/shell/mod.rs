@@ -213,6 +213,7 @@ pub async fn run(
     metrics: Metrics,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
+    metrics.starts();
     let extenders = Extenders::connect(&config.extenders).await?;
     let sources = Sources::new(&informers.for_run(&cancel));
     let shell = Arc::new(Shell::new(client, sources, extenders, config, metrics, cancel.clone()));

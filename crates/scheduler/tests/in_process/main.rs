@@ -8,6 +8,7 @@ mod extender;
 mod killed;
 mod leaders;
 mod seam;
+mod serving;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -58,8 +59,12 @@ async fn start_with(config: Config) -> Cluster {
 
 /// One that nobody schedules yet.
 async fn unscheduled() -> Cluster {
+    unscheduled_on(ServerConfig::default()).await
+}
+
+async fn unscheduled_on(config: ServerConfig) -> Cluster {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
-    let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
+    let server = ApiServer::start(config, store).await.unwrap();
     let client = Client::local(server.local_service(UserInfo::new("admin", &["system:masters"])));
     let cluster = Cluster { client, server, cancel: CancellationToken::new() };
     cluster.create::<Namespace>("", json!({"metadata": {"name": "ns"}})).await;

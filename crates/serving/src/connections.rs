@@ -1,0 +1,75 @@
+//! Connections: accepted up to a bound, each with whom its certificate names.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::Answer;
+use crate::reviews::{User, from_certificate};
+
+/// Connections served at once; the API server and whoever collects metrics need few.
+const MAX_CONNECTIONS: usize = 1024;
+/// After a connection could not be accepted, for there are no descriptors left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What answers: one for all components, so that the machinery of connections is compiled once.
+pub type Handler = Arc<dyn Fn(Option<User>, Request<Incoming>) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// Serves until cancelled.
+pub async fn serve(listener: TcpListener, tls: ServerConfig, cancel: CancellationToken, handler: Handler) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "accepting a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+        let (handler, acceptor, cancel) = (handler.clone(), acceptor.clone(), cancel.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let _ = stream.set_nodelay(true); // only a speed-up
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = converse(handler, stream, acceptor) => {}
+            }
+        });
+    }
+}
+
+async fn converse(handler: Handler, stream: TcpStream, acceptor: TlsAcceptor) {
+    let stream = match acceptor.accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%error, "TLS handshake"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+    let user = certificate.and_then(|der| from_certificate(&der));
+    let service = hyper::service::service_fn(move |request| {
+        let answer = handler(user.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        debug!(%error, "a connection ended");
+    }
+}
