@@ -155,8 +155,10 @@ impl Default for Config {
 impl Config {
     /// Reads a file's contents, YAML or JSON.
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
+        // Upstream takes what begins like JSON for nothing else.
+        let is_yaml = !contents.trim_ascii_start().starts_with(b"{");
         let (value, duplicates) =
-            codec::parse_reporting(contents, true, Node::Deduced).map_err(Error::Document)?;
+            codec::parse_reporting(contents, is_yaml, Node::Deduced).map_err(Error::Document)?;
         check_kind(&value).map_err(Error::Document)?;
         let (configuration, found) = Fields::read(KIND, value, read::configuration);
         let mut problems = Problems { mismatch: None, strict: duplicates };
