@@ -26,6 +26,9 @@ use crate::framework::Point::{
 };
 use crate::framework::{Filter, MAX_SCORE, Plugin, Score};
 
+/// It binds pods that no extender binds.
+pub const DEFAULT_BINDER: &str = "DefaultBinder";
+
 /// The default plugins with their default weights, in kube-scheduler's order.
 pub static TABLE: [Plugin; 19] = [
     Plugin::row(scheduling_gates::NAME, &[PreEnqueue]),
@@ -75,7 +78,7 @@ pub static TABLE: [Plugin; 19] = [
     Plugin::row(node_resources_balanced_allocation::NAME, &[PreScore, AtScore])
         .scores(1, Score::Node(node_resources_balanced_allocation::score)),
     Plugin::row(image_locality::NAME, &[AtScore]).scores(1, Score::Groups(image_locality::score)),
-    Plugin::row("DefaultBinder", &[Bind]),
+    Plugin::row(DEFAULT_BINDER, &[Bind]),
 ];
 
 /// Stretches marks so that the largest becomes 100; `reverse` turns small into good.

@@ -14,6 +14,7 @@ use super::{SCHEDULER_ERROR, Shell, State, scheduler_name, still_waiting};
 use crate::framework::Event;
 use crate::metrics::Outcome;
 use crate::node::Slot;
+use crate::plugins::DEFAULT_BINDER;
 use crate::pod::PodInfo;
 use crate::queue::Attempt;
 use crate::storage::Reservation;
@@ -58,9 +59,7 @@ impl Shell {
     /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
     pub(super) async fn prepare_and_bind(&self, binding: &Binding) {
         let Binding { pod, object, work, .. } = binding;
-        let prepared = self.prepare(object, work).await;
-        let is_prepared = prepared.is_ok();
-        let outcome = match prepared {
+        let outcome = match self.prepare(object, work).await {
             Ok(()) => {
                 let Some(_permit) = self.place_to_write().await else { return };
                 self.bind(binding).await
@@ -73,10 +72,18 @@ impl Shell {
             return; // whoever leads next decides anew
         }
         self.disclaim_devices(object, &work.claims).await;
-        if !is_prepared {
-            self.tell(object, (SCHEDULER_ERROR, &not_bound.why), "").await;
+        self.tell_and_take_back(binding, &not_bound).await;
+    }
+
+    /// Says why a pod was not bound, where that is still so, and goes on without it.
+    pub(super) async fn tell_and_take_back(&self, binding: &Binding, not_bound: &NotBound) {
+        if self.cancel.is_cancelled() {
+            return; // whoever leads next decides anew
         }
-        self.take_back(binding, &not_bound);
+        if !not_bound.is_gone && still_waiting(&self.sources.pods, &binding.pod).is_some() {
+            self.tell(&binding.object, (SCHEDULER_ERROR, &not_bound.why), "").await;
+        }
+        self.take_back(binding, not_bound);
     }
 
     pub(super) async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
@@ -114,7 +121,10 @@ impl Shell {
             "metadata": {"name": name, "namespace": object.namespace(), "uid": object.uid()},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        let failed = |error: Error| NotBound { why: error.to_string(), is_gone: error.is_not_found() };
+        let failed = |error: Error| NotBound {
+            why: format!("running Bind plugin {DEFAULT_BINDER:?}: {error}"),
+            is_gone: error.is_not_found(),
+        };
         let bound = self.answered(api.create_subresource(name, "binding", &binding)).await;
         bound.map(drop).map_err(failed)
     }

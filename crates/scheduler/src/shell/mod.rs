@@ -358,10 +358,8 @@ impl Shell {
                 self.metrics.decided(&binding.attempt);
                 let Some(permit) = self.place_to_write().await else { return };
                 self.tasks.spawn(async move {
-                    if let Err(not_bound) = this.bind(&binding).await
-                        && !this.cancel.is_cancelled()
-                    {
-                        this.take_back(&binding, &not_bound);
+                    if let Err(not_bound) = this.bind(&binding).await {
+                        this.tell_and_take_back(&binding, &not_bound).await;
                     }
                     drop(permit);
                 });

@@ -180,6 +180,31 @@ async fn a_pod_without_a_node_is_told_why_and_placed_when_one_comes() {
 }
 
 #[tokio::test]
+async fn why_a_pod_was_not_bound_is_told_and_it_is_tried_again() {
+    let cluster = unscheduled().await;
+    cluster.node("n0").await;
+    let service = cluster.server.local_service(seam::scheduler_user());
+    let (repair, repaired) = tokio::sync::watch::channel(false);
+    // Where there is no such pod the server says so; what it says of another namespace is an error.
+    let misled = tower::service_fn(move |mut request: http::Request<_>| {
+        if seam::is_binding(&request) && !*repaired.borrow() {
+            let path = request.uri().path().replace("/namespaces/ns/", "/namespaces/other/");
+            *request.uri_mut() = path.parse().unwrap();
+        }
+        tower::ServiceExt::oneshot(service.clone(), request)
+    });
+    cluster.schedule_as(Client::local(misled), Config::default());
+    cluster.pod("a", "100m", json!({})).await;
+    let why = "running Bind plugin \"DefaultBinder\": ";
+    let (reason, message) = cluster.condition("a", "PodScheduled").await;
+    assert_eq!(reason, "SchedulerError");
+    assert!(message.starts_with(why), "{message}");
+    assert!(cluster.event("a", "FailedScheduling").await.starts_with(why));
+    repair.send_replace(true);
+    assert_eq!(cluster.bound("a").await, "n0");
+}
+
+#[tokio::test]
 async fn a_gated_pod_waits_for_its_gates() {
     let cluster = start().await;
     cluster.node("n").await;
