@@ -48,7 +48,8 @@ fn a_pod_runs_with_each_role_in_a_process_of_its_own() {
     };
     eventually("the API server to answer", 30, || kubectl(&["get", "namespaces"]));
     // Another scheduler of this machine may have the usual port.
-    let port = support::free_address().rsplit_once(':').unwrap().1.to_owned();
+    let scheduler_port = Reserved::new().unwrap();
+    let port = scheduler_port.address.port().to_string();
     let _scheduler = role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler"), "--secure-port", &port]);
     let _controllers = role(&["controller-manager", "--kubeconfig", &kubeconfig("controller-manager")]);
     let kubelet_config = kubeconfig("kubelet");
