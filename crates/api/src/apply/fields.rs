@@ -2,6 +2,7 @@
 //! written form of `FieldsV1` (`f:name`, `k:{"name":"a"}`, `v:1`, `i:0`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
@@ -37,13 +38,13 @@ impl Fields {
         self.children.iter()
     }
     /// Puts a set below an element; an empty one leaves no trace.
-    pub fn attach(&mut self, element: &str, below: Fields) {
+    pub fn attach(&mut self, element: String, below: Fields) {
         if below.is_blank() {
             return;
         }
-        match self.children.get_mut(element) {
-            Some(existing) => existing.union(&below),
-            None => drop(self.children.insert(element.to_owned(), below)),
+        match self.children.entry(element) {
+            Slot::Occupied(existing) => existing.into_mut().union(&below),
+            Slot::Vacant(free) => drop(free.insert(below)),
         }
     }
     pub fn insert_here(&mut self) {
@@ -170,7 +171,7 @@ impl Fields {
             let matching = places.iter().filter(|p| p[0] == "*" || p[0] == name).map(|p| &p[1..]);
             let below: Vec<&[&str]> = matching.collect();
             if !below.is_empty() {
-                kept.attach(element, child.keep_below(&below));
+                kept.attach(element.clone(), child.keep_below(&below));
             }
         }
         kept
@@ -197,22 +198,21 @@ impl Fields {
     }
 
     /// `metav1.FieldsV1`.
-    pub fn to_json(&self) -> Value {
+    pub fn into_json(self) -> Value {
         let mut map = Map::new();
-        for (element, child) in &self.children {
+        for (element, child) in self.children {
+            let here = child.here;
             if child.children.is_empty() {
-                if child.here {
-                    map.insert(element.clone(), Value::Object(Map::new()));
+                if here {
+                    map.insert(element, Value::Object(Map::new()));
                 }
                 continue;
             }
-            let mut below = child.to_json();
-            if child.here
-                && let Value::Object(below) = &mut below
-            {
+            let mut below = child.into_json();
+            if here && let Value::Object(below) = &mut below {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            map.insert(element.clone(), below);
+            map.insert(element, below);
         }
         Value::Object(map)
     }
@@ -251,13 +251,27 @@ fn canonical(element: &str) -> Option<String> {
     match kind {
         "f" => Some(element.to_owned()),
         "i" => rest.parse::<u64>().ok().map(|i| format!("i:{i}")),
+        "k" | "v" if is_plain(rest) => Some(element.to_owned()),
         "k" | "v" => serde_json::from_str::<Value>(rest).ok().map(|v| format!("{kind}:{v}")),
         _ => None,
     }
 }
 
+/// A text, or an object of one text, without escapes and spaces: most elements by far, and there is
+/// no other spelling of them.
+fn is_plain(json: &str) -> bool {
+    let mut parts = json.split('"');
+    let spelled: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
+    let plain = |text: &str| text.bytes().all(|b| b >= b' ' && b != b'\\');
+    match spelled {
+        [Some(""), Some(text), Some(""), None, ..] => plain(text),
+        [Some("{"), Some(key), Some(":"), Some(text), Some("}"), None] => plain(key) && plain(text),
+        _ => false,
+    }
+}
+
 pub fn field_element(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 /// A path as conflicts print it: `.spec.containers[name="a"].image`.
@@ -293,12 +307,24 @@ mod tests {
             "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}},
                 "f:finalizers": {"v:\"x\"": {}}}});
         let fields = Fields::from_json(&json).expect("parses");
-        assert_eq!(fields.to_json(), json);
         assert_eq!(fields.paths().len(), 5);
+        assert_eq!(fields.into_json(), json);
         let spaced = json!({"f:p": {"k:{ \"b\": 1, \"a\": 2 }": {}}});
         let fields = Fields::from_json(&spaced).expect("parses");
-        assert_eq!(fields.to_json(), json!({"f:p": {"k:{\"a\":2,\"b\":1}": {}}}));
+        assert_eq!(fields.into_json(), json!({"f:p": {"k:{\"a\":2,\"b\":1}": {}}}));
         assert!(Fields::from_json(&json!({"x:y": {}})).is_none());
+        for (given, spelling) in [
+            (r#"v:"a b""#, Some(r#"v:"a b""#)),
+            (r#"v:"\u0041""#, Some(r#"v:"A""#)),
+            (r#"v: "a" "#, Some(r#"v:"a""#)),
+            (r#"k:{"a":"b"}"#, Some(r#"k:{"a":"b"}"#)),
+            (r#"k:{"a" :"b"}"#, Some(r#"k:{"a":"b"}"#)),
+            ("v:\"a\u{1}\"", None),
+            (r#"k:{"a":"b""#, None),
+            (r#"v:"a"b""#, None),
+        ] {
+            assert_eq!(canonical(given).as_deref(), spelling, "{given}");
+        }
     }
 
     #[test]
@@ -306,9 +332,9 @@ mod tests {
         let set = |json: Value| Fields::from_json(&json).expect("fields");
         let mut a = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
         a.subtract(&set(json!({"f:a": {}})));
-        assert_eq!(a.to_json(), json!({"f:a": {"f:b": {}}, "f:c": {}}));
+        assert_eq!(a.clone().into_json(), json!({"f:a": {"f:b": {}}, "f:c": {}}));
         a.subtract_below(&set(json!({"f:a": {}})));
-        assert_eq!(a.to_json(), json!({"f:c": {}}));
+        assert_eq!(a.clone().into_json(), json!({"f:c": {}}));
         a.union(&set(json!({"f:d": {"f:e": {}}})));
         assert!(a.is_within(&a) && set(json!({})).is_within(&a));
         assert!(set(json!({"f:d": {"f:e": {}}})).is_within(&a));
@@ -318,10 +344,10 @@ mod tests {
         let pod = Node::of_kind("", "v1", "Pod");
         let labels = set(json!({"f:metadata": {"f:labels": {"f:a": {}}}}));
         let named = json!({"f:metadata": {".": {}, "f:labels": {".": {}, "f:a": {}}}});
-        assert_eq!(labels.with_named_fields(&pod).to_json(), named);
+        assert_eq!(labels.with_named_fields(&pod).into_json(), named);
         let mut selector = set(json!({"f:spec": {"f:nodeSelector": {"f:x": {}}}}));
         selector.collapse_atomic(&pod);
-        assert_eq!(selector.to_json(), json!({"f:spec": {"f:nodeSelector": {}}}));
+        assert_eq!(selector.into_json(), json!({"f:spec": {"f:nodeSelector": {}}}));
         let texts: Vec<String> =
             set(json!({"f:a": {"f:b": {}}, "f:c": {}})).paths().iter().map(|p| path_text(p)).collect();
         assert_eq!(texts, [".c", ".a.b"]);
@@ -330,7 +356,7 @@ mod tests {
         );
         let kept = containers.keep_below(&[&["spec", "containers", "*", "resources"]]);
         assert_eq!(
-            kept.to_json(),
+            kept.into_json(),
             json!({"f:spec": {"f:containers": {"k:{\"name\":\"x\"}": {"f:resources": {"f:limits": {}}}}}})
         );
         let path = ["f:spec".to_owned(), "k:{\"name\":\"x\"}".to_owned(), "v:\"y\"".to_owned()];

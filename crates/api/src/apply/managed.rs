@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::fields::{Fields, field_element};
 
@@ -182,8 +182,8 @@ pub(super) fn same_but_for_time(left: &Value, right: &Value) -> bool {
 }
 
 /// Replaces the object's entries.
-pub(super) fn write(object: &mut Value, managers: &Managers) {
-    let mut entries: Vec<(&Identity, &Entry)> = managers.iter().collect();
+pub(super) fn write(object: &mut Value, managers: Managers) {
+    let mut entries: Vec<(Identity, Entry)> = managers.into_iter().collect();
     entries.sort_by(|(a, x), (b, y)| {
         let left = (!a.applies, &x.time, &a.manager, &x.api_version, &a.subresource);
         left.cmp(&(!b.applies, &y.time, &b.manager, &y.api_version, &b.subresource))
@@ -197,18 +197,18 @@ pub(super) fn write(object: &mut Value, managers: &Managers) {
     metadata.insert("managedFields".to_owned(), Value::Array(written));
 }
 
-fn encode(identity: &Identity, entry: &Entry) -> Value {
+fn encode(identity: Identity, entry: Entry) -> Value {
     let mut map = Map::new();
-    map.insert("manager".into(), identity.manager.clone().into());
+    map.insert("manager".into(), identity.manager.into());
     map.insert("operation".into(), if identity.applies { "Apply" } else { "Update" }.into());
-    map.insert("apiVersion".into(), entry.api_version.clone().into());
-    if let Some(time) = &entry.time {
-        map.insert("time".into(), json!(time));
+    map.insert("apiVersion".into(), entry.api_version.into());
+    if let Some(time) = entry.time {
+        map.insert("time".into(), time.into());
     }
     map.insert("fieldsType".into(), "FieldsV1".into());
-    map.insert("fieldsV1".into(), entry.fields.to_json());
+    map.insert("fieldsV1".into(), entry.fields.into_json());
     if !identity.subresource.is_empty() {
-        map.insert("subresource".into(), identity.subresource.clone().into());
+        map.insert("subresource".into(), identity.subresource.into());
     }
     Value::Object(map)
 }

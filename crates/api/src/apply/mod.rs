@@ -71,14 +71,14 @@ pub fn update_managers(live: Option<&Value>, new: &mut Value, writer: &Writer<'_
     let mut managers = managed::live_or_new(live, new, writer.subresource);
     if live.is_some() && managers.is_empty() {
         // Not tracked so far; tracking begins with the first apply.
-        managed::write(new, &managers);
+        managed::write(new, managers);
         return;
     }
     collapse(&mut managers, writer);
     let nothing = empty();
     record(live.unwrap_or(&nothing), new, &mut managers, writer.identity(false), writer);
     managed::bound(&mut managers);
-    managed::write(new, &managers);
+    managed::write(new, managers);
 }
 
 /// Gives an identity what changed between two objects; others lose it.
@@ -87,11 +87,17 @@ fn record(before: &Value, after: &Value, managers: &mut Managers, identity: Iden
     changes.take_from(managers, None);
     let gained = changes.into_here().into_changed();
     if !gained.is_empty() {
-        let api_version = writer.api_version.to_owned();
-        let new = || Entry { fields: Fields::default(), api_version, time: None };
-        let entry = managers.entry(identity).or_insert_with(new);
-        entry.fields.union(&gained);
-        entry.time = Some(writer.now.to_owned());
+        let time = Some(writer.now.to_owned());
+        match managers.get_mut(&identity) {
+            Some(entry) => {
+                entry.fields.union(&gained);
+                entry.time = time;
+            }
+            None => {
+                let api_version = writer.api_version.to_owned();
+                managers.insert(identity, Entry { fields: gained, api_version, time });
+            }
+        }
     }
     managed::strip(managers);
 }
@@ -175,7 +181,7 @@ pub fn apply(
     managed::strip(&mut managers);
     carry_identity(&mut result, live);
     last_applied::update(&mut result, &config, writer);
-    managed::write(&mut result, &managers);
+    managed::write(&mut result, managers);
     Ok(result)
 }
 

@@ -120,6 +120,9 @@ impl Comparison {
     /// The same, where the rest is not needed any more.
     pub fn into_changed(self) -> Fields {
         let mut changed = self.added;
+        if changed.is_blank() {
+            return self.modified;
+        }
         changed.union(&self.modified);
         changed
     }
@@ -128,19 +131,17 @@ impl Comparison {
         change(&mut self.modified);
         change(&mut self.removed);
     }
-    fn is_blank(&self) -> bool {
-        self.added.is_blank() && self.modified.is_blank() && self.removed.is_blank()
-    }
     /// Takes over what was found below an element.
-    fn attach(&mut self, element: impl FnOnce() -> String, below: Comparison) {
-        if below.is_blank() {
-            return;
-        }
-        let element = element();
+    fn attach(&mut self, element: impl Fn() -> String, below: Comparison) {
+        let Comparison { added, modified, removed } = below;
         // Most places know one kind of change; the others leave no trace.
-        self.removed.attach(&element, below.removed);
-        self.modified.attach(&element, below.modified);
-        self.added.attach(&element, below.added);
+        for (ours, theirs) in
+            [(&mut self.added, added), (&mut self.modified, modified), (&mut self.removed, removed)]
+        {
+            if !theirs.is_blank() {
+                ours.attach(element(), theirs);
+            }
+        }
     }
     /// What differs between the items of one key; several that share it are one thing.
     fn items(&mut self, left: &[&Value], right: &[&Value], item: &Node<'_>) {
@@ -239,12 +240,12 @@ impl Comparison {
             let others = r.remove(&element).unwrap_or_default();
             let mut below = Comparison::default();
             below.items(&pick(left, &at), &pick(right, &others), &item);
-            self.attach(|| element, below);
+            self.attach(|| element.clone(), below);
         }
         for (element, at) in r {
             let mut below = Comparison::default();
             below.items(&[], &pick(right, &at), &item);
-            self.attach(|| element, below);
+            self.attach(|| element.clone(), below);
         }
     }
 }
