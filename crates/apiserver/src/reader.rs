@@ -1,5 +1,6 @@
 //! The watch cache as policy reads it, and the one thing policy writes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use amphipod_api::apply;
@@ -10,6 +11,7 @@ use amphipod_store::{Compare, Op, Txn};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::cache::{Cache, storage_status, within};
@@ -18,14 +20,22 @@ use crate::context::time_text;
 use crate::registry::{encode, object_key, server_writer};
 use crate::seams::{Listing, QuotaLedger, Reader};
 
+/// Objects whose value is kept for the next who reads them. They are the namespaces, accounts, classes
+/// and quotas of a moment's writes; where there are more, all are forgotten at once.
+const MAX_KEPT_VALUES: usize = 256;
+/// Larger ones (pods, nodes) are read once, not again and again.
+const MAX_KEPT_BYTES: usize = 4 << 10;
+
 pub struct CacheReader {
     cache: Arc<Cache>,
     catalog: Arc<ArcSwap<Catalog>>,
+    /// By where the text stands, which is kept with them: as long as it is, nothing else stands there.
+    values: Mutex<HashMap<usize, (Bytes, Arc<Value>)>>,
 }
 
 impl CacheReader {
     pub fn new(cache: Arc<Cache>, catalog: Arc<ArcSwap<Catalog>>) -> Self {
-        CacheReader { cache, catalog }
+        CacheReader { cache, catalog, values: Mutex::default() }
     }
     fn resource(&self, group: &str, plural: &str) -> Result<Arc<Resource>, Status> {
         self.catalog.load().stored(group, plural).ok_or_else(Status::no_such_path)
@@ -73,6 +83,24 @@ impl Reader for CacheReader {
         self.cache.settled().await?;
         Ok(collection.last_change())
     }
+
+    /// Writes read the same few objects again and again, which are parsed once per version.
+    fn value(&self, bytes: &Bytes) -> Result<Arc<Value>, Status> {
+        let place = bytes.as_ptr().addr();
+        let known = |(text, value): &(Bytes, Arc<Value>)| (text == bytes).then(|| value.clone());
+        if let Some(value) = self.values.lock().get(&place).and_then(known) {
+            return Ok(value);
+        }
+        let value: Arc<Value> = serde_json::from_slice(bytes).map(Arc::new).map_err(Status::internal)?;
+        if bytes.len() <= MAX_KEPT_BYTES {
+            let mut values = self.values.lock();
+            if values.len() >= MAX_KEPT_VALUES {
+                values.clear();
+            }
+            values.insert(place, (bytes.clone(), value.clone()));
+        }
+        Ok(value)
+    }
 }
 
 /// The field manager of what the server itself writes.
@@ -80,15 +108,15 @@ const MANAGER: &str = "kube-apiserver";
 
 #[async_trait]
 impl QuotaLedger for CacheReader {
-    async fn record(&self, old: Value, used: Map<String, Value>) -> Result<bool, Status> {
+    async fn record(&self, old: &Value, used: Map<String, Value>) -> Result<bool, Status> {
         let resource = self.resource("", "resourcequotas")?;
-        let key = object_key(&resource, object::namespace(&old), object::name(&old));
-        let revision = object::resource_version(&old).parse().map_err(Status::internal)?;
+        let key = object_key(&resource, object::namespace(old), object::name(old));
+        let revision = object::resource_version(old).parse().map_err(Status::internal)?;
         let mut quota = old.clone();
         object::child_mut(&mut quota, "status").insert("used".into(), used.into());
         let (version, now) = (resource.api_version(), time_text(jiff::Timestamp::now()));
         let writer = server_writer(&resource, "status", MANAGER, &version, &now);
-        apply::update_managers(Some(&old), &mut quota, &writer);
+        apply::update_managers(Some(old), &mut quota, &writer);
         let encoded = encode::object(&quota)?;
         let put = Op::Put { key: key.clone(), value: encoded.bytes, stamp: Some(encoded.stamp), lease: None };
         let compare = vec![Compare::ModRevision { key, equals: revision }];

@@ -199,13 +199,17 @@ pub trait Reader: Send + Sync {
     /// Revision of the newest change in this collection: an index derived from it is stale when
     /// this has moved. Cheap; also waits for acknowledged writes.
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status>;
+    /// What an object that was read says.
+    fn value(&self, bytes: &Bytes) -> Result<Arc<Value>, Status> {
+        serde_json::from_slice(bytes).map(Arc::new).map_err(Status::internal)
+    }
 }
 
 /// The one write policy makes: what a namespace uses, before the object that uses it is stored.
 #[async_trait]
 pub trait QuotaLedger: Send + Sync {
     /// Writes `status.used` of a quota as it was read; false if it has changed since.
-    async fn record(&self, quota: Value, used: serde_json::Map<String, Value>) -> Result<bool, Status>;
+    async fn record(&self, quota: &Value, used: serde_json::Map<String, Value>) -> Result<bool, Status>;
 }
 
 /// Everything the server asks of policy. `policy::build` (made of `authn`, `authz` and

@@ -73,7 +73,8 @@ impl Reader for MemoryReader {
 
 #[async_trait]
 impl QuotaLedger for MemoryReader {
-    async fn record(&self, mut quota: Value, used: serde_json::Map<String, Value>) -> Result<bool, Status> {
+    async fn record(&self, quota: &Value, used: serde_json::Map<String, Value>) -> Result<bool, Status> {
+        let mut quota = quota.clone();
         quota["status"]["used"] = used.into();
         self.put("", "resourcequotas", &quota);
         Ok(true)

@@ -110,11 +110,9 @@ async fn read(
     plural: &str,
     namespace: &str,
     name: &str,
-) -> Result<Option<Value>, Status> {
-    match reader.get(group, plural, namespace, name).await? {
-        Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(Status::internal),
-        None => Ok(None),
-    }
+) -> Result<Option<Arc<Value>>, Status> {
+    let found = reader.get(group, plural, namespace, name).await?;
+    found.map(|bytes| reader.value(&bytes)).transpose()
 }
 
 async fn read_all(
@@ -122,9 +120,9 @@ async fn read_all(
     group: &str,
     plural: &str,
     namespace: &str,
-) -> Result<Vec<Value>, Status> {
+) -> Result<Vec<Arc<Value>>, Status> {
     let listing = reader.list(group, plural, namespace).await?;
-    listing.items.iter().map(|bytes| serde_json::from_slice(bytes).map_err(Status::internal)).collect()
+    listing.items.iter().map(|bytes| reader.value(bytes)).collect()
 }
 
 /// Null, absent or "".

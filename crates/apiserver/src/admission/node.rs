@@ -1,5 +1,8 @@
 //! Nodes: a new one is tainted until it is ready, and a kubelet touches only what is its own.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use amphipod_api::object;
 use amphipod_api::status::Status;
 use serde_json::{Value, json};
@@ -66,11 +69,15 @@ fn on_node(pod: &Value, node: &str) -> bool {
     object::text(pod, "/spec/nodeName") == node
 }
 
-async fn stored_pod(reader: &dyn Reader, request: &AdmissionRequest<'_>) -> Result<Option<Value>, Status> {
-    match request.old {
-        Some(old) => Ok(Some(old.clone())),
-        None => read(reader, "", "pods", &request.attributes.namespace, &request.attributes.name).await,
+async fn stored_pod<'a>(
+    reader: &dyn Reader,
+    request: &'a AdmissionRequest<'_>,
+) -> Result<Option<Cow<'a, Value>>, Status> {
+    if let Some(old) = request.old {
+        return Ok(Some(Cow::Borrowed(old)));
     }
+    let read = read(reader, "", "pods", &request.attributes.namespace, &request.attributes.name).await?;
+    Ok(read.map(|pod| Cow::Owned(Arc::unwrap_or_clone(pod))))
 }
 
 async fn own_pod(reader: &dyn Reader, request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {

@@ -159,7 +159,7 @@ fn keep_priority(request: &mut AdmissionRequest<'_>) {
 /// Of several classes marked default, the one with the lowest value.
 async fn default_class(reader: &dyn Reader) -> Result<Class, Status> {
     let classes = read_all(reader, SCHEDULING, "priorityclasses", "").await?;
-    let marked = classes.iter().filter(|class| class["globalDefault"] == true).map(Class::of);
+    let marked = classes.iter().filter(|class| class["globalDefault"] == true).map(|class| Class::of(class));
     let none = || Class { name: String::new(), value: 0, preemption: PREEMPT.to_owned() };
     Ok(marked.min_by_key(|class| class.value).unwrap_or_else(none))
 }

@@ -44,7 +44,7 @@ pub struct Quotas {
 
 /// A quota and what it will say is used.
 struct Charge {
-    quota: Value,
+    quota: Arc<Value>,
     used: Amounts,
 }
 
@@ -75,7 +75,7 @@ impl Quotas {
             let mut lost = Vec::new();
             for charge in charges(found, kind, request)? {
                 let name = object::name(&charge.quota).to_owned();
-                if !self.ledger.record(charge.quota, texts(&charge.used)).await? {
+                if !self.ledger.record(&charge.quota, texts(&charge.used)).await? {
                     lost.push(name);
                 }
             }
@@ -91,7 +91,7 @@ impl Quotas {
 
 const NAMESPACES: Kind<'static> = Kind { group: "", plural: "namespaces" };
 
-async fn quotas(reader: &dyn Reader, namespace: &str) -> Result<Vec<Value>, Status> {
+async fn quotas(reader: &dyn Reader, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
     read_all(reader, "", "resourcequotas", namespace).await
 }
 
@@ -114,7 +114,7 @@ fn changes_usage(kind: Kind<'_>, request: &AdmissionRequest<'_>) -> bool {
 
 /// What the request costs each quota that speaks of it; refuses what is too much.
 fn charges(
-    quotas: Vec<Value>,
+    quotas: Vec<Arc<Value>>,
     kind: Kind<'_>,
     request: &AdmissionRequest<'_>,
 ) -> Result<Vec<Charge>, Status> {

@@ -1,5 +1,6 @@
 //! ServiceAccount: every pod runs as one, with its token mounted unless it is told not to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::names::random_suffix;
@@ -46,7 +47,7 @@ pub async fn admit(reader: &dyn Reader, request: &mut AdmissionRequest<'_>) -> R
     Ok(())
 }
 
-async fn find_account(reader: &dyn Reader, request: &AdmissionRequest<'_>) -> Result<Value, Status> {
+async fn find_account(reader: &dyn Reader, request: &AdmissionRequest<'_>) -> Result<Arc<Value>, Status> {
     let namespace = request.attributes.namespace.as_str();
     let name = object::text(&request.object, "/spec/serviceAccountName");
     for attempt in 0..LOOKUPS {

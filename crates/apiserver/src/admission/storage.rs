@@ -1,6 +1,8 @@
 //! Storage and ingress: default classes, whether a claim may grow, and the finalizers that keep what
 //! is in use.
 
+use std::sync::Arc;
+
 use amphipod_api::object;
 use amphipod_api::quantity::Quantity;
 use amphipod_api::status::Status;
@@ -18,9 +20,10 @@ const DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class
 const INGRESS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// Of several marked classes the newest, then the first by name.
-fn newest<'a>(classes: &'a [Value], annotations: &[&str]) -> Option<&'a Value> {
-    let marked = |class: &&Value| annotations.iter().any(|a| class["metadata"]["annotations"][*a] == "true");
-    let created = |class: &Value| object::text(class, "/metadata/creationTimestamp").to_owned();
+fn newest<'a>(classes: &'a [Arc<Value>], annotations: &[&str]) -> Option<&'a Arc<Value>> {
+    let marked =
+        |class: &&Arc<Value>| annotations.iter().any(|a| class["metadata"]["annotations"][*a] == "true");
+    let created = |class: &Arc<Value>| object::text(class, "/metadata/creationTimestamp").to_owned();
     classes
         .iter()
         .filter(marked)

@@ -183,7 +183,8 @@ impl Renderer {
     }
 
     fn compact(&self, entry: &Entry, out: &mut BytesMut) -> Result<(), Status> {
-        match (self.cx.accepted.form, self.stored_form) {
+        let accepted = self.cx.accepted;
+        match (accepted.form, self.stored_form) {
             (Form::Object, true) => match entry.bytes.strip_prefix(self.type_prefix.as_slice()) {
                 Some(rest) => {
                     out.put_u8(b'{');
@@ -191,15 +192,7 @@ impl Renderer {
                 }
                 None => out.put_slice(&entry.bytes),
             },
-            (Form::PartialMetadata, true) => {
-                let version = self.cx.accepted.meta_version();
-                let head = format!(
-                    "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{version}\",\"metadata\":"
-                );
-                out.put_slice(head.as_bytes());
-                out.put_slice(&encode::metadata_slice(&entry.bytes).unwrap_or(Bytes::from_static(b"{}")));
-                out.put_u8(b'}');
-            }
+            (Form::PartialMetadata, true) => view::partial_text(&entry.bytes, accepted, out),
             _ => serde_json::to_writer(out.writer(), &self.value(entry)?).map_err(Status::internal)?,
         }
         Ok(())

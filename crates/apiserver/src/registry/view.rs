@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use amphipod_api::{codec, field, object, protobuf, table};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -111,6 +111,15 @@ pub fn row(cx: &Context, value: Value) -> Value {
 pub fn partial(mut value: Value, accepted: Accepted) -> Value {
     let metadata = value.get_mut("metadata").map(Value::take).unwrap_or_default();
     json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.meta_version(), "metadata": metadata})
+}
+
+/// The same, cut from the text of an object.
+pub fn partial_text(stored: &Bytes, accepted: Accepted, out: &mut BytesMut) {
+    let version = accepted.meta_version();
+    let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{version}\",\"metadata\":");
+    out.put_slice(head.as_bytes());
+    out.put_slice(&encode::metadata_slice(stored).unwrap_or(Bytes::from_static(b"{}")));
+    out.put_u8(b'}');
 }
 
 pub fn table(cx: &Context, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {

@@ -141,9 +141,8 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         scope: scope(&cx, &collection),
         shaper: Shaper {
             cx: cx.clone(),
-            as_stored: view::is_stored_form(&cx.resource)
-                && cx.accepted.encoding == Encoding::Json
-                && cx.accepted.form == Form::Object,
+            cut: (view::is_stored_form(&cx.resource) && cx.accepted.encoding == Encoding::Json)
+                .then_some(cx.accepted.form),
             writer: view::stored_writer(&cx),
             columns_sent: false,
         },
@@ -198,7 +197,7 @@ fn interest(selector: &Selector, collection: &Collection) -> Interest {
 fn refused(cx: Arc<Context>, status: &Status) -> Response<Body> {
     let value = serde_json::to_value(status).unwrap_or_default();
     let media_type = content_type(&cx);
-    let shaper = Shaper { cx, as_stored: false, writer: None, columns_sent: true };
+    let shaper = Shaper { cx, cut: None, writer: None, columns_sent: true };
     let frame = shaper.frame("ERROR", &value).unwrap_or_default();
     view::response(StatusCode::OK, media_type, body::full(frame))
 }
@@ -206,8 +205,8 @@ fn refused(cx: Arc<Context>, status: &Status) -> Response<Body> {
 /// Turns objects into frames of the form and encoding asked for.
 struct Shaper {
     cx: Arc<Context>,
-    /// Frames are cut from the stored bytes as they are.
-    as_stored: bool,
+    /// Frames are cut from the stored bytes as they are, where this form can be.
+    cut: Option<Form>,
     /// Frames are made of the entries' protobuf messages.
     writer: Option<Writer>,
     columns_sent: bool,
@@ -235,11 +234,25 @@ impl Shaper {
             out.push(frame.map_err(Status::internal)?.into());
             return Ok(());
         }
-        if self.as_stored {
-            out.push(head(kind));
-            chunks.into_iter().for_each(|chunk| out.push(chunk));
-            out.push(Bytes::from_static(b"}\n"));
-            return Ok(());
+        match self.cut {
+            Some(Form::Object) => {
+                out.push(head(kind));
+                chunks.into_iter().for_each(|chunk| out.push(chunk));
+                out.push(Bytes::from_static(b"}\n"));
+                return Ok(());
+            }
+            Some(Form::PartialMetadata) => {
+                let whole = match restamp {
+                    Some(_) => chunks.concat().into(),
+                    None => entry.bytes.clone(),
+                };
+                let mut frame = BytesMut::from(head(kind));
+                view::partial_text(&whole, self.cx.accepted, &mut frame);
+                frame.extend_from_slice(b"}\n");
+                out.push(frame.freeze());
+                return Ok(());
+            }
+            Some(Form::Table) | None => {}
         }
         let value = view::served(&self.cx.resource, &chunks.concat())?;
         let value = view::formed(&self.cx, value, !self.columns_sent);

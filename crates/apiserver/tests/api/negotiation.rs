@@ -246,18 +246,37 @@ async fn answers_are_compressed_for_those_who_take_it() {
     }
 }
 
+/// The revision before an object's first.
+fn version_before(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() - 1
+}
+
 #[tokio::test]
 async fn metadata_is_watched_in_both_encodings() {
     let server = server().await;
     server.post(MAPS, &config_map("a")).await.expect(201);
     let path = format!("{MAPS}?watch=1&timeoutSeconds=1");
     let partial = "as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
-    let lines = server.get_as(&path, &format!("application/json;{partial}")).await;
-    let first: Value = serde_json::from_slice(lines.bytes.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let whole = server.get(&format!("{MAPS}/a")).await.expect(200);
+    server.delete(&format!("{MAPS}/a")).await.expect(200);
+    let since = format!("{path}&resourceVersion={}", version_before(&whole));
+    let lines = server.get_as(&since, &format!("application/json;{partial}")).await;
+    let events: Vec<Value> = lines
+        .bytes
+        .split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let kinds: Vec<&Value> = events.iter().map(|event| &event["type"]).collect();
+    assert_eq!(kinds, ["ADDED", "DELETED"]);
     assert_eq!(
-        (&first["object"]["kind"], first["object"].get("data")),
-        (&json!("PartialObjectMetadata"), None)
+        events[0]["object"],
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": whole["metadata"]})
     );
+    let gone = &events[1]["object"]["metadata"];
+    assert_eq!(gone["uid"], whole["metadata"]["uid"]);
+    assert_ne!(gone["resourceVersion"], whole["metadata"]["resourceVersion"], "that of the deletion");
+    server.post(MAPS, &config_map("a")).await.expect(201);
     let frames = server.get_as(&path, &format!("{PROTOBUF};{partial}")).await;
     assert_eq!(content_type(&frames), "application/vnd.kubernetes.protobuf;stream=watch");
     let at = frames.bytes.windows(4).position(|w| w == protobuf::MAGIC).unwrap();
