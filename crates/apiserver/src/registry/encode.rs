@@ -6,7 +6,8 @@ use std::io::Write;
 
 use amphipod_api::status::Status;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::Value;
 
 /// Bytes and the offset at which the store inserts the revision.
 pub struct Encoded {
@@ -14,26 +15,37 @@ pub struct Encoded {
     pub stamp: usize,
 }
 
+/// What an object can be encoded from.
+pub trait Tree: Serialize {
+    /// None where it is no map.
+    fn members(&self) -> Vec<(&str, &Self)>;
+}
+
+impl Tree for Value {
+    fn members(&self) -> Vec<(&str, &Self)> {
+        self.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value)).collect()
+    }
+}
+
 /// Encodes an object for the store.
-pub fn object(value: &Value) -> Result<Encoded, Status> {
-    let empty = Map::new();
-    let map = value.as_object().unwrap_or(&empty);
+pub fn object(value: &impl Tree) -> Result<Encoded, Status> {
     let mut out = Vec::with_capacity(1024);
     let mut stamp = 0;
-    encode(map, &mut out, &mut stamp).map_err(Status::internal)?;
+    encode(&value.members(), &mut out, &mut stamp).map_err(Status::internal)?;
     Ok(Encoded { bytes: out.into(), stamp })
 }
 
-fn encode(map: &Map<String, Value>, out: &mut Vec<u8>, stamp: &mut usize) -> std::io::Result<()> {
+fn encode<T: Tree>(members: &[(&str, &T)], out: &mut Vec<u8>, stamp: &mut usize) -> std::io::Result<()> {
+    let find = |wanted: &str| members.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
     out.push(b'{');
     for key in ["kind", "apiVersion"] {
-        if let Some(value) = map.get(key) {
+        if let Some(value) = find(key) {
             member(out, key, value)?;
         }
     }
-    *stamp = metadata(map.get("metadata").and_then(Value::as_object), out)?;
-    for (key, value) in map {
-        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+    *stamp = metadata(&find("metadata").map(T::members).unwrap_or_default(), out)?;
+    for (key, value) in members {
+        if !matches!(*key, "kind" | "apiVersion" | "metadata") {
             member(out, key, value)?;
         }
     }
@@ -41,7 +53,7 @@ fn encode(map: &Map<String, Value>, out: &mut Vec<u8>, stamp: &mut usize) -> std
     Ok(())
 }
 
-fn member(out: &mut Vec<u8>, key: &str, value: &Value) -> std::io::Result<()> {
+fn member(out: &mut Vec<u8>, key: &str, value: &impl Serialize) -> std::io::Result<()> {
     if !matches!(out.last(), Some(b'{')) {
         out.push(b',');
     }
@@ -52,15 +64,15 @@ fn member(out: &mut Vec<u8>, key: &str, value: &Value) -> std::io::Result<()> {
 }
 
 /// Returns the offset between the quotes of resourceVersion.
-fn metadata(map: Option<&Map<String, Value>>, out: &mut Vec<u8>) -> std::io::Result<usize> {
+fn metadata<T: Tree>(members: &[(&str, &T)], out: &mut Vec<u8>) -> std::io::Result<usize> {
     if !matches!(out.last(), Some(b'{')) {
         out.push(b',');
     }
     out.write_all(b"\"metadata\":{\"resourceVersion\":\"")?;
     let stamp = out.len();
     out.push(b'"');
-    for (key, value) in map.into_iter().flatten() {
-        if key != "resourceVersion" {
+    for (key, value) in members {
+        if *key != "resourceVersion" {
             member(out, key, value)?;
         }
     }

@@ -12,6 +12,7 @@ pub mod options;
 mod ownership;
 pub mod patch;
 pub mod render;
+pub mod sketch;
 pub mod update;
 pub mod view;
 pub mod watch;
@@ -24,6 +25,7 @@ use serde_json::Value;
 
 pub use beside::Beside;
 pub use ownership::{server_writer, writer};
+use sketch::Sketch;
 
 use crate::cache::{ROOT, storage_status};
 use crate::context::Context;
@@ -119,9 +121,34 @@ pub async fn put_with(
     expected: Revision,
     beside: Beside,
 ) -> Result<Existing, Lost> {
-    let lease = server.event_lease(resource).await?;
     view::to_stored(resource, &mut value);
-    let encoded = storable(&mut value)?;
+    put_encoded(server, resource, key, storable(&mut value)?, expected, beside).await
+}
+
+/// Writes the part of an object that a caller has changed, with the rest of it.
+pub async fn put_sketch(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
+    (value, rest): (&Value, &Sketch),
+    expected: Revision,
+) -> Result<Existing, Lost> {
+    let encoded = rest.encode(value)?;
+    if encoded.bytes.len() > MAX_OBJECT_BYTES {
+        return put(server, resource, key, encode::decode(&encoded.bytes)?, expected).await;
+    }
+    put_encoded(server, resource, key, encoded, expected, Beside::default()).await
+}
+
+async fn put_encoded(
+    server: &ApiServer,
+    resource: &Resource,
+    key: &str,
+    encoded: encode::Encoded,
+    expected: Revision,
+    beside: Beside,
+) -> Result<Existing, Lost> {
+    let lease = server.event_lease(resource).await?;
     let op = Op::Put { key: key.to_owned(), value: encoded.bytes, stamp: Some(encoded.stamp), lease };
     let operation = if expected == 0 { "create" } else { "update" };
     commit(server, resource, operation, expected, op, beside)

@@ -8,12 +8,22 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::context::Context;
+use crate::registry::sketch::{Sketch, Wanted};
 use crate::registry::{
-    Lost, admit, existing, object_key, precondition_failed, put, validate_admission, view,
+    Lost, admit, existing, object_key, precondition_failed, put_sketch, validate_admission, view,
 };
 use crate::seams::Operation;
 use crate::server::ApiServer;
 
+/// What of a pod is looked at and changed: little of it, and pods are bound in masses.
+const LOOKED_AT: Wanted<'_> = &[
+    (
+        "metadata",
+        Some(&["name", "uid", "resourceVersion", "generation", "deletionTimestamp", "annotations", "labels"]),
+    ),
+    ("spec", Some(&["nodeName", "schedulingGates"])),
+    ("status", None),
+];
 /// How often a binding is tried again after someone else wrote the pod.
 const ATTEMPTS: usize = 10;
 
@@ -38,11 +48,12 @@ pub async fn bind(
     let mut stored = existing(server, &pods, &key).await?;
     for _ in 0..ATTEMPTS {
         let current = stored.take().ok_or_else(|| Status::not_found("", "pods", name))?;
-        let pod = bound(&key, current.value(&pods)?, &binding, &cx.now_text)?;
+        let (pod, rest) = Sketch::new(&current.bytes, LOOKED_AT)?;
+        let pod = bound(&key, pod, &binding, &cx.now_text)?;
         if dry_run {
             return success(cx);
         }
-        match put(server, &pods, &key, pod, current.revision).await {
+        match put_sketch(server, &pods, &key, (&pod, &rest), current.revision).await {
             Ok(_) => return success(cx),
             Err(Lost::Failed(status)) => return Err(*status),
             Err(Lost::Race(now)) => stored = now,
