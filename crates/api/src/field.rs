@@ -6,7 +6,8 @@ use std::{fmt, io};
 
 use serde_json::Value;
 
-/// A path to a field, e.g. `spec.containers[0].name` or `metadata.labels[app]`.
+/// A path to a field, e.g. `spec.containers[0].name` or `metadata.labels[app]`. One is made for every
+/// field that is looked at, whether or not anything is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path(String);
 
@@ -15,13 +16,13 @@ impl Path {
         Path(name.to_owned())
     }
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path([&self.0, ".", name].concat()) }
     }
     pub fn index(&self, index: usize) -> Self {
-        Path(format!("{}[{index}]", self.0))
+        self.key(&index.to_string())
     }
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        Path([&self.0, "[", key, "]"].concat())
     }
     pub fn as_str(&self) -> &str {
         &self.0

@@ -63,9 +63,10 @@ fn is_empty_deep(value: &Value) -> bool {
 /// Sets the field when it is absent or null.
 pub fn default(object: &mut Value, key: &str, value: impl Into<Value>) {
     if let Value::Object(map) = object {
-        let slot = map.entry(key).or_insert(Value::Null);
-        if slot.is_null() {
-            *slot = value.into();
+        match map.get_mut(key) {
+            Some(slot) if !slot.is_null() => {}
+            Some(slot) => *slot = value.into(),
+            None => drop(map.insert(key.to_owned(), value.into())),
         }
     }
 }
