@@ -15,10 +15,10 @@ pub struct Series<'a> {
     pub points: Vec<(f64, f64)>,
 }
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 400.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 216.0; // the legend
+const RIGHT: f64 = 236.0; // the legend
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
 /// Told apart also by those who see few colours (Okabe and Ito), and by their dashes.
@@ -151,7 +151,7 @@ mod tests {
             Plot { title: "a < b", across: "nodes", up: "us", series: vec![Series { name: "s", points }] };
         let svg = plot.svg();
         // Decades are equally far apart; 0 is on the axis, the greatest value at the top.
-        assert!(svg.contains("points=\"64.0,196.0 304.0,44.0 544.0,348.0\""), "{svg}");
+        assert!(svg.contains("points=\"64.0,196.0 354.0,44.0 644.0,348.0\""), "{svg}");
         assert!(svg.contains("a &lt; b") && svg.contains(">10,000<") && svg.contains(">10<"), "{svg}");
     }
 }
