@@ -241,6 +241,20 @@ async fn resize<F: Future<Output = (u16, String)>>(admin: &Client, exec: impl Fn
     assert!(memory.contains(&(96 << 20).to_string()), "{memory}");
 }
 
+/// A container whose process is killed is started again, and what became of the last one is told.
+async fn restart(admin: &Client, authority: &Authority, port: u16, web: u16) {
+    let process = eventually("the server's process", || async { server_process(web) }).await;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    let again = until_pod(admin, "restarted", |p| {
+        p["status"]["containerStatuses"][0]["restartCount"] == 1 && is_ready(p)
+    });
+    let status = again.await;
+    let last = &status["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!(last["exitCode"], 137, "{status:#}");
+    let (code, _) = authority.call(port, "GET", "/containerLogs/ns/p/a?previous=true".to_owned()).await;
+    assert_eq!(code, 200);
+}
+
 async fn a_life(
     dir: PathBuf,
     runtime: amphipod_runtime::Config,
@@ -293,17 +307,7 @@ async fn a_life(
     let (_, environment) = exec("/bin/env").await;
     assert!(environment.lines().any(|l| l == "POD=p"), "{environment}");
 
-    let process = eventually("the server's process", || async { server_process(web) }).await;
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-    let again = until_pod(&admin, "restarted", |p| {
-        p["status"]["containerStatuses"][0]["restartCount"] == 1 && is_ready(p)
-    });
-    let status = again.await;
-    let last = &status["status"]["containerStatuses"][0]["lastState"]["terminated"];
-    assert_eq!(last["exitCode"], 137, "{status:#}");
-    let (code, _) = authority.call(port, "GET", "/containerLogs/ns/p/a?previous=true".to_owned()).await;
-    assert_eq!(code, 200);
-
+    restart(&admin, &authority, port, web).await;
     resize(&admin, &exec, web).await;
 
     let began = Instant::now();
