@@ -1,5 +1,6 @@
 //! The one binary: chooses a role from its arguments and composes it. No logic lives here.
 
+mod allocator;
 mod compose;
 mod hollow;
 mod image;
@@ -18,10 +19,8 @@ use clap::Parser;
 
 use options::{Cli, Command};
 
-/// A server's work is many small allocations made on one thread and freed on another; the C library's
-/// allocator takes a third of its time for them.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();

@@ -2,8 +2,17 @@
 
 use serde_json::{Map, Value};
 
+/// What stands at a JSON pointer. Names with `/` or `~` in them cannot be told: [`Value::pointer`] can,
+/// for two texts that it makes of every name it passes.
+pub fn at<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(object, |value, name| match value {
+        Value::Object(map) => map.get(name),
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    at(object, pointer).and_then(Value::as_str).unwrap_or("")
 }
 pub fn kind(object: &Value) -> &str {
     text(object, "/kind")
@@ -27,16 +36,16 @@ pub fn resource_version(object: &Value) -> &str {
     text(object, "/metadata/resourceVersion")
 }
 pub fn deletion_timestamp(object: &Value) -> Option<&str> {
-    object.pointer("/metadata/deletionTimestamp").and_then(Value::as_str)
+    at(object, "/metadata/deletionTimestamp").and_then(Value::as_str)
 }
 pub fn labels(object: &Value) -> Option<&Map<String, Value>> {
-    object.pointer("/metadata/labels").and_then(Value::as_object)
+    at(object, "/metadata/labels").and_then(Value::as_object)
 }
 pub fn annotations(object: &Value) -> Option<&Map<String, Value>> {
-    object.pointer("/metadata/annotations").and_then(Value::as_object)
+    at(object, "/metadata/annotations").and_then(Value::as_object)
 }
 pub fn finalizers(object: &Value) -> Vec<&str> {
-    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let list = at(object, "/metadata/finalizers").and_then(Value::as_array);
     list.map(|l| l.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
@@ -57,4 +66,20 @@ pub fn child_mut<'a>(parent: &'a mut Value, name: &str) -> &'a mut Map<String, V
     }
     let Value::Object(child) = child else { unreachable!("made an object above") };
     child
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_place_is_found_as_json_pointers_find_it() {
+        let object = json!({"a": {"": 1, "b": [null, {"c": "x"}]}, "": {"": 2}, "0": 3});
+        for pointer in
+            ["", "/", "/a", "/a/", "/a/b/1/c", "/a/b/0", "/a/b/2", "/a/b/x", "/a/b/1/c/d", "//", "/0"]
+        {
+            assert_eq!(at(&object, pointer), object.pointer(pointer), "{pointer}");
+        }
+    }
 }

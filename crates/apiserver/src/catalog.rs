@@ -12,7 +12,7 @@ use crate::discovery::{self, Group};
 
 pub struct Catalog {
     resources: Vec<Arc<Resource>>,
-    by_path: HashMap<(String, String, String), usize>,
+    by_plural: HashMap<String, Vec<usize>>,
     documents: OnceLock<Documents>,
 }
 
@@ -41,9 +41,11 @@ impl Catalog {
     }
 
     pub fn new(resources: Vec<Arc<Resource>>) -> Self {
-        let key = |r: &Resource| (r.group.to_string(), r.version.to_string(), r.plural.to_string());
-        let by_path = resources.iter().enumerate().map(|(i, r)| (key(r), i)).collect();
-        Catalog { resources, by_path, documents: OnceLock::new() }
+        let mut by_plural = HashMap::<String, Vec<usize>>::new();
+        for (index, resource) in resources.iter().enumerate() {
+            by_plural.entry(resource.plural.to_string()).or_default().push(index);
+        }
+        Catalog { resources, by_plural, documents: OnceLock::new() }
     }
 
     pub fn resources(&self) -> &[Arc<Resource>] {
@@ -51,13 +53,16 @@ impl Catalog {
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
-        self.by_path.get(&key).map(|index| self.resources[*index].clone())
+        self.called(plural).find(|r| r.group == group && r.version == version).cloned()
+    }
+
+    fn called(&self, plural: &str) -> impl Iterator<Item = &Arc<Resource>> + Clone {
+        self.by_plural.get(plural).into_iter().flatten().map(|index| &self.resources[*index])
     }
 
     /// The resource at the version it is stored at (any, where that is not served).
     pub fn stored(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
-        let mut same = self.resources.iter().filter(|r| r.plural == plural && r.group == group);
+        let mut same = self.called(plural).filter(|r| r.group == group);
         let at_storage =
             same.clone().find(|r| r.storage.as_ref().is_some_and(|s| s.api_version == r.api_version()));
         at_storage.or_else(|| same.next()).cloned()

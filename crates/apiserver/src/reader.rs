@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::cache::{Cache, storage_status, within};
+use crate::cache::{Cache, Entry, storage_status, within};
 use crate::catalog::Catalog;
 use crate::context::time_text;
 use crate::registry::{encode, object_key, server_writer};
@@ -42,15 +42,15 @@ impl CacheReader {
     }
 }
 
-#[async_trait]
-impl Reader for CacheReader {
-    async fn get(
+impl CacheReader {
+    /// How many fields its collection extracts stands beside an entry.
+    async fn entry(
         &self,
         group: &str,
         plural: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Option<(Arc<Entry>, usize)>, Status> {
         let resource = self.resource(group, plural)?;
         let collection = self.cache.collection(&resource).await?;
         let key = object_key(&resource, namespace, name);
@@ -62,7 +62,36 @@ impl Reader for CacheReader {
             self.cache.fresh().await?;
             found = read()?;
         }
-        Ok(found.map(|entry| entry.bytes.clone()))
+        Ok(found.map(|entry| (entry, collection.pointers.len())))
+    }
+}
+
+#[async_trait]
+impl Reader for CacheReader {
+    async fn get(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Bytes>, Status> {
+        let found = self.entry(group, plural, namespace, name).await?;
+        Ok(found.map(|(entry, _)| entry.bytes.clone()))
+    }
+
+    async fn labels(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        keys: &[&str],
+    ) -> Result<Option<Vec<Option<String>>>, Status> {
+        let found = self.entry(group, plural, namespace, name).await?;
+        let values = |(entry, fields): (Arc<Entry>, usize)| {
+            keys.iter().map(|key| entry.label(fields, key).map(str::to_owned)).collect()
+        };
+        Ok(found.map(values))
     }
 
     async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status> {

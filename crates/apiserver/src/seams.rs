@@ -199,6 +199,15 @@ pub trait Reader: Send + Sync {
     /// Revision of the newest change in this collection: an index derived from it is stale when
     /// this has moved. Cheap; also waits for acknowledged writes.
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status>;
+    /// The values of these labels of an object, where it has them; `None` if there is no such object.
+    async fn labels(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        keys: &[&str],
+    ) -> Result<Option<Vec<Option<String>>>, Status>;
     /// What an object that was read says.
     fn value(&self, bytes: &Bytes) -> Result<Arc<Value>, Status> {
         serde_json::from_slice(bytes).map(Arc::new).map_err(Status::internal)

@@ -56,6 +56,19 @@ impl Reader for MemoryReader {
         let key = (group.into(), plural.into(), namespace.into(), name.into());
         Ok(self.0.lock().objects.get(&key).cloned())
     }
+    async fn labels(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        keys: &[&str],
+    ) -> Result<Option<Vec<Option<String>>>, Status> {
+        let Some(bytes) = self.get(group, plural, namespace, name).await? else { return Ok(None) };
+        let object = self.value(&bytes)?;
+        let value = |key: &&str| Some(object::labels(&object)?.get(*key)?.as_str()?.to_owned());
+        Ok(Some(keys.iter().map(value).collect()))
+    }
     async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status> {
         let state = self.0.lock();
         let items = state

@@ -62,7 +62,7 @@ impl Session {
     }
     /// The namespace's pods, for streams to and from their processes.
     pub fn pods(&self) -> kube::Api<k8s_openapi::api::core::v1::Pod> {
-        kube::Api::namespaced(self.client.kube().clone(), &self.namespace)
+        kube::Api::namespaced(self.client.kube(), &self.namespace)
     }
 
     /// The kind a word on the command line means.

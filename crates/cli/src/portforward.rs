@@ -83,7 +83,7 @@ async fn accept(session: &Session, listener: TcpListener, pod: String, port: u16
     loop {
         let (stream, _) = listener.accept().await?;
         println!("Handling connection for {local}");
-        let api = kube::Api::<Pod>::namespaced(session.client.kube().clone(), &session.namespace);
+        let api = kube::Api::<Pod>::namespaced(session.client.kube(), &session.namespace);
         let pod = pod.clone();
         tokio::spawn(async move {
             if let Err(error) = forward(&api, &pod, port, stream).await {

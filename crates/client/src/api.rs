@@ -172,7 +172,11 @@ impl<K: Resource> Api<K> {
     }
     /// The same for those who do not need the answer: it is not decoded.
     pub async fn send_status(&self, name: &str, patch: &Patch) -> Result<(), Error> {
-        let path = self.path(name, "status");
+        self.send_patch(name, "status", patch).await
+    }
+    /// [`Api::patch_subresource`] without its answer; no patch that is an apply.
+    pub async fn send_patch(&self, name: &str, subresource: &str, patch: &Patch) -> Result<(), Error> {
+        let path = self.path(name, subresource);
         self.call("PATCH", path, patch.content_type(), patch.body()).await.map(|_| ())
     }
     pub async fn patch_subresource(&self, name: &str, subresource: &str, patch: &Patch) -> Result<K, Error> {
@@ -226,7 +230,14 @@ impl<K: Resource> Api<K> {
 /// Only what is held whole can be written back.
 impl<K: Writable> Api<K> {
     pub async fn create(&self, object: &K) -> Result<K, Error> {
-        K::decode(&self.call("POST", self.path("", ""), "application/json", object.encode()).await?)
+        K::decode(&self.post(object).await?)
+    }
+    /// The same for those who do not need the answer: it is not decoded.
+    pub async fn send_new(&self, object: &K) -> Result<(), Error> {
+        self.post(object).await.map(drop)
+    }
+    async fn post(&self, object: &K) -> Result<Bytes, Error> {
+        self.call("POST", self.path("", ""), "application/json", object.encode()).await
     }
     pub async fn update(&self, object: &K) -> Result<K, Error> {
         let path = self.path(object.name(), "");

@@ -3,6 +3,8 @@
 //! Here the first is left out and the second is kept once. That what is left cannot be written back
 //! is the type's doing: it has no encoding.
 
+mod incoming;
+
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{
@@ -12,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 
 use crate::interner::Interner;
 use crate::{Error, Resource};
+use incoming::{IncomingPod, IncomingPods};
 
 /// Specs of cached pods, one for each template.
 static SPECS: LazyLock<Interner<PodSpec>> = LazyLock::new(Interner::default);
@@ -78,12 +81,18 @@ impl Resource for CachedPod {
     const NAMESPACED: bool = Pod::NAMESPACED;
 
     fn decode(json: &[u8]) -> Result<Self, Error> {
-        Pod::decode(json).map(CachedPod::from)
+        let pod = serde_json::from_slice(json).and_then(IncomingPod::read);
+        pod.map(CachedPod::from).map_err(undecodable)
     }
     fn decode_list(json: &[u8]) -> Result<(ListMeta, Vec<Self>), Error> {
-        let (metadata, pods) = Pod::decode_list(json)?;
-        Ok((metadata, pods.into_iter().map(CachedPod::from).collect()))
+        let IncomingPods { metadata, items } = serde_json::from_slice(json).map_err(undecodable)?;
+        let pods = items.into_iter().map(|pod| pod.read().map(CachedPod::from).map_err(undecodable));
+        Ok((metadata, pods.collect::<Result<_, _>>()?))
     }
+}
+
+fn undecodable(source: serde_json::Error) -> Error {
+    Error::Decode { what: <Pod as k8s_openapi::Resource>::KIND, source }
 }
 
 fn cut_spec(spec: &mut PodSpec, has_node: bool) {
@@ -162,8 +171,10 @@ pub fn cut_resources(status: &mut ContainerStatus, asked: Option<&ResourceRequir
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use amphipod_api::schema::{self, Field, Message, Scalar, Shape, Special};
     use serde_json::{Value, json};
+
+    use super::*;
 
     fn cached(pod: &Value) -> CachedPod {
         CachedPod::decode(pod.to_string().as_bytes()).unwrap()
@@ -207,6 +218,43 @@ mod tests {
                     "restartCount": 0}]},
             })
         );
+    }
+
+    /// With every field its type has.
+    fn sample(message: &Message) -> Value {
+        let one = |field: &Field| match (field.scalar, field.message()) {
+            (_, Some(message)) => sample(message),
+            (Scalar::Bool, _) => json!(true),
+            (Scalar::Text | Scalar::Bytes, _) => json!(""),
+            _ => json!(1),
+        };
+        let shaped = |field: &Field| match field.shape {
+            Shape::Single => one(field),
+            Shape::List => json!([one(field)]),
+            Shape::Map => json!({"key": one(field)}),
+        };
+        match message.special {
+            Special::Time | Special::MicroTime => json!("2026-01-01T00:00:00Z"),
+            Special::IntOrString | Special::Quantity => json!("1"),
+            Special::FieldsV1 => json!({"f:metadata": {}}),
+            _ => message.fields.iter().map(|field| (field.name.to_owned(), shaped(field))).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_read_of_a_pod_is_what_is_kept_of_a_whole_one() {
+        let mut whole = sample(schema::of("v1", "Pod").expect("a kind"));
+        let volume = whole["spec"]["volumes"][0].as_object().expect("a volume").clone();
+        let of_each_source = volume.into_iter().map(|(source, value)| json!({"name": "v", source: value}));
+        whole["spec"]["volumes"] = of_each_source.collect();
+        let pod: Pod = serde_json::from_value(whole.clone()).expect("a pod");
+        assert!(pod.metadata.managed_fields.is_some());
+        let mut kept = CachedPod::from(pod);
+        kept.metadata.managed_fields = None;
+        assert_eq!(cached(&whole), kept);
+        let list = json!({"metadata": {"resourceVersion": "7"}, "items": [whole]});
+        let (metadata, pods) = CachedPod::decode_list(list.to_string().as_bytes()).expect("a list");
+        assert_eq!((metadata.resource_version.as_deref(), pods), (Some("7"), vec![kept]));
     }
 
     #[test]

@@ -2,14 +2,20 @@
 //! API server in the same process. Callers cannot tell which.
 
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use http::{Request, Response};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use kube::client::Body;
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, ServiceExt};
 
 use amphipod_api::status::Status;
 
@@ -20,26 +26,86 @@ const MAX_ANSWER_BYTES: usize = 512 << 20;
 
 #[derive(Clone)]
 pub struct Client {
-    inner: kube::Client,
+    transport: Transport,
     metrics: Option<Metrics>,
 }
 
+#[derive(Clone)]
+enum Transport {
+    Remote(kube::Client),
+    /// Without the queue that `kube::Client` puts before every service: a request is begun by whoever
+    /// makes it, not by a task that must be woken first.
+    Local(Arc<Call>),
+}
+
+/// What an answer says, however it got here.
+struct Content(UnsyncBoxBody<Bytes, BoxError>);
+
+impl http_body::Body for Content {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+type Answer = Response<Content>;
+type Call = dyn Fn(Request<Body>) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
+
+impl Transport {
+    fn send(&self, request: Request<Body>) -> BoxFuture<'static, Result<Answer, Error>> {
+        match self {
+            Transport::Remote(client) => {
+                let client = client.clone();
+                Box::pin(async move { Ok(boxed(client.send(request).await?)) })
+            }
+            Transport::Local(call) => {
+                let answer = call(request);
+                Box::pin(async { answer.await.map_err(|e| Error::Transport(e.to_string())) })
+            }
+        }
+    }
+}
+
+fn boxed<B>(answer: Response<B>) -> Answer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    answer.map(|body| Content(body.map_err(Into::into).boxed_unsync()))
+}
+
 impl Client {
-    pub fn new(inner: kube::Client) -> Self {
-        Client { inner, metrics: None }
+    pub fn new(client: kube::Client) -> Self {
+        Client { transport: Transport::Remote(client), metrics: None }
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
     /// caller's identity already attached.
     pub fn local<S, B>(service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Client::new(kube::Client::new(service, "default"))
+        let call = move |request| {
+            let answer = service.clone().oneshot(request);
+            let answer = async { answer.await.map(boxed).map_err(Into::into) };
+            Box::pin(answer) as BoxFuture<'static, Result<Answer, BoxError>>
+        };
+        Client { transport: Transport::Local(Arc::new(call)), metrics: None }
     }
 
     /// Connects over HTTPS with the credentials of the file's current context.
@@ -85,8 +151,15 @@ impl Client {
         self.metrics.as_ref()
     }
 
-    pub fn kube(&self) -> &kube::Client {
-        &self.inner
+    /// For what only `kube` does: streams to and from processes.
+    pub fn kube(&self) -> kube::Client {
+        match &self.transport {
+            Transport::Remote(client) => client.clone(),
+            Transport::Local(call) => {
+                let call = call.clone();
+                kube::Client::new(tower::service_fn(move |request| call(request)), "default")
+            }
+        }
     }
 
     /// Sends a request and reads the whole answer; a failure status becomes `Error::Api`.
@@ -106,10 +179,10 @@ impl Client {
         Ok(frames.map(|frame| frame.map_err(|e| Error::Transport(e.to_string()))))
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Error> {
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
         let requests = self.metrics.as_ref().and_then(|metrics| metrics.requests(request.method()));
         let started = Instant::now();
-        let sent = self.inner.send(request.map(Body::from)).await;
+        let sent = self.transport.send(request.map(Body::from)).await;
         if let Some(requests) = requests {
             let code = sent.as_ref().ok().map(|answer| answer.status().as_u16());
             requests.ended(code, started.elapsed());

@@ -50,7 +50,7 @@ impl Identity {
 }
 
 fn list(object: &Value) -> Option<&Vec<Value>> {
-    object.pointer("/metadata/managedFields").and_then(Value::as_array)
+    crate::object::at(object, "/metadata/managedFields").and_then(Value::as_array)
 }
 
 /// An empty list, or one empty entry, asks for everything to be forgotten.

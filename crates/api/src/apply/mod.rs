@@ -16,6 +16,7 @@ use managed::{Entry, Identity, Managers};
 use versions::Changes;
 pub use versions::{OneVersion, Versions};
 
+use crate::object::{at, metadata_mut};
 use crate::schema::Node;
 use crate::status::Status;
 
@@ -105,13 +106,13 @@ fn record(before: &Value, after: &Value, managers: &mut Managers, identity: Iden
 /// A write that changed nothing but the time in managedFields is no write: the times stay.
 pub fn keep_times(old: &Value, new: &mut Value) {
     const POINTER: &str = "/metadata/managedFields";
-    if old.pointer(POINTER) == new.pointer(POINTER) || !managed::same_but_for_time(old, new) {
+    if at(old, POINTER) == at(new, POINTER) || !managed::same_but_for_time(old, new) {
         return;
     }
     if same_but_for_managers(old, new)
-        && let Some(fields) = old.pointer(POINTER)
+        && let Some(fields) = at(old, POINTER)
     {
-        crate::object::metadata_mut(new).insert("managedFields".to_owned(), fields.clone());
+        metadata_mut(new).insert("managedFields".to_owned(), fields.clone());
     }
 }
 
@@ -190,7 +191,7 @@ fn carry_identity(result: &mut Value, live: Option<&Value>) {
     let Some(live) = live else { return };
     for name in ["uid", "resourceVersion", "creationTimestamp", "generation"] {
         if let Some(value) = live.pointer(&format!("/metadata/{name}")) {
-            crate::object::metadata_mut(result).insert(name.to_owned(), value.clone());
+            metadata_mut(result).insert(name.to_owned(), value.clone());
         }
     }
 }

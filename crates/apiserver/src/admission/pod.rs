@@ -1,11 +1,8 @@
 //! What a pod's scheduling depends on: priority, default tolerations, runtime class; and where it says
 //! that it has got to.
 
-use std::collections::HashMap;
-
 use amphipod_api::object;
 use amphipod_api::status::Status;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{blank, creates, forbidden, items, on, read, read_all};
@@ -59,28 +56,13 @@ pub async fn topology_labels(reader: &dyn Reader, request: &mut AdmissionRequest
         return Ok(());
     }
     // A node that is not there is for others to find fault with.
-    let Some(node) = reader.get("", "nodes", "", node).await? else { return Ok(()) };
-    let Labelled { metadata } = serde_json::from_slice(&node).map_err(Status::internal)?;
-    let places = metadata.labels.unwrap_or_default();
-    for key in TOPOLOGY_LABELS {
-        if let Some(place) = places.get(key) {
-            let labels =
-                object::metadata_mut(&mut request.object).entry("labels").or_insert_with(|| json!({}));
-            labels[key] = place.as_str().into();
-        }
+    let places = reader.labels("", "nodes", "", node, &TOPOLOGY_LABELS).await?;
+    for (key, place) in TOPOLOGY_LABELS.iter().zip(places.into_iter().flatten()) {
+        let Some(place) = place else { continue };
+        let labels = object::metadata_mut(&mut request.object).entry("labels").or_insert_with(|| json!({}));
+        labels[*key] = place.into();
     }
     Ok(())
-}
-
-/// All that is wanted of a node, which is the largest object that every pod's binding reads.
-#[derive(Deserialize)]
-struct Labelled {
-    metadata: Labels,
-}
-
-#[derive(Deserialize)]
-struct Labels {
-    labels: Option<HashMap<String, String>>,
 }
 
 struct Class {

@@ -96,7 +96,8 @@ impl Entry {
     fn field(&self, index: usize) -> Option<&str> {
         self.parts().nth(index).filter(|value| *value != ABSENT)
     }
-    fn label(&self, fields: usize, key: &str) -> Option<&str> {
+    /// The value of a label, where the collection extracts so many fields.
+    pub fn label(&self, fields: usize, key: &str) -> Option<&str> {
         let mut parts = self.parts().skip(fields);
         while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
             if name == key {

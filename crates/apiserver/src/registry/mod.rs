@@ -41,9 +41,9 @@ const MAX_OBJECT_BYTES: usize = 1536 << 10;
 pub fn object_key(resource: &Resource, namespace: &str, name: &str) -> String {
     let prefix = resource.storage.as_ref().map_or("", |s| s.prefix.as_ref());
     if resource.namespaced {
-        format!("{ROOT}{prefix}/{namespace}/{name}")
+        [ROOT, prefix, "/", namespace, "/", name].concat()
     } else {
-        format!("{ROOT}{prefix}/{name}")
+        [ROOT, prefix, "/", name].concat()
     }
 }
 

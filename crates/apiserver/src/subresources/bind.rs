@@ -112,7 +112,7 @@ fn bound(key: &str, mut pod: Value, binding: &Value, now: &str) -> Result<Value,
             amphipod_api::field::go_quote(node)
         ));
     }
-    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
+    if object::at(&pod, "/spec/schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
         return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     for key in ["annotations", "labels"] {
@@ -132,7 +132,7 @@ fn bound(key: &str, mut pod: Value, binding: &Value, now: &str) -> Result<Value,
 
 /// Sets a pod condition; its transition time moves with its status only.
 pub fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
-    let generation = pod.pointer("/metadata/generation").cloned();
+    let generation = object::at(pod, "/metadata/generation").cloned();
     let list = child_mut(pod, "status").entry("conditions").or_insert_with(|| json!([]));
     condition["lastProbeTime"] = Value::Null;
     condition["lastTransitionTime"] = now.into();

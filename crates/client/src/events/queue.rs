@@ -153,12 +153,12 @@ async fn persist(api: &Api<Event>, event: &Event, verdict: &Verdict) -> Result<(
 async fn send(api: &Api<Event>, event: &Event, verdict: &Verdict) -> Result<(), Error> {
     if *verdict == Verdict::Repeat {
         let patch = json!({"count": event.count, "lastTimestamp": event.last_timestamp});
-        match api.patch(event.name(), &Patch::Strategic(patch)).await {
+        match api.send_patch(event.name(), "", &Patch::Strategic(patch)).await {
             Err(error) if error.is_not_found() => {}
-            other => return other.map(drop),
+            other => return other,
         }
     }
-    api.create(event).await.map(drop)
+    api.send_new(event).await
 }
 
 #[cfg(test)]
