@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::context::time_text;
 use crate::error::Error;
 
-mod flow_control;
+pub mod flow_control;
 mod group_versions;
 
 /// How many objects are looked at and written at once: their writes share the store's commits.
@@ -49,7 +49,7 @@ const FLOW_CONTROL_ROUNDS: u64 = 6;
 /// The server's own API, with all rights.
 #[async_trait]
 pub trait Loopback: Send + Sync {
-    /// Status code and body of a request with a JSON body.
+    /// Status code and body of a request with a JSON body; a PATCH applies it.
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Bytes);
 }
 
@@ -336,10 +336,8 @@ pub async fn run(api: &dyn Loopback, config: &Config, policy_objects: Vec<Value>
         policy_objects.into_iter().partition(|object| object::kind(object) == "Namespace");
     each(namespaces.iter().map(|object| ensure(api, object).boxed()).collect()).await?;
     each(others.iter().map(|object| ensure(api, object).boxed()).collect()).await?;
-    let now = time_text(Timestamp::now());
-    let mut shown = flow_control::objects(&now);
-    shown.extend(group_versions::objects(&now));
-    each_with_status(api, &shown).await?;
+    each(flow_control::objects().iter().map(|object| ensure(api, object).boxed()).collect()).await?;
+    each_with_status(api, &group_versions::objects(&time_text(Timestamp::now()))).await?;
     ensure_exactly(api, &extension_authentication(config), &["data"]).await?;
     ensure_service_cidr(api, config).await?;
     ensure_kubernetes_service(api, config).await?;
@@ -362,8 +360,8 @@ pub async fn keep(api: &dyn Loopback, config: &Config, cancel: CancellationToken
         if round % FLOW_CONTROL_ROUNDS != 0 {
             continue;
         }
-        let wanted = flow_control::objects(&time_text(Timestamp::now()));
-        if let Err(error) = each_with_status(api, &wanted).await {
+        let wanted = flow_control::objects();
+        if let Err(error) = each(wanted.iter().map(|object| ensure(api, object).boxed()).collect()).await {
             warn!(%error, "the FlowSchemas and their priority levels could not be kept");
         }
     }

@@ -39,8 +39,10 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// Time limit for everything but watches and connections to pods.
     pub request_timeout: Duration,
-    /// Requests (not watches) served at once; more wait a little, or are refused with 429.
+    /// Together the seats of flow control: what its priority levels share out for requests to be served
+    /// at once. Reads and writes are not told apart any more.
     pub max_requests_inflight: usize,
+    pub max_mutating_requests_inflight: usize,
     /// Shown by `/version`.
     pub version: Version,
 }
@@ -89,9 +91,17 @@ impl Default for Config {
             event_ttl: Duration::from_secs(3600),
             compaction_interval: Duration::from_secs(300),
             request_timeout: Duration::from_secs(60),
-            max_requests_inflight: 600,
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
             version: Version::default(),
         }
+    }
+}
+
+impl Config {
+    /// Requests that are served at once.
+    pub fn seats(&self) -> usize {
+        self.max_requests_inflight.saturating_add(self.max_mutating_requests_inflight)
     }
 }
 

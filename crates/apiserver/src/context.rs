@@ -13,6 +13,7 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use crate::flow_control::Seat;
 use crate::http::negotiate::Accepted;
 use crate::http::path::{Query, Target};
 use crate::seams::Attributes;
@@ -23,7 +24,7 @@ const MAX_FIELD_MANAGER: usize = 128;
 const MAX_WARNING_BYTES: usize = 4 << 10;
 
 pub struct Context {
-    pub attributes: Attributes,
+    pub attributes: Arc<Attributes>,
     pub resource: Arc<Resource>,
     pub target: Target,
     pub query: Query,
@@ -33,6 +34,8 @@ pub struct Context {
     /// `now` as RFC 3339 with whole seconds.
     pub now_text: String,
     warnings: Mutex<Vec<String>>,
+    /// What a watch has until it has begun.
+    seat: Mutex<Option<Seat>>,
 }
 
 /// RFC 3339, UTC, whole seconds: `metav1.Time`.
@@ -42,7 +45,7 @@ pub fn time_text(time: Timestamp) -> String {
 
 impl Context {
     pub fn new(
-        attributes: Attributes,
+        attributes: Arc<Attributes>,
         resource: Arc<Resource>,
         target: Target,
         query: Query,
@@ -51,8 +54,15 @@ impl Context {
         now: Timestamp,
     ) -> Self {
         let now_text = time_text(now);
-        let warnings = Mutex::default();
-        Context { attributes, resource, target, query, headers, accepted, now, now_text, warnings }
+        let (warnings, seat) = (Mutex::default(), Mutex::default());
+        Context { attributes, resource, target, query, headers, accepted, now, now_text, warnings, seat }
+    }
+
+    pub fn seated(self, seat: Option<Seat>) -> Self {
+        Context { seat: Mutex::new(seat), ..self }
+    }
+    pub fn take_seat(&self) -> Option<Seat> {
+        self.seat.lock().take()
     }
 
     pub fn namespace(&self) -> &str {

@@ -14,6 +14,7 @@ mod cork;
 pub mod discovery;
 mod drain;
 pub mod error;
+pub mod flow_control;
 pub mod health;
 pub mod http;
 pub mod kubelet_proxy;

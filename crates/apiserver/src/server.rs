@@ -26,7 +26,8 @@ use crate::cache::{Cache, storage_status};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Error;
-use crate::http::limits::Limits;
+use crate::flow_control::FlowControl;
+use crate::flow_control::keeper::{self, Keeper};
 use crate::http::local::LocalService;
 use crate::http::pipeline;
 use crate::kubelet_proxy;
@@ -48,7 +49,7 @@ pub struct ApiServer {
     pub shutdown: CancellationToken,
     pub kubelet_tls: Arc<rustls::ClientConfig>,
     /// Who is served now and who waits.
-    pub limits: Limits,
+    pub flow_control: FlowControl,
     event_lease: Mutex<Option<(LeaseId, Instant)>>,
     /// Given once there is a scheduler's explainer, which needs the server to read from.
     explainer: OnceLock<Arc<dyn SchedulingExplainer>>,
@@ -68,7 +69,7 @@ impl ApiServer {
         let tls =
             kubelet_proxy::kubelet_tls(config.kubelet_client.as_ref(), config.kubelet_ca_pem.as_deref())?;
         let server = Arc::new(ApiServer {
-            limits: Limits::new(config.max_requests_inflight),
+            flow_control: FlowControl::new(config.seats(), metrics.flow_control.clone()),
             cache,
             catalog,
             policy,
@@ -81,17 +82,22 @@ impl ApiServer {
         });
         let loopback = InProcess(server.clone());
         bootstrap::run(&loopback, &server.config, (server.policy.bootstrap_objects)()).await?;
+        let mut keeper = Keeper::default();
+        keeper.obey(&server, &loopback).await.map_err(|status| Error::Bootstrap {
+            what: "the FlowSchemas and their priority levels".into(),
+            why: status.message,
+        })?;
         let mut repair = Repair::default();
         repair.run(&server, &loopback, true).await.map_err(|status| Error::Bootstrap {
             what: "the addresses and ports of services".into(),
             why: status.message,
         })?;
-        server.clone().spawn_background(repair);
+        server.clone().spawn_background(repair, keeper);
         info!("API server ready");
         Ok(server)
     }
 
-    fn spawn_background(self: Arc<Self>, repair: Repair) {
+    fn spawn_background(self: Arc<Self>, repair: Repair, keeper: Keeper) {
         let server = self.clone();
         tokio::spawn(async move {
             bootstrap::keep(&InProcess(server.clone()), &server.config, server.shutdown.clone()).await;
@@ -100,6 +106,9 @@ impl ApiServer {
         tokio::spawn(async move {
             repair_periodically(&server, &InProcess(server.clone()), repair).await;
         });
+        let server = self.clone();
+        tokio::spawn(async move { keeper.keep(server.clone(), &InProcess(server)).await });
+        tokio::spawn(keeper::adjust_periodically(self.clone()));
         tokio::spawn(async move { self.compact_periodically().await });
     }
 
@@ -213,10 +222,12 @@ struct InProcess(Arc<ApiServer>);
 impl Loopback for InProcess {
     async fn call(&self, method: &str, path: &str, content: Option<&Value>) -> (u16, Bytes) {
         let content = content.map(Value::to_string).unwrap_or_default();
+        let content_type =
+            if method == "PATCH" { "application/apply-patch+yaml" } else { "application/json" };
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::CONTENT_TYPE, content_type)
             .header(http::header::USER_AGENT, "kube-apiserver")
             .extension(UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"]))
             .body(body::full(content));

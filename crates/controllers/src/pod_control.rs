@@ -4,14 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 
 use amphipod_client::{Api, CachedPod, Client, DeleteParams, EventRecorder, Resource};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::Error;
 
 /// The first batch of creations; each batch that works doubles the next.
 const FIRST_BATCH: usize = 1;
-/// Deletions under way at once, for one owner.
+/// Creations, and deletions, under way at once for one owner: enough to keep a server busy, and fewer
+/// than it lets wait in one flow's queues (`docs/flow-control.md`).
+const CREATES_AT_ONCE: usize = 64;
 const DELETES_AT_ONCE: usize = 64;
 
 #[derive(Clone)]
@@ -66,7 +68,7 @@ impl PodControl {
             let outcome = self.delete(owner, &pod).await;
             (pod, outcome)
         });
-        let mut running = futures::stream::iter(deletions).buffer_unordered(DELETES_AT_ONCE);
+        let mut running = stream::iter(deletions).buffer_unordered(DELETES_AT_ONCE);
         let mut errors = Vec::new();
         while let Some((pod, outcome)) = running.next().await {
             if let Err(error) = outcome {
@@ -99,10 +101,11 @@ where
     let mut rest = items.into_iter();
     let mut size = FIRST_BATCH;
     while started.error.is_none() {
-        let mut batch: FuturesUnordered<Fut> = rest.by_ref().take(size).map(&work).collect();
+        let batch: Vec<T> = rest.by_ref().take(size).collect();
         if batch.is_empty() {
             break;
         }
+        let mut batch = stream::iter(batch).map(&work).buffer_unordered(CREATES_AT_ONCE);
         while let Some(outcome) = batch.next().await {
             match outcome {
                 Ok(done) => {

@@ -1,7 +1,6 @@
 //! The FlowSchemas and PriorityLevelConfigurations every cluster has from its first start: the
 //! mandatory ones and those Kubernetes suggests, and how they are brought back to what they were.
-//!
-//! They are kept, but not obeyed yet: who is served when is decided by `http::limits` alone.
+//! What they mean for requests is in `crate::flow_control`, which also writes their status.
 
 use amphipod_api::object;
 use serde_json::{Value, json};
@@ -183,7 +182,7 @@ fn level((name, shares, lendable, queues): &Level) -> Value {
     document("PriorityLevelConfiguration", name, json!({"type": "Limited", "limited": limited}))
 }
 
-fn flow(schema: &Schema, now: &str) -> Value {
+fn flow(schema: &Schema) -> Value {
     let mut spec = json!({
         "priorityLevelConfiguration": {"name": schema.level}, "matchingPrecedence": schema.precedence,
         "rules": rules(schema),
@@ -191,16 +190,7 @@ fn flow(schema: &Schema, now: &str) -> Value {
     if !schema.by.is_empty() {
         spec["distinguisherMethod"] = json!({"type": schema.by});
     }
-    let mut object = document("FlowSchema", schema.name, spec);
-    let found = format!(
-        "This FlowSchema references the PriorityLevelConfiguration object named {:?} and it exists",
-        schema.level
-    );
-    object["status"] = json!({"conditions": [{
-        "type": "Dangling", "status": "False", "reason": "Found", "message": found,
-        "lastTransitionTime": now,
-    }]});
-    object
+    document("FlowSchema", schema.name, spec)
 }
 
 /// What becomes of an existing object of these kinds; `None`: it stays as it is.
@@ -228,13 +218,17 @@ pub fn reconciled(existing: &Value, wanted: &Value) -> Option<Value> {
     (new != *existing).then_some(new)
 }
 
-/// The objects with the status they are to have: every level a schema names is among them.
-pub fn objects(now: &str) -> Vec<Value> {
+pub fn objects() -> Vec<Value> {
     let exempt = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
     let mut all = vec![document("PriorityLevelConfiguration", "exempt", exempt)];
     all.extend(LEVELS.iter().map(level));
-    all.extend(SCHEMAS.iter().map(|schema| flow(schema, now)));
+    all.extend(SCHEMAS.iter().map(flow));
     all
+}
+
+/// Those without which some request would have no place; they are obeyed even while they are missing.
+pub fn mandatory() -> Vec<Value> {
+    objects().into_iter().filter(|object| MANDATORY.contains(&object::name(object))).collect()
 }
 
 #[cfg(test)]
@@ -282,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_exempt_level_lends_what_it_is_told() {
-        let wanted = &objects("2026-01-01T00:00:00Z")[0];
+        let wanted = &objects()[0];
         let mut existing = wanted.clone();
         existing["spec"]["exempt"]["lendablePercent"] = 30.into();
         assert_eq!(reconciled(&existing, wanted), None);
@@ -296,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_schema_has_its_level_and_a_precedence_of_its_rank() {
-        let all = objects("2026-01-01T00:00:00Z");
+        let all = objects();
         let named = |kind: &str| -> Vec<&str> {
             all.iter().filter(|o| o["kind"] == kind).filter_map(|o| o["metadata"]["name"].as_str()).collect()
         };

@@ -126,6 +126,11 @@ impl Cache {
         Ok(collection)
     }
 
+    /// The collection of a resource, if it is there already.
+    pub fn loaded(&self, resource: &Resource) -> Option<Arc<Collection>> {
+        self.find(&resource.storage.as_ref()?.prefix).filter(|collection| collection.is_ready())
+    }
+
     fn find(&self, prefix: &str) -> Option<Arc<Collection>> {
         self.collections.read().get(prefix).cloned()
     }

@@ -1,5 +1,5 @@
-//! `/debug/pprof`: what the maintainer asks a server that is slow or large. Behind authorization
-//! like every path, and made when asked for.
+//! `/debug`: what the maintainer asks a server that is slow or large, or refuses requests. Behind
+//! authorization like every path, and made when asked for.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -13,12 +13,16 @@ use tokio::time::Instant;
 
 use super::path::Query;
 use crate::body::{self, Body};
+use crate::flow_control::dump;
 use crate::registry::view;
 use crate::server::ApiServer;
 
 const INDEX: &str = "/debug/pprof/\n\nheap: memory of the process, and what the watch cache holds\n\
                      profile: where processor time goes, for seconds=30 seconds; for go tool pprof and speedscope\n\
                      tasks: the runtime's tasks and queues, requests being served and waiting\n";
+const FLOW_CONTROL: &str = "/debug/api_priority_and_fairness/";
+/// Asks the table of requests to say who asked for what.
+const DETAILS: &str = "includeRequestDetails";
 /// How long a profile takes where its length is not given, as Go's.
 const PROFILE_SECONDS: u64 = 30;
 /// The longest: enough for what happens every few minutes, and its stacks still fit into some megabytes.
@@ -37,7 +41,10 @@ pub async fn answer(server: &ApiServer, path: &str, query: &Query) -> Result<Res
         "/debug/pprof/heap" => heap(server),
         "/debug/pprof/profile" => return profile(server, query).await,
         "/debug/pprof/tasks" => tasks(server),
-        _ => return Err(Status::no_such_path()),
+        _ => path
+            .strip_prefix(FLOW_CONTROL)
+            .and_then(|table| dump::answer(&server.flow_control, table, !query.text(DETAILS).is_empty()))
+            .ok_or_else(Status::no_such_path)?,
     };
     Ok(view::response(StatusCode::OK, "text/plain; charset=utf-8", body::full(text)))
 }
@@ -104,7 +111,7 @@ fn tasks(server: &ApiServer) -> String {
         runtime.num_alive_tasks(),
         runtime.global_queue_depth()
     );
-    for (kind, served, waiting) in server.limits.load() {
+    for (kind, served, waiting) in server.flow_control.load() {
         let _ = writeln!(text, "requests {} served {served} waiting {waiting}", kind.name());
     }
     text

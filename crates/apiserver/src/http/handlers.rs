@@ -44,10 +44,11 @@ pub async fn resource(
     incoming: Incoming,
     target: Target,
 ) -> Result<Response<Body>, Status> {
-    let Incoming { request, mut attributes, query, .. } = incoming;
+    let Incoming { request, mut attributes, query, resource, seat, .. } = incoming;
     // What authorization saw as a name taken from a selector is none here.
-    attributes.name.clone_from(&target.name);
-    let resource = server.catalog.load().find(&target.group, &target.version, &target.resource);
+    if attributes.name != target.name {
+        Arc::make_mut(&mut attributes).name.clone_from(&target.name);
+    }
     let resource = resource.ok_or_else(Status::no_such_path)?;
     check_place(&resource, &target)?;
     check_verb(&resource, &target)?;
@@ -55,7 +56,7 @@ pub async fn resource(
     let accepted = accepted(&resource, &target, &parts.headers)?.prettied(&query, &parts.headers);
     let headers = parts.headers.clone();
     let cx = Context::new(attributes, resource, target, query, headers, accepted, server.now());
-    let cx = Arc::new(cx);
+    let cx = Arc::new(cx.seated(seat));
     if let Some(text) = deprecation(&cx.resource) {
         cx.warn(text);
         server.metrics.access.deprecated(&cx.resource, cx.subresource());
@@ -282,10 +283,11 @@ fn collections(server: &ApiServer) -> Vec<(String, String, Standing)> {
 }
 
 async fn metrics(server: &ApiServer) -> Result<Response<Body>, Status> {
+    server.flow_control.show();
     let scrape = Scrape {
         collections: collections(server),
         store_bytes: server.cache.store().size_bytes().await.unwrap_or(0),
-        load: server.limits.load(),
+        load: server.flow_control.load(),
     };
     let text = server.metrics.render(&scrape);
     Ok(view::response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body::full(text)))

@@ -3,8 +3,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use futures::FutureExt;
 use http::header::{
@@ -22,6 +23,7 @@ use super::{debug, handlers, limits, negotiate};
 use crate::authn::{self, impersonation};
 use crate::authz;
 use crate::body::{self, Body, GZIP_THRESHOLD_BYTES};
+use crate::flow_control::{Asked, Schema, Seat};
 use crate::metrics::{Observed, RequestMeter};
 use crate::registry::render::ExpectedSize;
 use crate::registry::{patch, view};
@@ -41,9 +43,19 @@ const LONG_RUNNING: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"
 /// One request as far as it is known before anyone has looked at it closely.
 pub struct Incoming {
     pub request: Request<Body>,
-    pub attributes: Attributes,
+    pub attributes: Arc<Attributes>,
     pub target: Option<Target>,
     pub query: Query,
+    /// What the path names, if that is served here.
+    pub resource: Option<Arc<Resource>>,
+    /// A watch's, until it has begun.
+    pub seat: Option<Seat>,
+}
+
+impl Incoming {
+    fn asked(&self) -> Asked<'_> {
+        Asked { attributes: &self.attributes, query: &self.query, resource: self.resource.as_deref() }
+    }
 }
 
 /// Answers a request; never fails.
@@ -63,7 +75,8 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response<
         is_dry_run: query.all("dryRun").any(|value| value == "All"),
         is_long_running,
     });
-    let incoming = Incoming { request, attributes, target, query };
+    let attributes = Arc::new(attributes);
+    let incoming = Incoming { request, attributes, target, query, resource: known, seat: None };
     let span = debug_span!("request", audit_id);
     // Boxed, as below: large futures are copied by everything that wraps them.
     let work =
@@ -151,65 +164,113 @@ fn understand(request: &Request<Body>) -> (Attributes, Option<Target>, Query) {
 
 async fn bounded(
     server: Arc<ApiServer>,
-    mut incoming: Incoming,
+    incoming: Incoming,
     accepted: Accepted,
     is_long_running: bool,
     meter: &RequestMeter,
 ) -> Response<Body> {
-    let refused = |status: Status| view::status_response(accepted, &status);
-    if is_long_running {
-        let outcome = async {
-            identify(&server, &mut incoming).await?;
-            long_running(&server, incoming).await
-        };
-        return outcome.await.unwrap_or_else(refused);
-    }
-    let kind = Kind::of(&incoming.attributes.verb);
-    let limit = match TimeLimit::parse(&incoming.query, kind, server.config.request_timeout) {
-        Ok(limit) => limit,
-        Err(status) => return refused(status),
+    let mut schema = None;
+    let outcome = if is_long_running {
+        long_running(&server, incoming, &mut schema, meter).await
+    } else {
+        let kind = Kind::of(&incoming.attributes.verb);
+        match TimeLimit::parse(&incoming.query, kind, server.config.request_timeout) {
+            Ok(limit) => in_time(&server, incoming, limit, &mut schema, meter).await,
+            Err(status) => Err(status),
+        }
     };
+    let mut answer = outcome.unwrap_or_else(|status| view::status_response(accepted, &status));
+    if let Some(schema) = schema {
+        schema.mark(&mut answer);
+    }
+    answer
+}
+
+/// A request that is answered within its time limit.
+async fn in_time(
+    server: &Arc<ApiServer>,
+    mut incoming: Incoming,
+    limit: TimeLimit,
+    schema: &mut Option<Arc<Schema>>,
+    meter: &RequestMeter,
+) -> Result<Response<Body>, Status> {
     let deadline = tokio::time::Instant::now() + limit.duration;
     let work = async {
-        identify(&server, &mut incoming).await?;
-        let user = &incoming.attributes.user;
-        let Some(served) = server.limits.enter(user, kind, limit.duration).await else {
-            meter.terminated(429);
-            return Ok(limits::too_many());
+        identify(server, &mut incoming).await?;
+        let seat = match enter(server, incoming.asked(), limit.duration, schema, meter).await {
+            Ok(seat) => seat,
+            Err(sent_away) => return Ok(sent_away),
         };
-        authorize(&server, &incoming.attributes).await?;
-        let answer = answer(&server, incoming).await?;
+        authorize(server, &incoming.attributes).await?;
+        let answer = answer(server, incoming).await?;
         let (parts, content) = answer.into_parts();
-        // What is still to be written has what is left of the time, and keeps its place that long.
-        Ok(Response::from_parts(parts, body::ahead(content, deadline, served).await))
+        // What is still to be written has what is left of the time, and keeps its seat that long.
+        Ok(Response::from_parts(parts, body::ahead(content, deadline, seat).await))
     };
-    let outcome = tokio::time::timeout_at(deadline, Box::pin(work)).await.unwrap_or_else(|_| {
+    tokio::time::timeout_at(deadline, Box::pin(work)).await.unwrap_or_else(|_| {
         meter.terminated(504);
         Err(limit.exceeded())
-    });
-    outcome.unwrap_or_else(refused)
+    })
+}
+
+/// Passes flow control; the error is the answer to one that is sent away.
+async fn enter(
+    server: &ApiServer,
+    asked: Asked<'_>,
+    limit: Duration,
+    schema: &mut Option<Arc<Schema>>,
+    meter: &RequestMeter,
+) -> Result<Option<Seat>, Response<Body>> {
+    let schema = schema.insert(server.flow_control.classify(asked.attributes));
+    let entered = server.flow_control.enter(schema, asked, &server.cache, limit).await;
+    entered.map_err(|_| {
+        meter.terminated(429);
+        limits::too_many(schema.level.retry_after())
+    })
 }
 
 /// Who asks.
 async fn identify(server: &ApiServer, incoming: &mut Incoming) -> Result<(), Status> {
-    incoming.attributes.user = authenticate(server, &mut incoming.request).await?;
+    Arc::make_mut(&mut incoming.attributes).user = authenticate(server, &mut incoming.request).await?;
     name_from_selector(incoming);
     Ok(())
 }
 
 /// A watch, or an answer that people may pause: whoever may have that may let their connection stand
-/// still until it is over.
-async fn long_running(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
-    authorize(server, &incoming.attributes).await?;
+/// still until it is over. Only watches need a seat, and only to begin.
+async fn long_running(
+    server: &Arc<ApiServer>,
+    mut incoming: Incoming,
+    schema: &mut Option<Arc<Schema>>,
+    meter: &RequestMeter,
+) -> Result<Response<Body>, Status> {
+    identify(server, &mut incoming).await?;
     if incoming.attributes.verb == "watch" {
-        return answer(server, incoming).await;
+        return watch(server, incoming, schema, meter).await;
     }
+    authorize(server, &incoming.attributes).await?;
     let extensions = incoming.request.extensions_mut();
     let granted = extensions.get::<Patience>().map(Patience::grant);
     // Upgraded streams outlast their answer.
     granted.clone().map(|granted| extensions.insert(granted));
     let answer = answer(server, incoming).await?;
     Ok(answer.map(|content| body::holding(content, granted)))
+}
+
+async fn watch(
+    server: &Arc<ApiServer>,
+    mut incoming: Incoming,
+    schema: &mut Option<Arc<Schema>>,
+    meter: &RequestMeter,
+) -> Result<Response<Body>, Status> {
+    match enter(server, incoming.asked(), server.config.request_timeout, schema, meter).await {
+        Ok(seat) => incoming.seat = seat,
+        Err(sent_away) => return Ok(sent_away),
+    }
+    authorize(server, &incoming.attributes).await?;
+    let watching = server.flow_control.watching(&incoming.asked());
+    let answer = answer(server, incoming).await?;
+    Ok(answer.map(|content| body::holding(content, watching)))
 }
 
 async fn answer(server: &Arc<ApiServer>, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -242,7 +303,7 @@ async fn authenticate(server: &ApiServer, request: &mut Request<Body>) -> Result
 
 /// A list or watch of one named object may be allowed by that name.
 fn name_from_selector(incoming: &mut Incoming) {
-    let attributes = &mut incoming.attributes;
+    let attributes = Arc::make_mut(&mut incoming.attributes);
     if !matches!(attributes.verb.as_str(), "list" | "watch" | "deletecollection")
         || !attributes.name.is_empty()
     {

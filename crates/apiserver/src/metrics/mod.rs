@@ -2,6 +2,7 @@
 
 mod access;
 mod cache;
+mod flow_control;
 mod labels;
 mod plugins;
 mod process;
@@ -31,6 +32,7 @@ use crate::seams::Attributes;
 use access::Access;
 pub use access::Step;
 use cache::CacheFamilies;
+pub use flow_control::{FlowControlFamilies, FlowMeters};
 use labels::{
     Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
     Target, Terminated, VersionedLabels, resource_labels, store_labels,
@@ -304,6 +306,8 @@ pub struct Metrics {
     cache: CacheFamilies,
     /// Who asks, and whether they may.
     pub access: Access,
+    /// Who is served when.
+    pub flow_control: Arc<FlowControlFamilies>,
 }
 
 /// What the server looks like at the moment it is asked.
@@ -323,6 +327,7 @@ impl Metrics {
         let process = Process::new(&mut registry);
         let access = Access::new(&mut registry);
         let cache = CacheFamilies::new(&mut registry);
+        let flow_control = Arc::new(FlowControlFamilies::new(&mut registry));
         let (major, minor) = version.numbers();
         let build = BuildLabels {
             major: major.to_owned(),
@@ -337,7 +342,7 @@ impl Metrics {
         };
         families.build.get_or_create(&build).set(1);
         let (parts, families) = (RwLock::default(), Arc::new(families));
-        Metrics { registry, parts, families, process, cache, access }
+        Metrics { registry, parts, families, process, cache, access, flow_control }
     }
 
     pub fn request(&self, request: &Observed<'_>) -> RequestMeter {

@@ -15,6 +15,7 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{options, view};
 use crate::body::{self, Body, BoxError};
@@ -96,19 +97,13 @@ fn parse(cx: &Context) -> Result<WatchOptions, Status> {
 }
 
 pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>, Status> {
+    // A watch that has begun needs no seat.
+    let seat = cx.take_seat();
     let collection = server.cache.collection(&cx.resource).await?;
     let options = parse(&cx)?;
     let selector = options::selector(&cx, &collection)?;
-    match options.not_older_than {
-        Some(revision) => {
-            if let Err(status) = server.cache.wait_for(revision).await {
-                return Ok(refused(cx, &status));
-            }
-        }
-        None if cx.query.text("resourceVersion").is_empty() => {
-            server.cache.fresh().await?;
-        }
-        None => {}
+    if let Some(status) = not_fresh_enough(server, &cx, &options).await? {
+        return Ok(refused(cx, &status));
     }
     if collection.watcher_count() >= MAX_WATCHERS {
         return Err(Status::too_many_requests(
@@ -135,6 +130,9 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
             (entries.cloned().collect(), applied.max(newest), watcher)
         }
     };
+    // Nor does one whose client takes longer for the initial state than a request may take.
+    let limit = server.config.request_timeout;
+    let seat = seat.filter(|_| !initial.is_empty()).map(|seat| seat.held_for(limit));
     let end = Instant::now() + options.timeout;
     let next_bookmark = if options.bookmarks { first_bookmark(end) } else { end };
     let feed = Feed {
@@ -153,6 +151,7 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         held: None,
         selector,
         initial,
+        seat,
         mark_initial_end: options.mark_initial_end,
         timer: Box::pin(tokio::time::sleep_until(next_bookmark)),
         next_bookmark,
@@ -164,6 +163,19 @@ pub async fn watch(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body
         meter: server.metrics.watch_started(&cx.resource),
     };
     Ok(view::response(StatusCode::OK, content_type(&cx), feed.into_body()))
+}
+
+/// Waits until the cache is as new as the client asks. What it waited for in vain is told as an event.
+async fn not_fresh_enough(
+    server: &ApiServer,
+    cx: &Context,
+    options: &WatchOptions,
+) -> Result<Option<Status>, Status> {
+    match options.not_older_than {
+        Some(revision) => Ok(server.cache.wait_for(revision).await.err()),
+        None if cx.query.text("resourceVersion").is_empty() => server.cache.fresh().await.map(|_| None),
+        None => Ok(None),
+    }
 }
 
 fn content_type(cx: &Context) -> &'static str {
@@ -366,6 +378,8 @@ struct Feed {
     held: Option<Arc<Change>>,
     selector: Selector,
     initial: VecDeque<Arc<Entry>>,
+    /// Held while there is more of the initial state to tell.
+    seat: Option<AbortOnDropHandle<()>>,
     mark_initial_end: bool,
     /// Runs until the next bookmark.
     timer: Pin<Box<Sleep>>,
@@ -459,6 +473,7 @@ impl Feed {
             self.shaper.object("ADDED", &entry, None, &mut self.frames)?;
             return Ok(true);
         }
+        self.seat = None;
         if self.mark_initial_end {
             self.mark_initial_end = false;
             let bookmark = self.shaper.bookmark(self.delivered, true)?;

@@ -2,6 +2,8 @@
 //! everywhere; as the answer names nodes and pods of all namespaces, whoever asks must also be allowed
 //! to list those. Deciding is the scheduler's business, behind a seam.
 
+use std::sync::Arc;
+
 use amphipod_api::codec;
 use amphipod_api::object;
 use amphipod_api::scheduling_review::{GROUP, KIND, Spec};
@@ -11,6 +13,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::flow_control::seated;
 use crate::http::path::{self, Query};
 use crate::http::pipeline::authorize;
 use crate::registry::create;
@@ -36,7 +39,8 @@ pub async fn answer(server: &ApiServer, cx: &Context, mut review: Value) -> Resu
         None => existing(server, cx, &spec.pod_name).await?,
     };
     let explainer = server.scheduling_explainer()?;
-    review["status"] = explainer.explain(&pod, &spec.changes).await?;
+    // It reads through the API.
+    review["status"] = seated(explainer.explain(&pod, &spec.changes)).await?;
     Ok(review)
 }
 
@@ -76,7 +80,7 @@ async fn described(server: &ApiServer, cx: &Context, mut pod: Value) -> Result<B
     let attributes = Attributes { user: cx.attributes.user.clone(), ..target.attributes(&path) };
     let query = Query::parse(Some("dryRun=All&fieldValidation=Strict"));
     let headers = cx.headers.clone();
-    let creating = Context::new(attributes, resource, target, query, headers, cx.accepted, cx.now);
+    let creating = Context::new(Arc::new(attributes), resource, target, query, headers, cx.accepted, cx.now);
     let content = pod.to_string();
     let decoded =
         codec::decode(content.as_bytes(), codec::JSON, creating.expected(), creating.field_validation()?)?;

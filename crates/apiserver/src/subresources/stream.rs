@@ -11,7 +11,7 @@ use crate::body::{self, Body};
 use crate::context::Context;
 use crate::kubelet_proxy::{self, Backend, Transport};
 use crate::registry::{admit, validate_admission, view};
-use crate::seams::{Decision, Operation};
+use crate::seams::{Attributes, Decision, Operation};
 use crate::server::ApiServer;
 
 /// How much of a kubelet's refusal is told on, as upstream.
@@ -55,7 +55,7 @@ async fn may_create(server: &ApiServer, cx: &Context) -> Result<(), Status> {
     if cx.attributes.verb == "create" {
         return Ok(());
     }
-    let mut wanted = cx.attributes.clone();
+    let mut wanted = Attributes::clone(&cx.attributes);
     wanted.verb = "create".into();
     match server.policy.authorizer.authorize(&wanted).await {
         Decision::Allow { .. } => Ok(()),

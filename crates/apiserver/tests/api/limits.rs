@@ -2,50 +2,22 @@
 
 use std::sync::Arc;
 
-use amphipod_apiserver::{ApiServer, Config, UserInfo};
+use amphipod_apiserver::{ApiServer, Config};
 use amphipod_store::EmbeddedStore;
 use bytes::Bytes;
-use futures::StreamExt;
-use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http::Request;
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use crate::support::{Answer, MAPS, Server, config_map, server};
+use crate::support::{MAPS, Server, endless, large_maps, server, until, with_jane};
 use crate::tls::{authority, connect};
-
-/// Sends a request whose body never ends.
-async fn endless(api: &Arc<ApiServer>, user: &str, path: &str) -> Answer {
-    let frames = futures::stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from("{"))) });
-    let body = StreamBody::new(frames.chain(futures::stream::pending()));
-    let request = Request::builder().method("POST").uri(path).header("content-type", "application/json");
-    let service = api.local_service(UserInfo::new(user, &["system:authenticated"]));
-    let answer: Response<_> =
-        service.oneshot(request.body(body).expect("a request")).await.expect("never fails");
-    let (parts, body) = answer.into_parts();
-    let bytes = body.collect().await.expect("a whole answer").to_bytes();
-    Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
-}
-
-/// A server with one place for writes and two for reads, and a user who may do everything.
-async fn small() -> Server {
-    let store = Arc::new(EmbeddedStore::memory().expect("a store"));
-    let config = Config { max_requests_inflight: 3, ..Config::default() };
-    let server = Server::of(ApiServer::start(config, store).await.expect("a server")).await;
-    let binding = json!({"metadata": {"name": "jane"}, "subjects": [{"kind": "User", "name": "jane",
-        "apiGroup": "rbac.authorization.k8s.io"}],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
-    server.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
-    server
-}
 
 #[tokio::test]
 async fn requests_end_in_time() {
-    let server = small().await;
+    let server = with_jane().await;
     let slow = endless(&server.api, "jane", &format!("{MAPS}?timeout=50ms")).await;
     let status = slow.json();
     assert_eq!((&status["details"], slow.headers.get("retry-after")), (&json!({}), None));
@@ -60,51 +32,14 @@ async fn requests_end_in_time() {
     server.get(&format!("{MAPS}?timeout=32s")).await.expect(200);
 }
 
-#[tokio::test]
-async fn a_full_room_is_full_for_its_kind_only() {
-    let server = small().await;
-    let jane = server.as_user("jane", &["system:authenticated"]);
-    let holder = tokio::spawn({
-        let api = server.api.clone();
-        async move { endless(&api, "jane", MAPS).await }
-    });
-    until_serving(&server.api, 1, 1).await;
-    let refused = jane.post(&format!("{MAPS}?timeout=40ms"), &config_map("a")).await;
-    assert_eq!((refused.code, refused.headers["retry-after"].to_str().unwrap()), (429, "1"));
-    assert_eq!(refused.headers["content-type"], "text/plain; charset=utf-8");
-    assert_eq!(&refused.bytes[..], b"Too many requests, please try again later.\n");
-    // Reads, watches, the cluster's own components and its masters are served.
-    jane.get(MAPS).await.expect(200);
-    jane.watch(&format!("{MAPS}?watch=1")).await;
-    let node = server.as_user("system:node:n", &["system:nodes", "system:authenticated"]);
-    assert_eq!(node.post(MAPS, &config_map("n")).await.code, 403);
-    server.post(MAPS, &config_map("b")).await.expect(201);
-    // The next in line gets the place.
-    let map = config_map("c");
-    let waiting = jane.post(MAPS, &map);
-    let (waited, ()) = tokio::join!(waiting, async { holder.abort() });
-    waited.expect(201);
-}
-
 /// Waits until so many reads are being served.
 async fn until_reads(api: &ApiServer, number: usize) {
-    until_serving(api, 0, number).await;
-}
-
-/// Waits until so many requests of a kind are being served.
-async fn until_serving(api: &ApiServer, kind: usize, number: usize) {
-    let reached = async {
-        while api.limits.load()[kind].1 != number {
-            tokio::task::yield_now().await;
-        }
-    };
-    let wait = std::time::Duration::from_secs(60);
-    assert!(tokio::time::timeout(wait, reached).await.is_ok(), "{:?}", api.limits.load());
+    until("so many reads", || api.flow_control.load()[0].1 == number).await;
 }
 
 #[tokio::test]
-async fn a_list_keeps_its_place_until_it_is_written() {
-    let server = small().await;
+async fn a_list_keeps_its_seat_until_it_is_written() {
+    let server = with_jane().await;
     large_maps(&server).await;
     let request = Request::builder().uri(MAPS).body(Vec::new()).expect("a request");
     let list = server.raw(request).await;
@@ -119,17 +54,8 @@ async fn a_list_keeps_its_place_until_it_is_written() {
     until_reads(&server.api, 0).await;
 }
 
-/// More than the server makes ahead of who takes it.
-async fn large_maps(server: &Server) {
-    for name in ["a", "b", "c", "d"] {
-        let mut map = config_map(name);
-        map["data"]["k"] = "x".repeat(100 << 10).into();
-        server.post(MAPS, &map).await.expect(201);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_lets_nothing_through_loses_its_place_in_time() {
+async fn a_peer_that_lets_nothing_through_loses_its_seat_in_time() {
     let authority = authority();
     let config = Config {
         serving: Some(authority.issue("kube-apiserver", "", ExtendedKeyUsagePurpose::ServerAuth)),
@@ -155,7 +81,7 @@ async fn a_peer_that_lets_nothing_through_loses_its_place_in_time() {
     let request = Request::get(format!("https://localhost{MAPS}?timeout=3s"));
     let request = request.body(http_body_util::Empty::<Bytes>::new()).expect("a request");
     let list = sender.send_request(request).await.expect("the head of an answer");
-    assert_eq!((list.status().as_u16(), server.api.limits.load()[0].1), (200, 1));
+    assert_eq!((list.status().as_u16(), server.api.flow_control.load()[0].1), (200, 1));
     until_reads(&server.api, 0).await;
     drop(list);
     stop.cancel();

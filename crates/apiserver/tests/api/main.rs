@@ -5,6 +5,7 @@ mod adopted;
 mod apply;
 mod bootstrap;
 mod crud;
+mod flow_control;
 mod hostile;
 mod limits;
 mod lists;

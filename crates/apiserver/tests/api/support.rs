@@ -7,8 +7,9 @@ use amphipod_store::EmbeddedStore;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
-use serde_json::Value;
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 pub struct Server {
@@ -54,7 +55,7 @@ impl Server {
     pub async fn of(api: Arc<ApiServer>) -> Server {
         let server =
             Server { api, user: UserInfo::new("admin", &["system:masters", "system:authenticated"]) };
-        let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
+        let account = json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}});
         server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
         server
     }
@@ -145,3 +146,46 @@ pub fn pod(name: &str) -> Value {
 
 pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// A server, and the right of a user jane to do everything.
+pub async fn with_jane() -> Server {
+    let server = server().await;
+    let binding = json!({"metadata": {"name": "jane"}, "subjects": [{"kind": "User", "name": "jane",
+        "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    server.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
+    server
+}
+
+/// Waits for what will be so.
+pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let reached = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let wait = std::time::Duration::from_secs(60);
+    assert!(tokio::time::timeout(wait, reached).await.is_ok(), "{what}");
+}
+
+/// Sends a request whose body never ends.
+pub async fn endless(api: &Arc<ApiServer>, user: &str, path: &str) -> Answer {
+    let frames = futures::stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from("{"))) });
+    let body = StreamBody::new(frames.chain(futures::stream::pending()));
+    let request = Request::builder().method("POST").uri(path).header("content-type", "application/json");
+    let service = api.local_service(UserInfo::new(user, &["system:authenticated"]));
+    let answer: Response<_> =
+        service.oneshot(request.body(body).expect("a request")).await.expect("never fails");
+    let (parts, body) = answer.into_parts();
+    let bytes = body.collect().await.expect("a whole answer").to_bytes();
+    Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+}
+
+/// More than the server makes ahead of who takes it.
+pub async fn large_maps(server: &Server) {
+    for name in ["a", "b", "c", "d"] {
+        let mut map = config_map(name);
+        map["data"]["k"] = "x".repeat(100 << 10).into();
+        server.post(MAPS, &map).await.expect(201);
+    }
+}

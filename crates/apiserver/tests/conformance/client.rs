@@ -10,9 +10,11 @@ use amphipod_store::EmbeddedStore;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::LocalBoxStream;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -111,6 +113,32 @@ impl Cluster {
         let bytes = answer.into_body().collect().await.expect("a whole answer").to_bytes();
         let value = serde_json::from_slice(&bytes);
         (code, value.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&bytes))))
+    }
+    /// The code and the headers of the answer to a GET.
+    pub async fn head(&self, path: &str) -> (u16, HeaderMap) {
+        let request = Request::builder().uri(path).body(Vec::new()).expect("a request");
+        let (parts, body) = self.raw(request).await.into_parts();
+        body.collect().await.expect("a whole answer");
+        (parts.status.as_u16(), parts.headers)
+    }
+    pub async fn metrics(&self) -> String {
+        let request = Request::builder().uri("/metrics").body(Vec::new()).expect("a request");
+        let bytes = self.raw(request).await.into_body().collect().await.expect("a whole answer").to_bytes();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+    /// A request that is served until it is aborted: its body never ends.
+    pub fn endless(&self, path: &str) -> JoinHandle<u16> {
+        let begun = futures::stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from("{"))) });
+        let body = StreamBody::new(begun.chain(futures::stream::pending()));
+        let request = Request::post(path).header("content-type", "application/json");
+        let (request, service) =
+            (request.body(body).expect("a request"), self.api.local_service(self.user.clone()));
+        tokio::spawn(async move { service.oneshot(request).await.expect("never fails").status().as_u16() })
+    }
+    /// Writes that are served, and that wait.
+    pub fn writes(&self) -> (usize, usize) {
+        let [_, (_, served, waiting)] = self.api.flow_control.load();
+        (served, waiting)
     }
     pub async fn get(&self, path: &str) -> Value {
         let (code, value) = self.json("GET", path, "application/json", "").await;

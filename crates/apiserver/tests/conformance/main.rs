@@ -9,6 +9,7 @@ mod apps;
 mod auth;
 mod client;
 mod coverage;
+mod flow_control;
 mod instrumentation;
 mod network;
 mod node;

@@ -1,0 +1,191 @@
+//! Keeps flow control to its objects: follows FlowSchemas and PriorityLevelConfigurations through the
+//! watch cache, writes what is to be said of them, and has seats lent anew every ten seconds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod_api::status::Status;
+use futures::future::join_all;
+use jiff::Timestamp;
+use rand::RngExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::config::{Verdict, digest};
+use crate::bootstrap::{self, Loopback};
+use crate::cache::{Collection, Interest, Watcher};
+use crate::context::time_text;
+use crate::server::ApiServer;
+
+const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const FIELD_MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
+/// Seats are lent anew this often, as upstream.
+const ADJUSTMENT_PERIOD: Duration = Duration::from_secs(10);
+/// One schema's status is written at most so often in so long. Servers that see different levels would
+/// contradict each other for ever.
+const MAX_WRITES: usize = 6;
+const WRITES_PERIOD: Duration = Duration::from_secs(60);
+/// What was put off is looked at again after so many seconds, at random so that servers do not meet.
+const PUT_OFF_SECONDS: std::ops::Range<u64> = 30..75;
+/// After a failure.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who wrote to which schema lately, oldest first.
+#[derive(Debug, Default)]
+struct Writes(VecDeque<(Instant, String)>);
+
+impl Writes {
+    /// Whether this schema may be written to now; it is then taken for written to.
+    fn allow(&mut self, schema: &str, now: Instant) -> bool {
+        while self.0.front().is_some_and(|(then, _)| now - *then >= WRITES_PERIOD) {
+            self.0.pop_front();
+        }
+        let is_allowed = self.0.iter().filter(|(_, other)| other == schema).count() < MAX_WRITES;
+        if is_allowed {
+            self.0.push_back((now, schema.to_owned()));
+        }
+        is_allowed
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Keeper {
+    writes: Writes,
+}
+
+struct Objects {
+    schemas: Arc<Collection>,
+    levels: Arc<Collection>,
+}
+
+impl Objects {
+    async fn of(server: &ApiServer) -> Result<Self, Status> {
+        let catalog = server.catalog.load();
+        let collection = async |plural| {
+            let resource = catalog.stored(GROUP, plural).ok_or_else(Status::no_such_path)?;
+            server.cache.collection(&resource).await
+        };
+        let schemas = collection("flowschemas").await?;
+        Ok(Objects { schemas, levels: collection("prioritylevelconfigurations").await? })
+    }
+
+    fn watch(&self) -> [Watcher; 2] {
+        [&self.schemas, &self.levels].map(|collection| collection.watch_now(Interest::All).2)
+    }
+}
+
+fn values(collection: &Collection) -> Vec<Value> {
+    let snapshot = collection.snapshot();
+    // What is not readable is not in a snapshot, and text that is no JSON is not readable.
+    snapshot.values().filter_map(|entry| serde_json::from_slice(&entry.bytes).ok()).collect()
+}
+
+/// Waits for any change, and takes along what else has changed.
+async fn changed([schemas, levels]: &mut [Watcher; 2]) {
+    // A watch that ended means that everything may have changed.
+    tokio::select! {
+        _ = schemas.next() => {}
+        _ = levels.next() => {}
+    }
+    while schemas.try_next().is_some() || levels.try_next().is_some() {}
+}
+
+impl Keeper {
+    /// Obeys the objects as they are now, and writes what is to be said of them. The answer is when to
+    /// come again although nothing changes.
+    pub async fn obey(&mut self, server: &ApiServer, api: &dyn Loopback) -> Result<Option<Duration>, Status> {
+        let objects = Objects::of(server).await?;
+        server.cache.settled().await?;
+        let (levels, schemas) = (values(&objects.levels), values(&objects.schemas));
+        let mut digest = digest(&levels, &schemas, &bootstrap::flow_control::mandatory());
+        let verdicts = std::mem::take(&mut digest.verdicts);
+        server.flow_control.obey(digest);
+        let now = Instant::now();
+        let (due, put_off): (Vec<Verdict>, Vec<Verdict>) =
+            verdicts.into_iter().partition(|verdict| self.writes.allow(&verdict.schema, now));
+        let written = join_all(due.iter().map(|verdict| write(api, verdict))).await;
+        if written.contains(&false) {
+            return Ok(Some(RETRY_PAUSE));
+        }
+        let later = || Duration::from_secs(rand::rng().random_range(PUT_OFF_SECONDS));
+        Ok((!put_off.is_empty()).then(later))
+    }
+
+    /// Until the server ends.
+    pub async fn keep(mut self, server: Arc<ApiServer>, api: &dyn Loopback) {
+        loop {
+            let Ok(objects) = Objects::of(&server).await else { return };
+            let mut watches = objects.watch();
+            let again = self.obey(&server, api).await.unwrap_or_else(|status| {
+                warn!(%status, "flow control could not be brought up to its objects");
+                Some(RETRY_PAUSE)
+            });
+            let again = async {
+                match again {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = server.shutdown.cancelled() => return,
+                () = changed(&mut watches) => {}
+                () = again => {}
+            }
+        }
+    }
+}
+
+/// Applies one condition and leaves others alone. False: it is to be tried again.
+async fn write(api: &dyn Loopback, verdict: &Verdict) -> bool {
+    let path = format!(
+        "/apis/{GROUP}/v1/flowschemas/{}/status?fieldManager={FIELD_MANAGER}&force=true",
+        verdict.schema
+    );
+    let condition = json!({
+        "type": "Dangling", "status": verdict.status, "reason": verdict.reason, "message": verdict.message,
+        "lastTransitionTime": time_text(Timestamp::now()),
+    });
+    let object = json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "FlowSchema", "metadata": {"name": verdict.schema},
+        "status": {"conditions": [condition]},
+    });
+    match api.call("PATCH", &path, Some(&object)).await {
+        // One that is gone needs none.
+        (200 | 404, _) => true,
+        (code, body) => {
+            let answer = String::from_utf8_lossy(&body);
+            warn!(schema = verdict.schema, code, %answer, "the status of a FlowSchema could not be written");
+            false
+        }
+    }
+}
+
+/// Until the server ends.
+pub async fn adjust_periodically(server: Arc<ApiServer>) {
+    loop {
+        tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            () = tokio::time::sleep(ADJUSTMENT_PERIOD) => server.flow_control.adjust(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_not_written_for_ever() {
+        let mut writes = Writes::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let allowed = (0..8).filter(|second| writes.allow("a", at(*second))).count();
+        assert_eq!(allowed, MAX_WRITES);
+        assert!(writes.allow("b", at(8)));
+        assert!(!writes.allow("a", at(59)));
+        assert!(writes.allow("a", at(60)), "the first is a minute ago");
+        assert!(!writes.allow("a", at(60)));
+    }
+}
