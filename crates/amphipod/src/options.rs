@@ -65,6 +65,18 @@ pub struct Network {
     pub cluster_domain: String,
 }
 
+/// Together these are the seats that priority levels share out (`docs/flow-control.md`).
+#[derive(Clone, Debug, Args)]
+pub struct RequestLimits {
+    /// Requests the API server serves at once, beside those of the next option; both are shared out between
+    /// priority levels.
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    /// Requests the API server serves at once, beside those of the option before.
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct UpOptions {
     #[command(flatten)]
@@ -82,6 +94,8 @@ pub struct UpOptions {
     pub network: Network,
     #[command(flatten)]
     pub store: StoreOptions,
+    #[command(flatten)]
+    pub limits: RequestLimits,
     /// Control plane only: no kubelet, no containers, no root needed.
     #[arg(long)]
     pub no_node: bool,
@@ -149,6 +163,8 @@ pub struct ApiserverOptions {
     pub network: Network,
     #[command(flatten)]
     pub store: StoreOptions,
+    #[command(flatten)]
+    pub limits: RequestLimits,
     /// Name of the node kubeconfigs are written for [default: the host's].
     #[arg(long)]
     pub node_name: Option<String>,

@@ -12,7 +12,7 @@ use amphipod_store::Store;
 use ipnet::IpNet;
 
 use crate::compose::Failure;
-use crate::options::Network;
+use crate::options::{Network, RequestLimits};
 use crate::storage::StoreOptions;
 
 /// Everything signed for this cluster.
@@ -117,7 +117,7 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
     }
 }
 
-pub fn server_config(keys: &Keys, at: &Addresses, network: &Network) -> Config {
+pub fn server_config(keys: &Keys, at: &Addresses, network: &Network, limits: &RequestLimits) -> Config {
     let pair = |pair: &Pair| KeyPair { certificate_pem: pair.certificate.clone(), key_pem: pair.key.clone() };
     let issuer = format!("https://kubernetes.default.svc.{}", network.cluster_domain);
     Config {
@@ -133,6 +133,8 @@ pub fn server_config(keys: &Keys, at: &Addresses, network: &Network) -> Config {
         service_cidrs: vec![network.service_cidr],
         requestheader_client_ca_pem: Some(keys.front_proxy_ca.clone()),
         requestheader_allowed_names: vec!["front-proxy-client".to_owned()],
+        max_requests_inflight: limits.max_requests_inflight,
+        max_mutating_requests_inflight: limits.max_mutating_requests_inflight,
         ..Config::default()
     }
 }

@@ -82,7 +82,7 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
             node_ip: host::outward_address().unwrap_or(options.listen.ip()),
         };
         let keys = plane::keys(&files, &at, &options.network, &files.admin_kubeconfig())?;
-        let config = plane::server_config(&keys, &at, &options.network);
+        let config = plane::server_config(&keys, &at, &options.network, &options.limits);
         let (server, store) = plane::start(&files, config, &options.store).await?;
         let local = Local::new(server.clone());
         compose::grant_rights(&local.admin()).await?;

@@ -172,7 +172,7 @@ async fn start(
     let at = addresses(options)?;
     let keys = plane::keys(&files, &at, &network, &kubeconfig(options, &files))?;
     progress.done("keys and kubeconfigs");
-    let config = plane::server_config(&keys, &at, &network);
+    let config = plane::server_config(&keys, &at, &network, &options.limits);
     let (server, store) = plane::start(&files, config, &options.store).await?;
     let mut listen = vec![at.listen];
     if options.has_node() && !at.listen.ip().is_unspecified() {

@@ -40,7 +40,7 @@ pub struct Config {
     /// Time limit for everything but watches and connections to pods.
     pub request_timeout: Duration,
     /// Together the seats of flow control: what its priority levels share out for requests to be served
-    /// at once. Reads and writes are not told apart any more.
+    /// at once. Reads and writes are not told apart.
     pub max_requests_inflight: usize,
     pub max_mutating_requests_inflight: usize,
     /// Shown by `/version`.
