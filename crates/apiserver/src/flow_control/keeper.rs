@@ -115,8 +115,9 @@ impl Keeper {
 
     /// Until the server ends.
     pub async fn keep(mut self, server: Arc<ApiServer>, api: &dyn Loopback) {
+        // Both kinds are built in: their collections were read when the server began.
+        let Ok(objects) = Objects::of(&server).await else { return };
         loop {
-            let Ok(objects) = Objects::of(&server).await else { return };
             let mut watches = objects.watch();
             let again = self.obey(&server, api).await.unwrap_or_else(|status| {
                 warn!(%status, "flow control could not be brought up to its objects");

@@ -154,8 +154,14 @@ impl Level {
         let (flow, arrived) = (schema.flow(asked), self.clock.now());
         let ticket = Ticket { schema: schema.clone(), asked: asked.clone(), go_on: None };
         let mut state = self.state.lock();
-        let arrival = state.requests.start(width, flow, ticket, arrived);
-        let arrival = arrival.inspect_err(|refusal| schema.meters().refused(*refusal, Duration::ZERO))?;
+        let arrival = match state.requests.start(width, flow, ticket, arrived) {
+            Ok(arrival) => arrival,
+            Err(refusal) => {
+                self.go_on(state);
+                schema.meters().refused(refusal, Duration::ZERO);
+                return Err(refusal);
+            }
+        };
         let waiting = arrival.is_waiting.then(|| state.requests.request_mut(arrival.key)).flatten();
         let wake = waiting.map(|request| {
             let (go_on, wake) = oneshot::channel();
@@ -272,10 +278,11 @@ impl Seat {
         let Some(key) = self.key else { return false };
         let now = self.level.clock.now();
         let mut state = self.level.state.lock();
-        let Some(ticket) = state.requests.give_up(key, why, now) else { return false };
-        // From here on the key may be another request's.
-        self.key = None;
+        let ticket = state.requests.give_up(key, why, now);
         self.level.go_on(state);
+        let Some(ticket) = ticket else { return false };
+        // The key may be another request's by now.
+        self.key = None;
         ticket.schema.meters().refused(why, now.saturating_sub(self.arrived));
         true
     }

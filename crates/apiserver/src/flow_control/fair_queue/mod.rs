@@ -141,7 +141,7 @@ impl<P> QueueSet<P> {
 
     /// A request has arrived. Whoever waits finds itself among `take_dispatched` in time.
     pub fn start(&mut self, width: Width, flow: u64, payload: P, now: Duration) -> Result<Arrival, Refusal> {
-        self.sync(now);
+        self.tick(now);
         let mut request =
             Request { queue: None, width, arrived: now, arrived_at: self.meter, started: None, payload };
         let Some(queue) = self.deal(flow) else {
@@ -318,7 +318,7 @@ impl<P> QueueSet<P> {
 
     /// A request that waits will not be waited for any more. `None`: it does not wait, for it executes.
     pub fn give_up(&mut self, key: usize, why: Refusal, now: Duration) -> Option<P> {
-        self.sync(now);
+        self.tick(now);
         let request = self.requests.get(key).filter(|request| request.started.is_none())?;
         let (index, width) = (request.queue?, request.width);
         let queue = &mut self.queues[index];
@@ -345,7 +345,7 @@ impl<P> QueueSet<P> {
         }
     }
 
-    /// Seats whose time is over are free; the caller dispatches.
+    /// Seats whose time is over are free; the caller dispatches, or those who wait for them are forgotten.
     fn sync(&mut self, now: Duration) {
         while let Some(Reverse(next)) = self.lingering.peek() {
             if next.until > now {
@@ -397,12 +397,6 @@ impl<P> QueueSet<P> {
 impl<P> QueueSet<P> {
     pub fn is_idle(&self) -> bool {
         self.waiting == 0 && self.executing == 0
-    }
-    pub fn response(&self) -> Response {
-        self.response
-    }
-    pub fn limit(&self) -> u32 {
-        self.limit
     }
     pub fn waiting(&self) -> usize {
         self.waiting

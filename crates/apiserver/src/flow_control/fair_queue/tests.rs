@@ -112,6 +112,25 @@ fn seats_linger_while_watchers_are_told() {
 }
 
 #[test]
+fn whoever_comes_first_after_seats_are_free_lets_others_go_on() {
+    let told = Width { initial: 1, last: 1, linger: at(10) };
+    let full = || {
+        let mut set = QueueSet::new(queues(1, 1, 1), 1, at(0));
+        let first = arrive(&mut set, "a", told, at(0));
+        arrive(&mut set, "b", ONE, at(0));
+        set.finish(first.key, at(0));
+        assert_eq!(released(&mut set), Vec::<&str>::new());
+        set
+    };
+    let mut set = full();
+    assert!(arrive(&mut set, "c", ONE, at(10)).is_waiting, "there is room in the queue again");
+    assert_eq!(released(&mut set), ["b"]);
+    let mut set = full();
+    assert_eq!(set.give_up(99, Refusal::Cancelled, at(10)), None);
+    assert_eq!(released(&mut set), ["b"]);
+}
+
+#[test]
 fn configuration_changes_keep_those_who_wait() {
     let mut set = QueueSet::new(queues(16, 1, 9), 1, at(0));
     let first = arrive(&mut set, "a", ONE, at(0));
