@@ -38,7 +38,7 @@ pub struct Core {
 }
 
 /// A pod as a watch shows it.
-fn seen(make: Make, index: usize) -> Value {
+pub fn seen(make: Make, index: usize) -> Value {
     let mut pod = make(index);
     pod["metadata"]["namespace"] = "default".into();
     pod["metadata"]["uid"] = format!("00000000-0000-0000-0000-{index:012}").into();

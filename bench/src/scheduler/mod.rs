@@ -7,6 +7,7 @@
 
 mod core;
 mod end_to_end;
+mod explanations;
 mod growth;
 mod plot;
 pub mod scenarios;
@@ -26,7 +27,8 @@ const MEMORY_PODS: usize = 150_000;
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Only the scenario of this name, or those whose names contain it.
+    /// Only the scenario of this name, or those whose names contain it; `explanations` for what
+    /// `amphipod why` costs.
     #[arg(long, default_value = "")]
     pub scenario: String,
     /// Nodes instead of those the scenarios name; pods in proportion.
@@ -45,6 +47,9 @@ pub struct Options {
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     if let Some(file) = &options.growth {
         return growth::run(file, report);
+    }
+    if options.scenario == explanations::NAME {
+        return explanations::measure(options.nodes, report);
     }
     let chosen = scenarios::called(&options.scenario);
     if !options.end_to_end && "memory".contains(&options.scenario) {

@@ -58,16 +58,20 @@ impl Local {
     pub fn admin(&self) -> Client {
         self.client("kubernetes-admin", &["system:masters"])
     }
-    /// Has the server explain scheduling, with the scheduler's own eyes.
+    /// Has the server explain scheduling, with the scheduler's own eyes, for as long as what is returned
+    /// lives. `queue`: that of the scheduler of this process.
     pub fn explain_scheduling(
         &self,
         config: amphipod_scheduler::Config,
         source: impl FnOnce(&Client) -> why::Source,
-    ) {
+        queue: Option<why::QueueView>,
+    ) -> Arc<dyn SchedulingExplainer> {
         let client = self.client("system:kube-scheduler", &[]);
         let source = source(&client);
-        let explainer = why::Explainer::new(client, source, config);
-        self.0.explain_scheduling_by(Arc::new(Why(explainer)));
+        let explainer: Arc<dyn SchedulingExplainer> =
+            Arc::new(Why(why::Explainer::new(client, source, config, queue)));
+        self.0.explain_scheduling_by(Arc::downgrade(&explainer));
+        explainer
     }
     /// A controller's own service account, as kube-controller-manager uses them.
     pub fn controller(&self, name: &str) -> Client {

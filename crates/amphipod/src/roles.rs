@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use amphipod_scheduler::why::Source;
+use amphipod_scheduler::why::{QueueView, Source};
 
 use crate::compose::{self, Failure, Local};
 use crate::node;
@@ -87,9 +87,8 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
         let local = Local::new(server.clone());
         compose::grant_rights(&local.admin()).await?;
         // The scheduler's own settings are not known here.
-        local.explain_scheduling(amphipod_scheduler::Config::default(), |client| {
-            Source::Lists(client.clone())
-        });
+        let lists = |client: &Client| Source::Lists(client.clone());
+        let _explainer = local.explain_scheduling(amphipod_scheduler::Config::default(), lists, None);
         server.serve(TcpListener::bind(options.listen)?, cancel).await?;
         store.close().await?;
         Ok(())
@@ -169,7 +168,8 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
             amphipod_scheduler::serving::serve(serving, client, metrics.clone(), stop).await?;
         }
         led(client.clone(), lease, cancel, |working| async move {
-            Ok(amphipod_scheduler::run(client, &informers, config, metrics, working).await?)
+            Ok(amphipod_scheduler::run(client, &informers, config, metrics, QueueView::default(), working)
+                .await?)
         })
         .await
     })
@@ -221,7 +221,7 @@ pub fn spawn_local_plane(
     local: &Local,
     informers: &SharedInformers,
     keys: &Keys,
-    scheduler: amphipod_scheduler::Config,
+    (scheduler, queue): (amphipod_scheduler::Config, QueueView),
     cancel: &CancellationToken,
     mut spawn: impl FnMut(&'static str, Role),
 ) {
@@ -232,9 +232,9 @@ pub fn spawn_local_plane(
     local.0.metrics.also(move || metrics.render());
     spawn(
         "scheduler",
-        Box::pin(
-            async move { Ok(amphipod_scheduler::run(client, &shared, scheduler, counted, stop).await?) },
-        ),
+        Box::pin(async move {
+            Ok(amphipod_scheduler::run(client, &shared, scheduler, counted, queue, stop).await?)
+        }),
     );
     let each = local.clone();
     let context = controllers_context(

@@ -2,14 +2,16 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use amphipod_apiserver::seams::SchedulingExplainer;
 use amphipod_cluster::instance::{self, Instance, Lock};
 use amphipod_cluster::preflight::{self, Needs};
 use amphipod_cluster::progress::Progress;
 use amphipod_cluster::{Files, node as host};
 use amphipod_kubelet::hollow;
-use amphipod_scheduler::why::Source;
+use amphipod_scheduler::why::{QueueView, Source};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +71,8 @@ struct Cluster {
     cancel: CancellationToken,
     tasks: JoinSet<(&'static str, Result<(), Failure>)>,
     _locks: Vec<Lock>,
+    /// Held for the API server, which asks it.
+    explainer: Option<Arc<dyn SchedulingExplainer>>,
 }
 
 impl Cluster {
@@ -89,7 +93,8 @@ async fn up(options: &UpOptions, scheduler: amphipod_scheduler::Config) -> Resul
         locks.push(Lock::acquire_node(&files)?);
     }
     let cancel = CancellationToken::new();
-    let mut cluster = Cluster { files, cancel: cancel.clone(), tasks: JoinSet::new(), _locks: locks };
+    let mut cluster =
+        Cluster { files, cancel: cancel.clone(), tasks: JoinSet::new(), _locks: locks, explainer: None };
     let hollow = options.hollow.config(options.network.pod_cidr)?;
     let mut record = record(options, &cluster.files, hollow.as_ref());
     instance::write(&cluster.files, &record)?;
@@ -195,8 +200,10 @@ async fn start(
     progress.done("API server");
 
     let informers = local.informers(cancel.clone());
-    local.explain_scheduling(scheduler.clone(), |_| Source::Informers(informers.clone()));
-    roles::spawn_local_plane(&local, &informers, &keys, scheduler, &cancel, |name, role| {
+    let queue = QueueView::default();
+    let source = |_: &_| Source::Informers(informers.clone());
+    cluster.explainer = Some(local.explain_scheduling(scheduler.clone(), source, Some(queue.clone())));
+    roles::spawn_local_plane(&local, &informers, &keys, (scheduler, queue), &cancel, |name, role| {
         cluster.spawn(name, role);
     });
     progress.done("scheduler and controllers");

@@ -2,7 +2,7 @@
 //! listener and the in-process service).
 
 use std::net::TcpListener;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use amphipod_api::resource::Resource;
@@ -52,7 +52,8 @@ pub struct ApiServer {
     pub flow_control: FlowControl,
     event_lease: Mutex<Option<(LeaseId, Instant)>>,
     /// Given once there is a scheduler's explainer, which needs the server to read from.
-    explainer: OnceLock<Arc<dyn SchedulingExplainer>>,
+    /// It reads through this server, so that the server must not keep it alive.
+    explainer: OnceLock<Weak<dyn SchedulingExplainer>>,
 }
 
 impl ApiServer {
@@ -159,13 +160,14 @@ impl ApiServer {
         self.shutdown.cancel();
     }
 
-    /// Who explains scheduling from now on; the first that is given stays.
-    pub fn explain_scheduling_by(&self, explainer: Arc<dyn SchedulingExplainer>) {
+    /// Who explains scheduling from now on, for as long as somebody else holds it; the first that is
+    /// given stays.
+    pub fn explain_scheduling_by(&self, explainer: Weak<dyn SchedulingExplainer>) {
         // A second one would read the same cluster: keeping the first loses nothing.
         let _ = self.explainer.set(explainer);
     }
-    pub(crate) fn scheduling_explainer(&self) -> Result<&dyn SchedulingExplainer, Status> {
-        let explainer = self.explainer.get().map(Arc::as_ref);
+    pub(crate) fn scheduling_explainer(&self) -> Result<Arc<dyn SchedulingExplainer>, Status> {
+        let explainer = self.explainer.get().and_then(Weak::upgrade);
         explainer.ok_or_else(|| Status::unavailable("the server cannot explain scheduling yet"))
     }
 

@@ -101,6 +101,7 @@ const TYPES: &[TypeRow] = &[
             ("pod", "Subject", "The pod as the scheduler counts it."),
             ("assumed", "[]string", "What was assumed that is not so, a sentence each."),
             ("waitsFor", "[]Wait", "What has to happen before a node is looked for, or beside it."),
+            ("queue", "Queue", "Where the pod is in the scheduler's queue, if it waits for this scheduler."),
             (
                 "message",
                 "string",
@@ -146,6 +147,34 @@ const TYPES: &[TypeRow] = &[
             ("name", "string", "Which one."),
             ("message", "string", "What has to happen."),
         ],
+    ),
+    of(
+        "Queue",
+        "What the scheduler's queue says of a pod.",
+        &[],
+        &[
+            (
+                "state",
+                "string",
+                "Unknown, Unseen, Ready, BackOff, Parked, Gated, InProgress or Binding; there may be more.",
+            ),
+            ("message", "string", "The same in words, with what brings the pod on."),
+            (
+                "position",
+                "integer",
+                "Of a ready pod: 1 for the one that is taken next; left out where it is too far behind to be counted.",
+            ),
+            ("until", "string", "When it is tried again at the latest."),
+            ("refusedBy", "[]Hope", "The plugins that refused it nodes when it was tried last."),
+            ("attempts", "integer", "How often it was tried."),
+            ("lastAttempt", "string", "When it was tried last."),
+        ],
+    ),
+    of(
+        "Hope",
+        "What a plugin hopes for that refused a pod nodes.",
+        &[],
+        &[("plugin", "string", "The plugin."), ("events", "string", "What brings the pod back.")],
     ),
     of(
         "NodeGroup",
@@ -303,8 +332,8 @@ fn plain(kind: &str, dialect: Dialect) -> Value {
 #[cfg(test)]
 mod tests {
     use amphipod_api::scheduling_review::{
-        AddedNodes, Changes, Eviction, Group, NearMiss, PluginScore, PluginVerdict, Scored, Shortage, Spec,
-        Status, Taint, TaintedNode, Victim, Wait,
+        AddedNodes, Changes, Eviction, Group, Hope, NearMiss, PluginScore, PluginVerdict, Queue, Scored,
+        Shortage, Spec, Status, Taint, TaintedNode, Victim, Wait,
     };
 
     use super::*;
@@ -321,9 +350,18 @@ mod tests {
             ..Eviction::default()
         };
         let without = Some(eviction.clone());
+        let queue = Queue {
+            position: Some(1),
+            until: Some(String::new()),
+            refused_by: vec![Hope::default()],
+            attempts: 1,
+            last_attempt: Some(String::new()),
+            ..Queue::default()
+        };
         let mut status = Status {
             assumed: vec![String::new()],
             waits_for: vec![Wait::default()],
+            queue: Some(queue),
             message: Some(String::new()),
             groups: vec![Group { plugins: plugins.clone(), ..Group::default() }],
             nodes_not_shown: 1,

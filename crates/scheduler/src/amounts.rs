@@ -79,6 +79,11 @@ impl Resources {
     }
 }
 
+/// In the unit that is counted of a resource.
+fn whole(id: ResourceId, amount: Quantity) -> i64 {
+    if id == ResourceId::CPU { amount.milli() } else { amount.units() }
+}
+
 /// Exact amounts while they are added up; what is absent was never named.
 #[derive(Clone, Debug, Default)]
 pub struct Sums(BTreeMap<ResourceId, Quantity>);
@@ -110,11 +115,14 @@ impl Sums {
             }
         }
     }
+    /// The amount of a resource where it is more than decisions count.
+    pub fn beyond(&self, id: ResourceId) -> Option<Quantity> {
+        self.0.get(&id).copied().filter(|amount| whole(id, *amount) > MAX_AMOUNT)
+    }
     pub fn rounded(&self) -> Amounts {
         let mut amounts = Amounts::default();
         for (id, amount) in self.iter() {
-            let amount = if id == ResourceId::CPU { amount.milli() } else { amount.units() };
-            amounts.set(id, amount.clamp(-MAX_AMOUNT, MAX_AMOUNT));
+            amounts.set(id, whole(id, amount).clamp(-MAX_AMOUNT, MAX_AMOUNT));
         }
         amounts
     }

@@ -11,7 +11,8 @@ use amphipod_apiserver::seams::{SchedulingExplainer, UserInfo};
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{Client, SharedInformers};
 use amphipod_scheduler::Config;
-use amphipod_scheduler::why::{Explainer, Source};
+use amphipod_scheduler::Metrics;
+use amphipod_scheduler::why::{Explainer, QueueView, Source};
 use amphipod_store::EmbeddedStore;
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ impl SchedulingExplainer for Adapter {
 struct Cluster {
     server: Arc<ApiServer>,
     cancel: CancellationToken,
+    queue: QueueView,
+    explainer: Option<Arc<dyn SchedulingExplainer>>,
 }
 
 impl Drop for Cluster {
@@ -54,7 +57,8 @@ enum From {
 async fn start(from: From) -> Cluster {
     let store = Arc::new(EmbeddedStore::memory().unwrap());
     let server = ApiServer::start(ServerConfig::default(), store).await.unwrap();
-    let cluster = Cluster { server, cancel: CancellationToken::new() };
+    let (cancel, queue) = (CancellationToken::new(), QueueView::default());
+    let mut cluster = Cluster { server, cancel, queue: queue.clone(), explainer: None };
     let scheduler = cluster.client("system:kube-scheduler", &[]);
     let source = match from {
         From::Lists => Some(Source::Lists(scheduler.clone())),
@@ -64,8 +68,11 @@ async fn start(from: From) -> Cluster {
         From::Nobody => None,
     };
     if let Some(source) = source {
-        let explainer = Explainer::new(scheduler, source, Config::default());
-        cluster.server.explain_scheduling_by(Arc::new(Adapter(explainer)));
+        let queue = (from == From::Informers).then_some(queue);
+        let explainer = Explainer::new(scheduler, source, Config::default(), queue);
+        let explainer: Arc<dyn SchedulingExplainer> = Arc::new(Adapter(explainer));
+        cluster.server.explain_scheduling_by(Arc::downgrade(&explainer));
+        cluster.explainer = Some(explainer);
     }
     cluster.fill().await;
     cluster
@@ -150,6 +157,17 @@ async fn the_cluster_is_seen_the_same_through_caches_and_lists() {
         };
         answers.push(tokio::time::timeout(DEADLINE, settled).await.unwrap());
     }
+    let queues: Vec<Value> = answers.iter_mut().map(|answer| answer["queue"].take()).collect();
+    let unknown = |why: &str| json!({"state": "Unknown", "message": why});
+    assert_eq!(
+        queues,
+        [
+            unknown(
+                "not seen: the scheduler here has not seen the whole cluster yet, or another instance leads"
+            ),
+            unknown("not seen from here: the scheduler runs in another process"),
+        ]
+    );
     assert_eq!(answers[0], answers[1]);
     let answer = &answers[0];
     assert_eq!(
@@ -240,4 +258,62 @@ async fn what_is_wrong_with_a_question_is_said() {
     assert_eq!(listed.0, 405);
     let (code, _) = start(From::Nobody).await.ask("admin", json!({"podName": "web"})).await.unwrap_err();
     assert_eq!(code, 503);
+}
+
+#[tokio::test]
+async fn the_queue_of_a_scheduler_that_decides_here_is_told() {
+    let cluster = start(From::Informers).await;
+    let client = cluster.client("system:kube-scheduler", &[]);
+    let (queue, deciding) = (cluster.queue.clone(), cluster.cancel.child_token());
+    let cancel = deciding.clone();
+    let scheduler = tokio::spawn(async move {
+        let informers = SharedInformers::new(client.clone(), cancel.clone());
+        amphipod_scheduler::run(client, &informers, Config::default(), Metrics::default(), queue, cancel)
+            .await
+    });
+    let gates = json!({"schedulingGates": [{"name": "example.com/wait"}]});
+    cluster.create("/api/v1/namespaces/shop/pods", pod("gated", "1m", gates)).await;
+    let told = async |name: &str, state: &str| {
+        let told = async {
+            loop {
+                let answer = cluster.ask("admin", json!({"podName": name})).await.unwrap();
+                if answer["queue"]["state"] == state {
+                    return answer;
+                }
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, told).await.unwrap()
+    };
+    let parked = told("web", "Parked").await;
+    let queue = &parked["queue"];
+    assert!(queue["attempts"].as_u64() >= Some(1) && queue["until"].is_string(), "{queue}");
+    let refusing = queue["refusedBy"].as_array().unwrap().iter().map(|hope| hope["plugin"].as_str().unwrap());
+    assert_eq!(refusing.collect::<Vec<_>>(), ["NodeUnschedulable", "NodeResourcesFit"]);
+    assert!(parked["waitsFor"].is_null(), "the queue knows better than the condition: {parked}");
+    told("gated", "Gated").await;
+    // Of pods that do not wait, or do not exist, no queue knows.
+    for spec in [json!({"podName": "there"}), json!({"pod": pod("new", "1", json!({}))})] {
+        assert!(cluster.ask("admin", spec).await.unwrap()["queue"].is_null());
+    }
+    deciding.cancel();
+    scheduler.await.unwrap().unwrap();
+    told("web", "Unknown").await;
+}
+
+#[tokio::test]
+async fn a_server_does_not_keep_its_explainer_alive() {
+    let mut cluster = start(From::Lists).await;
+    let server = Arc::downgrade(&cluster.server);
+    cluster.explainer.take();
+    let (code, _) = cluster.ask("admin", json!({"podName": "web"})).await.unwrap_err();
+    assert_eq!(code, 503);
+    cluster.server.close();
+    drop(cluster);
+    let gone = async {
+        while server.strong_count() > 0 {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.unwrap();
 }

@@ -6,8 +6,8 @@ mod status;
 
 pub use spec::{AddedNodes, Changes, MAX_ADDED_NODES, Spec, Taint, TaintedNode};
 pub use status::{
-    Eviction, Group, NearMiss, Outcome, PluginScore, PluginVerdict, Scored, Shortage, Status, Subject,
-    Victim, Wait,
+    Eviction, Group, Hope, NearMiss, Outcome, PluginScore, PluginVerdict, Queue, QueueState, Scored,
+    Shortage, Status, Subject, Victim, Wait,
 };
 
 pub const GROUP: &str = "scheduling.amphipod.dev";

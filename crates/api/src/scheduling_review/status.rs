@@ -17,6 +17,9 @@ pub struct Status {
     /// What has to happen before, or beside finding a node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<Wait>,
+    /// Where the pod is in the scheduler's queue; of pods that wait for this scheduler only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
     /// What the scheduler would write into the event and the condition, where no node would do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -75,11 +78,60 @@ pub struct Subject {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wait {
-    /// `SchedulingGate`, `NominatedNode`, `PersistentVolumeClaim`, `Scheduler`, `Retry` or `Binding`.
+    /// `SchedulingGate`, `NominatedNode`, `PersistentVolumeClaim`, `Scheduler` or `Retry`.
     #[serde(rename = "type")]
     pub kind: String,
     pub name: String,
     pub message: String,
+}
+
+/// What the queue says of a pod, at the moment of the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Queue {
+    pub state: QueueState,
+    /// The same and what follows from it, in words.
+    pub message: String,
+    /// Of a ready pod: 1 for the one that is taken next. None for one that is too far behind to be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    /// When it is tried again if nothing happens before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Plugins that refused it nodes, and what each hopes for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused_by: Vec<Hope>,
+    /// How often it was tried.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempts: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueueState {
+    /// The queue is not seen from where the answer is made.
+    #[default]
+    Unknown,
+    /// The scheduler has not seen the pod yet.
+    Unseen,
+    Ready,
+    BackOff,
+    /// It was refused, and waits for something to happen.
+    Parked,
+    Gated,
+    /// It is being decided about, or what was decided is being told.
+    InProgress,
+    /// It has a node, which is being written.
+    Binding,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hope {
+    pub plugin: String,
+    /// What brings the pod back, in words.
+    pub events: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

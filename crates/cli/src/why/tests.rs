@@ -68,7 +68,7 @@ fn told(words: &str) -> String {
     let node = pod.spec.as_mut().and_then(|spec| spec.node_name.take());
     let mut snapshot = cluster.snapshot();
     let info = Arc::new(snapshot.catalogue.pod(&CachedPod::from(pod)));
-    let asked = Asked { node, nominated: None, waits_for, assumed };
+    let asked = Asked { node, waits_for, assumed, ..Asked::default() };
     text::of(&explain(&mut snapshot, vec![Profile::default()], &info, asked))
 }
 

@@ -15,6 +15,9 @@ pub fn of(status: &Status) -> String {
     }
     pod(&mut out, status);
     waits(&mut out, status);
+    if let Some(queue) = &status.queue {
+        line(&mut out, 0, &format!("\nIn the queue: {}", queue.message));
+    }
     nodes(&mut out, status);
     help(&mut out, status);
     scores(&mut out, &status.ranking);

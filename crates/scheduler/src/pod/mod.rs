@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub use catalogue::{Catalogue, TermId};
 pub use devices::{DeviceClaim, NotMade};
 pub use parse::{effect, is_finished, node_name, spread_constraint};
+pub use requests::written;
 pub use volumes::{Disk, PodClaim, PodVolumes};
 
 use crate::amounts::Amounts;

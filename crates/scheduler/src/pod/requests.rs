@@ -27,6 +27,12 @@ pub fn requests(resources: &mut Resources, pod: &CachedPod) -> (Amounts, [i64; 2
     (sums.rounded(), [nonzero.get(ResourceId::CPU), nonzero.get(ResourceId::MEMORY)])
 }
 
+/// What it asks for, exactly: what decisions count of it is bounded.
+pub fn written(resources: &mut Resources, pod: &CachedPod) -> Sums {
+    let Some(spec) = &pod.spec else { return Sums::default() };
+    total(resources, pod, spec, &[])
+}
+
 fn total(
     resources: &mut Resources,
     pod: &CachedPod,

@@ -5,6 +5,7 @@
 mod backoff;
 mod incoming;
 mod parked;
+mod whereabouts;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,7 @@ use backoff::Early;
 pub use incoming::Incoming;
 use incoming::{ACTIVATED, ADDED, ATTEMPT_FAILED, BACK_OFF_OVER, TAKEN_EARLY, TIMED_OUT};
 use parked::Parked;
+pub use whereabouts::{MAX_COUNTED, Stage, Whereabouts};
 
 /// A refused pod is tried again after this long even if nothing seems to have happened.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);

@@ -534,3 +534,32 @@ fn another_pod_of_the_name_starts_anew() {
     assert_eq!(bench.queue.pop(now).unwrap().uid, new.uid);
     assert_eq!(bench.queue.in_flight(&new).unwrap().number, 1);
 }
+
+#[test]
+fn where_a_pod_is() {
+    let mut bench = Bench::new();
+    let stage = |bench: &Bench, name: &str| {
+        let key = format!("ns/{name}");
+        let uid = bench.queue.get(&key).unwrap().uid.clone();
+        assert_eq!(bench.queue.whereabouts(&key, "of another"), None);
+        bench.queue.whereabouts(&key, &uid).unwrap()
+    };
+    bench.add("a", json!({}));
+    bench.add("b", json!({}));
+    bench.add("first", json!({"priority": 7}));
+    bench.add("gated", json!({"schedulingGates": [{"name": "g"}]}));
+    assert_eq!(stage(&bench, "first").stage, Stage::Ready { before: Some(0) });
+    assert_eq!(stage(&bench, "b").stage, Stage::Ready { before: Some(2) });
+    assert_eq!((stage(&bench, "b").attempts, stage(&bench, "b").last_attempt), (0, None));
+    assert_eq!(stage(&bench, "gated").stage, Stage::Gated);
+    assert_eq!(bench.pop(0).as_deref(), Some("first"));
+    assert_eq!(stage(&bench, "first").stage, Stage::InProgress);
+    bench.refused("first", FIT, 0);
+    let by = PluginSet::of(["NodeResourcesFit"]);
+    let parked = stage(&bench, "first");
+    assert_eq!(parked.stage, Stage::Parked { until: bench.at(0) + FLUSH_AFTER, by });
+    assert_eq!((parked.attempts, parked.last_attempt), (1, Some(bench.at(0))));
+    let other = bench.pod("other", json!({}));
+    bench.happened(Event::PodRemoved(&other), 0);
+    assert_eq!(stage(&bench, "first").stage, Stage::BackOff { until: bench.at(1), early: true });
+}

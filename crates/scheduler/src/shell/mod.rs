@@ -33,6 +33,7 @@ use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
 use crate::storage::Reservation;
+use crate::why::QueueView;
 use bind::Binding;
 use observe::Sources;
 
@@ -205,12 +206,14 @@ struct Refused {
     preemption_tried: bool,
 }
 
-/// Schedules until cancelled; nothing of it goes on when this returns.
+/// Schedules until cancelled; nothing of it goes on when this returns. Meanwhile `queue` shows where pods
+/// are that wait.
 pub async fn run(
     client: Client,
     informers: &SharedInformers,
     config: Config,
     metrics: Metrics,
+    queue: QueueView,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
     metrics.starts();
@@ -227,6 +230,8 @@ pub async fn run(
     let watched = Arc::downgrade(&shell);
     let standing = move || watched.upgrade().map(|shell| shell.state.lock().standing()).unwrap_or_default();
     shell.metrics.look_at(standing);
+    let watched = Arc::downgrade(&shell);
+    queue.look_at(move |key, uid| Some(watched.upgrade()?.state.lock().seen(key, uid)));
     cancel.run_until_cancelled(shell.decide_forever(sources)).await;
     shell.tasks.close();
     shell.tasks.wait().await;

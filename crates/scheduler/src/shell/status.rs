@@ -1,14 +1,28 @@
-//! What a pod without a node is told: an event, its condition, and where room is being made for it.
+//! What a pod without a node is told: an event, its condition, and where room is being made for it; and
+//! what whoever asks is told of where it waits.
 
 use amphipod_client::{Api, CachedPod, Patch, Resource};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::Shell;
+use super::{Shell, State};
+use crate::why::Seen;
 
 /// The longest an event's message may be; conditions hold it whole.
 const MAX_EVENT_BYTES: usize = 1024;
+
+impl State {
+    /// Where a pod is that waits for a node.
+    pub(super) fn seen(&self, key: &str, uid: &str) -> Seen {
+        let assumed = self.assumed.get(key).filter(|pod| &*pod.uid == uid);
+        if let Some(node) = assumed.and_then(|pod| pod.node) {
+            let node = self.snapshot.catalogue.symbols.text(node).to_owned();
+            return Seen::Binding { node, prepares: self.reservations.contains_key(key) };
+        }
+        self.queue.whereabouts(key, uid).map_or(Seen::Nowhere, Seen::Queued)
+    }
+}
 
 impl Shell {
     /// `why`: the reason of its condition, and in words.

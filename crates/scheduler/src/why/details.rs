@@ -1,7 +1,8 @@
 //! What stands behind a refusal: events have one sentence for all nodes, here it is told which taint,
 //! which label, which port, which domain, and what would have to be otherwise.
 
-use super::quantities::readable;
+use super::quantities::{asked, readable};
+use crate::amounts::Sums;
 use crate::class::{Features, Purpose};
 use crate::framework::{Candidate, Cause, Refusal, Shortage, View};
 use crate::plugins::{
@@ -51,9 +52,9 @@ pub fn of(place: &Place, refusal: &Refusal) -> Vec<Detail> {
 }
 
 /// What would have to be otherwise for the plugin to let the pod in.
-pub fn remedies(place: &Place, refusal: &Refusal) -> Vec<String> {
+pub fn remedies(place: &Place, refusal: &Refusal, written: &Sums) -> Vec<String> {
     if let Cause::Short(shortages) = &refusal.cause {
-        return shortages.iter().map(|shortage| remedy_of_shortage(place.view, shortage)).collect();
+        return shortages.iter().map(|shortage| remedy_of_shortage(place.view, shortage, written)).collect();
     }
     let told: Vec<String> = of(place, refusal).into_iter().map(|detail| detail.remedy).collect();
     match told.as_slice() {
@@ -62,14 +63,15 @@ pub fn remedies(place: &Place, refusal: &Refusal) -> Vec<String> {
     }
 }
 
-fn remedy_of_shortage(view: &View, shortage: &Shortage) -> String {
+fn remedy_of_shortage(view: &View, shortage: &Shortage, written: &Sums) -> String {
     let resources = &view.snapshot.catalogue.resources;
     let Some(id) = shortage.resource else {
         return format!("it had room for one pod more (it takes {})", shortage.capacity);
     };
     let (name, amount) = (resources.name(id), |amount, up| readable(resources, id, amount, up));
     if shortage.wanted > shortage.capacity {
-        let (wanted, all) = (amount(shortage.wanted, true), amount(shortage.capacity, false));
+        let wanted = asked(resources, id, shortage.wanted, written).readable(true);
+        let all = amount(shortage.capacity, false);
         return format!("it had {wanted} {name} in all (it has {all})");
     }
     format!("{} more {name} were free", amount(shortage.missing(), true))

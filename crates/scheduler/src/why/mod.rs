@@ -6,8 +6,10 @@
 mod cluster;
 mod details;
 mod explainer;
+mod kept;
 mod nearest;
 mod quantities;
+mod queue;
 mod ranking;
 mod summary;
 mod verdicts;
@@ -20,12 +22,16 @@ use amphipod_api::scheduling_review::{Eviction, Status, Subject, Wait};
 
 pub use cluster::Cluster;
 pub use explainer::{Explainer, Source};
+pub use kept::Kept;
+pub use queue::QueueView;
+pub(crate) use queue::Seen;
 pub use waits::waits;
 pub use what_if::{Faults, change_nodes, change_requests};
 
 use ranking::Ranking;
 use summary::Told;
 
+use crate::amounts::Sums;
 use crate::class::{Class, Trial};
 use crate::decision::{Decision, Scheduler, Unschedulable};
 use crate::framework::Profile;
@@ -41,6 +47,8 @@ pub struct Asked {
     /// Where room is being made for it.
     pub nominated: Option<String>,
     pub waits_for: Vec<Wait>,
+    /// What it asks for as its author wrote it; what is counted of an absurd amount is less.
+    pub written: Sums,
     /// What is not so but was put into the snapshot or the pod.
     pub assumed: Vec<String>,
 }
@@ -73,7 +81,7 @@ pub fn explain(snapshot: &mut Snapshot, profiles: Vec<Profile>, pod: &Arc<PodInf
         ..Status::default()
     };
     if refused.is_some() {
-        status.nearest_miss = nearest::miss(class, snapshot, profile, &verdicts);
+        status.nearest_miss = nearest::miss(class, snapshot, profile, &verdicts, &asked.written);
     }
     let view = class.view(snapshot, profile);
     let mut judgement = class.judge(snapshot, profile);
@@ -83,7 +91,7 @@ pub fn explain(snapshot: &mut Snapshot, profiles: Vec<Profile>, pod: &Arc<PodInf
         status.groups = verdicts::of_all(snapshot, &verdicts, plugin, &text);
         status.nearest_miss = None;
     } else {
-        (status.groups, status.nodes_not_shown) = verdicts::groups(&view, &verdicts);
+        (status.groups, status.nodes_not_shown) = verdicts::groups(&view, &verdicts, &asked.written);
     }
     let ranking = Ranking::new(snapshot, &judgement);
     status.feasible_nodes = ranking.len();
@@ -123,7 +131,7 @@ fn subject(snapshot: &Snapshot, pod: &PodInfo, asked: &Asked) -> Subject {
         name: pod.name().to_owned(),
         scheduler_name: symbols.text(spec.scheduler).to_owned(),
         priority: spec.priority,
-        requests: quantities::all(&snapshot.catalogue.resources, &spec.requests),
+        requests: quantities::all_asked(&snapshot.catalogue.resources, &spec.requests, &asked.written),
         node_name: asked.node.clone(),
         nominated_node_name: asked.nominated.clone(),
     }

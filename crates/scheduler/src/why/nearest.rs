@@ -7,6 +7,7 @@ use amphipod_api::scheduling_review::{Eviction, NearMiss, Victim};
 
 use super::verdicts::{self, NodeVerdict};
 use super::{joined, quantities};
+use crate::amounts::Sums;
 use crate::class::{Class, Signature, Trial};
 use crate::framework::{Cause, Profile, Shortage, View};
 use crate::node::Slot;
@@ -25,13 +26,14 @@ pub fn miss(
     snapshot: &Snapshot,
     profile: &Profile,
     verdicts: &[NodeVerdict],
+    written: &Sums,
 ) -> Option<NearMiss> {
     let refused = verdicts.iter().filter(|verdict| !verdict.fits());
     let nearest = refused.min_by_key(|verdict| distance(verdict))?;
     let node_name = snapshot.name(nearest.slot).to_owned();
     let (remedies, plugins) = {
         let view: View = class.view(snapshot, profile);
-        (verdicts::remedies(&view, nearest), verdicts::of_one(&view, nearest))
+        (verdicts::remedies(&view, nearest, written), verdicts::of_one(&view, nearest, written))
     };
     let without = if nearest.refusals().all(|refusal| refusal.resolvable) {
         without(class, snapshot, profile, nearest.slot)

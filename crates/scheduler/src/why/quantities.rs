@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use amphipod_api::pod_resources::HUGE_PAGES;
 use amphipod_api::quantity::{Format, Quantity};
 
-use crate::amounts::{Amounts, PODS, ResourceId, Resources};
+use crate::amounts::{Amounts, PODS, ResourceId, Resources, Sums};
 
 pub fn quantity(resources: &Resources, id: ResourceId, amount: i64) -> Quantity {
     if id == ResourceId::CPU {
@@ -29,6 +29,16 @@ pub fn text(resources: &Resources, id: Option<ResourceId>, amount: i64) -> Strin
 }
 
 pub fn all(resources: &Resources, amounts: &Amounts) -> BTreeMap<String, String> {
-    let named = |(id, amount)| (resources.name(id).to_owned(), text(resources, Some(id), amount));
+    all_asked(resources, amounts, &Sums::default())
+}
+
+/// What is counted of an amount that is asked for, or what was written where that is more.
+pub fn asked(resources: &Resources, id: ResourceId, counted: i64, written: &Sums) -> Quantity {
+    written.beyond(id).unwrap_or_else(|| quantity(resources, id, counted))
+}
+
+pub fn all_asked(resources: &Resources, amounts: &Amounts, written: &Sums) -> BTreeMap<String, String> {
+    let named =
+        |(id, amount)| (resources.name(id).to_owned(), asked(resources, id, amount, written).to_string());
     amounts.iter().map(named).collect()
 }

@@ -60,17 +60,27 @@ fn ask(cluster: &Cluster, mut pod: Pod, assumed: Vec<String>) -> Status {
     let waits_for = waits(&pod, &[], true);
     let node = pod.spec.as_mut().and_then(|spec| spec.node_name.take());
     let mut snapshot = cluster.snapshot();
-    let info = Arc::new(snapshot.catalogue.pod(&CachedPod::from(pod)));
-    explain(
-        &mut snapshot,
-        vec![Profile::default()],
-        &info,
-        Asked { node, nominated: None, waits_for, assumed },
-    )
+    let pod = CachedPod::from(pod);
+    let info = Arc::new(snapshot.catalogue.pod(&pod));
+    let written = crate::pod::written(&mut snapshot.catalogue.resources, &pod);
+    let asked = Asked { node, nominated: None, waits_for, written, assumed };
+    explain(&mut snapshot, vec![Profile::default()], &info, asked)
 }
 fn near(status: &Status) -> (&str, &str) {
     let miss = status.nearest_miss.as_ref().unwrap();
     (&miss.summary, miss.without.as_ref().map_or("", |without| &without.summary))
+}
+
+#[test]
+fn absurd_amounts_are_told_as_they_were_written() {
+    let status = ask(&shop(), pod("web", asking("100m", "7Ei")), Vec::new());
+    assert_eq!(status.pod.requests["memory"], "7Ei");
+    assert_eq!(near(&status).0, "n1 would take the pod if it had 7Ei memory in all (it has 4Gi)");
+    let told = status.groups.iter().flat_map(|group| &group.plugins).flat_map(|plugin| &plugin.shortages);
+    let shortage = told.clone().next().unwrap();
+    // The first node has 2Gi free.
+    assert_eq!((shortage.requested.as_str(), shortage.missing.as_str()), ("7Ei", "7516192766Gi"));
+    assert!(told.clone().all(|shortage| shortage.requested == "7Ei"));
 }
 
 #[test]

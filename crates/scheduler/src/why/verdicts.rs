@@ -8,7 +8,7 @@ use amphipod_api::scheduling_review::{Group, PluginVerdict, Shortage as Shortage
 
 use super::details::{self, Detail, Place};
 use super::quantities;
-use crate::amounts::{ResourceId, Resources};
+use crate::amounts::{ResourceId, Resources, Sums};
 use crate::class::{Class, Features};
 use crate::framework::{Candidate, Cause, Enabled, Filter, Point, Profile, Refusal, Shortage, Verdict, View};
 use crate::node::{Fill, NodeInfo, Shape, Slot};
@@ -137,21 +137,27 @@ impl Range {
             capacity: self.capacity.max(other.capacity),
         }
     }
-    fn report(&self, resources: &Resources, id: Option<ResourceId>) -> ShortageReport {
+    fn report(&self, resources: &Resources, id: Option<ResourceId>, written: &Sums) -> ShortageReport {
         let text = |amount: i64| quantities::text(resources, id, amount);
+        let beyond = id.and_then(|id| {
+            let (asked, free) = (written.beyond(id)?, quantities::quantity(resources, id, self.most_free));
+            Some((asked.to_string(), asked.minus(free).to_string()))
+        });
+        let (requested, missing) =
+            beyond.unwrap_or_else(|| (text(self.wanted), text(self.wanted - self.most_free)));
         ShortageReport {
             resource: quantities::name(resources, id).to_owned(),
-            requested: text(self.wanted),
+            requested,
             least_free: text(self.least_free.max(0)),
             most_free: text(self.most_free.max(0)),
             most_allocatable: text(self.capacity),
-            missing: text(self.wanted - self.most_free),
+            missing,
         }
     }
 }
 
-/// The groups, and how many nodes are in those that are not shown.
-pub fn groups(view: &View, verdicts: &[NodeVerdict]) -> (Vec<Group>, usize) {
+/// The groups, and how many nodes are in those that are not shown. `written`: what the pod asks for.
+pub fn groups(view: &View, verdicts: &[NodeVerdict], written: &Sums) -> (Vec<Group>, usize) {
     let mut order: Vec<Likeness> = Vec::new();
     let mut found: HashMap<Likeness, Gathered> = HashMap::new();
     for verdict in verdicts {
@@ -169,7 +175,8 @@ pub fn groups(view: &View, verdicts: &[NodeVerdict]) -> (Vec<Group>, usize) {
     let names: Vec<&'static str> =
         verdicts.first().map(|v| v.said.iter().map(|said| said.plugin).collect()).unwrap_or_default();
     let shown = order.iter().take(MAX_GROUPS);
-    let shown = shown.filter_map(|likeness| Some(found.get(likeness)?.report(view, &names, likeness)));
+    let shown =
+        shown.filter_map(|likeness| Some(found.get(likeness)?.report(view, &names, likeness, written)));
     (shown.collect(), hidden)
 }
 
@@ -223,7 +230,7 @@ impl Gathered {
             }
         }
     }
-    fn report(&self, view: &View, names: &[&'static str], likeness: &Likeness) -> Group {
+    fn report(&self, view: &View, names: &[&'static str], likeness: &Likeness, written: &Sums) -> Group {
         let resources = &view.snapshot.catalogue.resources;
         let plugin = |(index, told): (usize, &Option<(Refusal, Vec<Detail>)>)| {
             let mut verdict = PluginVerdict { name: names[index].to_owned(), ..PluginVerdict::default() };
@@ -234,7 +241,7 @@ impl Gathered {
             verdict.details = details.iter().map(|detail| detail.is.clone()).collect();
             if let Cause::Short(shortages) = &refusal.cause {
                 let range = |s: &Shortage| {
-                    Some(self.shortages.get(&(index, s.resource))?.report(resources, s.resource))
+                    Some(self.shortages.get(&(index, s.resource))?.report(resources, s.resource, written))
                 };
                 verdict.shortages = shortages.iter().filter_map(range).collect();
             }
@@ -250,15 +257,15 @@ impl Gathered {
 }
 
 /// One node's verdicts as they are told of a group of one.
-pub fn of_one(view: &View, verdict: &NodeVerdict) -> Vec<PluginVerdict> {
-    let (groups, _) = groups(view, std::slice::from_ref(verdict));
+pub fn of_one(view: &View, verdict: &NodeVerdict, written: &Sums) -> Vec<PluginVerdict> {
+    let (groups, _) = groups(view, std::slice::from_ref(verdict), written);
     groups.into_iter().next().map(|group| group.plugins).unwrap_or_default()
 }
 
 /// The remedies of all plugins that refuse the node.
-pub fn remedies(view: &View, verdict: &NodeVerdict) -> Vec<String> {
+pub fn remedies(view: &View, verdict: &NodeVerdict, written: &Sums) -> Vec<String> {
     let told = at(view, verdict, |place| {
-        verdict.refusals().flat_map(|refusal| details::remedies(place, refusal)).collect()
+        verdict.refusals().flat_map(|refusal| details::remedies(place, refusal, written)).collect()
     });
     told.unwrap_or_default()
 }

@@ -5,6 +5,9 @@ use amphipod_api::scheduling_review::Wait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodCondition, Volume};
 use k8s_openapi::api::storage::v1::StorageClass;
 
+/// The scheduler's next try, as far as the pod's condition tells of it.
+pub const RETRY: &str = "Retry";
+
 /// A claim of the pod as it was found, with its class.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
@@ -58,7 +61,7 @@ fn retry(condition: &PodCondition) -> Wait {
          minutes",
         since.unwrap_or_default()
     );
-    wait("Retry", "", message)
+    wait(RETRY, "", message)
 }
 
 fn unbound(claim: &Claim) -> Option<Wait> {

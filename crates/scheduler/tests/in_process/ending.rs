@@ -11,7 +11,15 @@ fn schedule_behind(seam: &Seam, cancel: &CancellationToken) -> JoinHandle<Result
     let (client, cancel) = (seam.client.clone(), cancel.clone());
     let informers = SharedInformers::new(client.clone(), cancel.clone());
     tokio::spawn(async move {
-        amphipod_scheduler::run(client, &informers, Config::default(), Metrics::default(), cancel).await
+        amphipod_scheduler::run(
+            client,
+            &informers,
+            Config::default(),
+            Metrics::default(),
+            QueueView::default(),
+            cancel,
+        )
+        .await
     })
 }
 

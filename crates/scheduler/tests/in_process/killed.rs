@@ -56,7 +56,15 @@ impl Process {
         runtime.spawn(async move {
             let (client, cancel) = (Client::local(lossy), CancellationToken::new());
             let informers = SharedInformers::new(client.clone(), cancel.clone());
-            amphipod_scheduler::run(client, &informers, Config::default(), Metrics::default(), cancel).await
+            amphipod_scheduler::run(
+                client,
+                &informers,
+                Config::default(),
+                Metrics::default(),
+                QueueView::default(),
+                cancel,
+            )
+            .await
         });
         Process { runtime, lost, open }
     }

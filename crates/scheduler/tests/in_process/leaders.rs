@@ -33,9 +33,16 @@ async fn stand_by(client: Client, name: &str, reigns: watch::Sender<Reigns>, can
                 (reigns.begun, reigns.going_on) = (reigns.begun + 1, reigns.going_on + 1)
             });
             let informers = SharedInformers::new(own.clone(), working.clone());
-            amphipod_scheduler::run(own, &informers, Config::default(), Metrics::default(), working)
-                .await
-                .unwrap();
+            amphipod_scheduler::run(
+                own,
+                &informers,
+                Config::default(),
+                Metrics::default(),
+                QueueView::default(),
+                working,
+            )
+            .await
+            .unwrap();
             reigns.send_modify(|reigns| reigns.going_on -= 1);
         };
         leader::lead(client.clone(), lease, cancel.clone(), work).await.unwrap();

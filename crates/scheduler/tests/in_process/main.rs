@@ -19,6 +19,7 @@ use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{
     Api, CachedPod, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable,
 };
+use amphipod_scheduler::why::QueueView;
 use amphipod_scheduler::{Config, Metrics};
 use amphipod_store::EmbeddedStore;
 use k8s_openapi::api::core::v1::{
@@ -99,7 +100,7 @@ impl Cluster {
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, config, counted, cancel).await.unwrap();
+            amphipod_scheduler::run(client, &informers, config, counted, QueueView::default(), cancel).await.unwrap();
         });
         metrics
     }
