@@ -51,6 +51,20 @@ impl Error {
 
 impl From<kube::Error> for Error {
     fn from(error: kube::Error) -> Self {
-        Error::Transport(error.to_string())
+        Error::Transport(with_causes(&error))
     }
+}
+
+/// An error with what caused it: that no connection was made says nothing without why.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text += &format!(": {told}");
+        }
+        next = cause.source();
+    }
+    text
 }

@@ -18,7 +18,7 @@ pub use memory::Classes;
 pub use signature::{Hard, Identity, Signature, constraints};
 pub use table::{Purpose, Table};
 pub use topology::Topology;
-pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, rank};
+pub use trial::{NOT_HELPFUL, Rank, Trial, Trials, importance, rank};
 
 use groups::{Groups, Member};
 

@@ -181,7 +181,7 @@ impl Class {
 }
 
 /// The most important first.
-fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
+pub fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
     (Reverse(pod.priority()), pod.started)
 }
 

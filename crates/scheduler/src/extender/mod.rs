@@ -32,6 +32,7 @@ impl Extenders {
         settings.sort_by_key(|extender| extender.ignorable);
         let mut extenders = Vec::with_capacity(settings.len());
         for settings in settings {
+            check_tls(settings)?;
             let client = Client::to_server(&kubeconfig(settings)).await?;
             extenders.push(Extender { settings: settings.clone(), client });
         }
@@ -47,12 +48,25 @@ impl Extenders {
     }
 }
 
+/// What kube-scheduler does not start with.
+fn check_tls(extender: &config::Extender) -> Result<(), Error> {
+    let tls = extender.tls.clone().unwrap_or_default();
+    if tls.insecure && has_ca(&tls) {
+        let why = "specifying a root certificates file with the insecure flag is not allowed".to_owned();
+        return Err(Error::Kubeconfig { path: format!("extender {}", extender.url_prefix), why });
+    }
+    Ok(())
+}
+
+fn has_ca(tls: &config::ExtenderTls) -> bool {
+    !tls.ca_file.is_empty() || !tls.ca_data.is_empty()
+}
+
 /// How to reach an extender, in the terms every client here is made from.
 fn kubeconfig(extender: &config::Extender) -> Value {
     let tls = extender.tls.clone().unwrap_or_default();
     let (mut cluster, mut user) = (Map::new(), Map::new());
-    let has_ca = !tls.ca_file.is_empty() || !tls.ca_data.is_empty();
-    let insecure = tls.insecure || (extender.enable_https && !has_ca);
+    let insecure = tls.insecure || (extender.enable_https && !has_ca(&tls));
     cluster.insert("server".to_owned(), extender.url_prefix.trim_end_matches('/').into());
     cluster.insert("insecure-skip-tls-verify".to_owned(), insecure.into());
     let text = |map: &mut Map<String, Value>, name: &str, value: &str| {

@@ -2,6 +2,7 @@
 //! they have answered, which of those it is to be. No lock is held meanwhile; but no other pod is
 //! decided about, so what they were asked still holds as far as this scheduler is concerned.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +15,12 @@ use tracing::{debug, info};
 use super::bind::NotBound;
 use super::observe::Sources;
 use super::{Decided, Refused, SCHEDULER_ERROR, Shell, State, Step};
+use crate::class::importance;
 use crate::decision::{Advice, Decision, Unschedulable};
 use crate::extender::{Extender, wire};
 use crate::pod::PodInfo;
 use crate::preemption::{Preemption, Room};
+use crate::snapshot::Snapshot;
 
 /// A pod whose extenders are to be asked about these nodes.
 pub(super) struct Question {
@@ -38,39 +41,37 @@ pub(super) struct RoomQuestion {
     missed: bool,
 }
 
-/// What an extender left of the rooms.
-fn narrowed(
-    rooms: &[Room],
-    left: BTreeMap<String, wire::Victims>,
+/// What an extender made of the rooms: it may name any pods of any node, as kube-scheduler lets it.
+fn named(
+    snapshot: &Snapshot,
+    answer: BTreeMap<String, wire::Victims>,
     extender: &Extender,
 ) -> Result<Vec<Room>, String> {
-    let mut narrowed = Vec::new();
-    for (node, victims) in left {
-        let Some(room) = rooms.iter().find(|room| room.node == node) else {
-            return Err(format!(
-                "extender {:?} names node {node:?}, which it was not asked about",
-                extender.url()
-            ));
+    let mut rooms = Vec::new();
+    for (node, told) in answer {
+        let Some(slot) = snapshot.slot(&node) else {
+            return Err(format!("nodeinfo not found for node name {node:?}"));
         };
-        let known = |uid: &String| room.victims.iter().find(|pod| *pod.uid == **uid).cloned();
-        let pods: Option<Vec<_>> = victims.uids.iter().map(known).collect();
-        match pods {
-            None => {
-                return Err(format!(
-                    "extender: {} claims to preempt pods on node: {node}, but one of them is not found on that node",
+        let there = &snapshot.node(slot).pods;
+        let known = |uid: &String| {
+            let found = there.iter().find(|pod| *pod.uid == **uid).cloned();
+            found.ok_or_else(|| {
+                format!(
+                    "extender: {} claims to preempt pod (UID: {uid}) on node: {node}, but the pod is not found on \
+                     that node",
                     extender.url()
-                ));
-            }
-            Some(pods) if pods.is_empty() && !extender.is_ignorable() => {
-                return Err(format!("expected at least one victim pod on node {node:?}"));
-            }
-            Some(pods) if pods.is_empty() => {}
-            Some(victims_left) => {
-                narrowed.push(Room { node, victims: victims_left, violations: victims.violations });
-            }
+                )
+            })
+        };
+        let mut victims: Vec<_> = told.uids.iter().map(known).collect::<Result<_, _>>()?;
+        victims.sort_by_key(|pod| importance(pod));
+        if !victims.is_empty() {
+            rooms.push(Room { node, victims, violations: told.violations });
+        } else if !extender.is_ignorable() {
+            return Err(format!("expected at least one victim pod on node {node:?}"));
         }
     }
-    Ok(narrowed)
+    Ok(rooms)
 }
 
 impl Shell {
@@ -183,19 +184,20 @@ impl Shell {
         let pod = self.whole(object).await?;
         let interested = || self.extenders.interested(object).filter(|extender| extender.preempts());
         let mut whole = BTreeMap::new();
-        if interested().any(Extender::needs_nodes) {
-            for victim in rooms.iter().flat_map(|room| &room.victims) {
-                whole.insert(victim.uid.to_string(), self.whole_of(victim.namespace(), victim.name()).await?);
-            }
-        }
         for extender in interested() {
+            let shown = rooms.iter().flat_map(|room| &room.victims).filter(|_| extender.needs_nodes());
+            for victim in shown {
+                if let Entry::Vacant(entry) = whole.entry(victim.uid.to_string()) {
+                    entry.insert(self.whole_of(victim.namespace(), victim.name()).await?);
+                }
+            }
             let victims = |room: &Room| wire::Victims {
                 uids: room.victims.iter().map(|pod| pod.uid.to_string()).collect(),
                 violations: room.violations,
             };
             let nodes = rooms.iter().map(|room| (room.node.as_str(), victims(room))).collect();
             let answer = extender.preempt(&pod, &nodes, &whole).await;
-            match answer.and_then(|left| narrowed(&rooms, left, extender)) {
+            match answer.and_then(|told| named(&self.state.lock().snapshot, told, extender)) {
                 Ok(left) => rooms = left,
                 Err(error) if extender.is_ignorable() => {
                     info!(extender = extender.url(), error, "an extender that may fail was left out");

@@ -5,6 +5,7 @@ mod books;
 mod devices;
 mod ending;
 mod extender;
+mod extender_tls;
 mod killed;
 mod leaders;
 mod seam;
@@ -100,7 +101,9 @@ impl Cluster {
         let informers = SharedInformers::new(client.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, config, counted, QueueView::default(), cancel).await.unwrap();
+            amphipod_scheduler::run(client, &informers, config, counted, QueueView::default(), cancel)
+                .await
+                .unwrap();
         });
         metrics
     }
@@ -418,6 +421,45 @@ async fn extenders_have_a_say_where_room_is_made() {
         message.ends_with("no new claims to deallocate, preemption: no candidate node for preemption"),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn extenders_name_the_victims() {
+    let server = extender::Server::start().await;
+    let cluster = start_with(configured(&format!(
+        "extenders: [{{urlPrefix: {}/api, preemptVerb: preempt, nodeCacheCapable: true}}]",
+        server.url
+    )))
+    .await;
+    cluster.create::<PriorityClass>("", json!({"metadata": {"name": "mid"}, "value": 10})).await;
+    cluster.node("n").await;
+    let mut uids = Vec::new();
+    for (name, extra) in [("lesser", json!({})), ("better", json!({"priorityClassName": "mid"}))] {
+        cluster.pod(name, "400m", extra).await;
+        cluster.bound(name).await;
+        uids.push(cluster.get(name).await.unwrap().metadata.uid.unwrap());
+    }
+    let names = |uid: &str| json!({"NodeNameToMetaVictims": {"n": {"Pods": [{"UID": uid}]}}});
+    server.answer("preempt", names("nobody"));
+    cluster.pod("misled", "500m", json!({"priorityClassName": "high"})).await;
+    let (_, message) = cluster.condition("misled", "PodScheduled").await;
+    let expected = format!(
+        "preemption: extender: {}/api claims to preempt pod (UID: nobody) on node: n, but the pod is not found on that \
+         node",
+        server.url
+    );
+    assert!(message.ends_with(&expected), "{message}");
+    cluster.finish("misled").await;
+
+    server.answer("preempt", names(&uids[1]));
+    cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
+    cluster.condition("better", "DisruptionTarget").await;
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    assert_eq!(eventually("a node is nominated", nominated).await, "n");
+    // The scheduler itself would have taken the one that matters less.
+    let ours = server.question("preempt").unwrap()["NodeNameToMetaVictims"]["n"]["Pods"].clone();
+    assert_eq!(ours, json!([{"UID": uids[0]}]));
+    assert!(!cluster.get("lesser").await.unwrap().is_terminating());
 }
 
 /// Plays the controller that binds claims to volumes.
