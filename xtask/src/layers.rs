@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "amphipod-streaming",
         ],
     ),
-    ("amphipod-serving", &["amphipod-client"]),
+    ("amphipod-serving", &["amphipod-api", "amphipod-client", "amphipod-profile"]),
     ("amphipod-scheduler", &["amphipod-api", "amphipod-client", "amphipod-serving"]),
     ("amphipod-controllers", &["amphipod-api", "amphipod-client"]),
     (

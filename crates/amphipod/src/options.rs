@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use amphipod_serving::Serving;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
@@ -186,12 +188,16 @@ pub struct SchedulerOptions {
     pub serving: ServingOptions,
 }
 
+/// A new CA is made known long before anybody has only certificates of that.
+const CLIENT_CA_CHECKED_EVERY: Duration = Duration::from_secs(60);
+
 /// Health and metrics over HTTPS.
 #[derive(Clone, Debug, Args)]
 pub struct ServingOptions {
-    /// Where to serve health and metrics; 0 for nowhere.
-    #[arg(long, default_value_t = 10259)]
-    pub secure_port: u16,
+    /// Where to serve health and metrics; 0 for nowhere [default: 10259 of the scheduler, 10257 of the
+    /// controllers].
+    #[arg(long)]
+    pub secure_port: Option<u16>,
     /// The address to serve them at.
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
@@ -211,11 +217,13 @@ pub struct ServingOptions {
 
 impl ServingOptions {
     /// `None` for nowhere.
-    pub fn serving(&self) -> Option<amphipod_scheduler::serving::Serving> {
-        (self.secure_port > 0).then(|| amphipod_scheduler::serving::Serving {
-            address: SocketAddr::new(self.bind_address, self.secure_port),
+    pub fn serving(&self, default_port: u16) -> Option<Serving> {
+        let port = self.secure_port.unwrap_or(default_port);
+        (port > 0).then(|| Serving {
+            address: SocketAddr::new(self.bind_address, port),
             certificate: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
             client_ca: self.client_ca_file.clone(),
+            client_ca_checked_every: CLIENT_CA_CHECKED_EVERY,
             open_paths: self.authorization_always_allow_paths.clone(),
         })
     }
@@ -238,6 +246,8 @@ pub struct ControllerManagerOptions {
     /// CA published to pods as kube-root-ca.crt [default: the kubeconfig's].
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub serving: ServingOptions,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -7,14 +7,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amphipod_api::codec::go_duration;
 use amphipod_client::leader;
-use amphipod_client::{Client, SharedInformers};
+use amphipod_client::{Client, Metrics, SharedInformers};
 use amphipod_cluster::{Files, node as host};
 use futures::future::BoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use amphipod_scheduler::why::{QueueView, Source};
+use amphipod_serving::{Component, election};
+use serde_json::{Value, json};
 
 use crate::compose::{self, Failure, Local};
 use crate::node;
@@ -23,6 +26,10 @@ use crate::options::{
     SchedulerOptions,
 };
 use crate::plane::{self, Addresses, Keys};
+
+/// As kube-scheduler and kube-controller-manager have them.
+const SCHEDULER_PORT: u16 = 10259;
+const CONTROLLER_MANAGER_PORT: u16 = 10257;
 
 type Role = BoxFuture<'static, Result<(), Failure>>;
 
@@ -163,9 +170,10 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
         let (client, informers) = remote(&kubeconfig, &cancel).await?;
         let lease = config.leader_election.lease(&identity());
         let metrics = amphipod_scheduler::Metrics::default();
-        if let Some(serving) = options.serving.serving() {
-            let (client, stop) = (client.clone(), cancel.clone());
-            amphipod_scheduler::serving::serve(serving, client, metrics.clone(), stop).await?;
+        if let Some(serving) = options.serving.serving(SCHEDULER_PORT) {
+            let watchdog = lease.as_ref().map(|lease| lease.watchdog.clone());
+            let component = amphipod_scheduler::serving::component(&config, &metrics, watchdog);
+            amphipod_serving::tell(serving, client.clone(), component, cancel.clone()).await?;
         }
         led(client.clone(), lease, cancel, |working| async move {
             Ok(amphipod_scheduler::run(client, &informers, config, metrics, QueueView::default(), working)
@@ -182,20 +190,69 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
             Some(path) => std::fs::read_to_string(path)?,
             None => authority_of(&options.role.kubeconfig)?,
         };
-        let mut clients = HashMap::new();
+        let counts = Metrics::of(&amphipod_cluster::kubeconfig::host(&options.role.kubeconfig)?);
+        let (client, mut clients) = (client.counted(&counts), HashMap::new());
         for name in amphipod_controllers::names() {
             let user = format!("system:serviceaccount:kube-system:{name}");
-            clients.insert(name, Client::impersonating(&options.role.kubeconfig, &user).await?);
+            let client = Client::impersonating(&options.role.kubeconfig, &user).await?;
+            clients.insert(name, client.counted(&counts));
         }
         let own = client.clone();
         let client_for = move |name: &str| clients.get(name).unwrap_or(&own).clone();
         let context = controllers_context(Arc::new(client_for), informers, root_ca);
         let lease = leader::Config::new("kube-system", "kube-controller-manager", &identity());
-        led(client, options.role.leader_elect.then_some(lease), cancel, |working| async move {
+        let lease = options.role.leader_elect.then_some(lease);
+        if let Some(serving) = options.serving.serving(CONTROLLER_MANAGER_PORT) {
+            let component = controllers_component(&context.config, lease.as_ref(), counts);
+            amphipod_serving::tell(serving, client.clone(), component, cancel.clone()).await?;
+        }
+        led(client, lease, cancel, |working| async move {
             amphipod_controllers::run(context, working).await;
             Ok(())
         })
         .await
+    })
+}
+
+/// What a controller manager tells of itself: one that stands by is as well as one that leads.
+fn controllers_component(
+    config: &amphipod_controllers::Config,
+    lease: Option<&leader::Config>,
+    counts: Metrics,
+) -> Component {
+    let election = || lease.map(|lease| election(lease.watchdog.clone())).into_iter().collect();
+    let shown = controllers_config(config, lease);
+    Component {
+        health: election(),
+        readiness: election(),
+        metrics: Box::new(move || counts.render()),
+        config: ("kubecontrollermanager.config.k8s.io", shown),
+    }
+}
+
+/// Under the names kube-controller-manager shows its own under.
+fn controllers_config(config: &amphipod_controllers::Config, lease: Option<&leader::Config>) -> Value {
+    let go = |duration: Duration| go_duration(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX));
+    let election = lease.map(|lease| {
+        json!({
+            "LeaseDuration": go(lease.lease_duration),
+            "RenewDeadline": go(lease.renew_deadline),
+            "RetryPeriod": go(lease.retry_period),
+            "ResourceLock": "leases",
+            "ResourceName": lease.name,
+            "ResourceNamespace": lease.namespace,
+        })
+    });
+    let mut election = election.unwrap_or_else(|| json!({}));
+    election["LeaderElect"] = lease.is_some().into();
+    let names: Vec<&str> = amphipod_controllers::names().collect();
+    json!({
+        "Generic": {"LeaderElection": election, "Controllers": names},
+        "NodeLifecycleController": {
+            "NodeMonitorGracePeriod": go(config.node_grace),
+            "NodeStartupGracePeriod": go(config.node_startup_grace),
+        },
+        "PodGCController": {"TerminatedPodGCThreshold": config.terminated_pod_threshold},
     })
 }
 

@@ -47,11 +47,13 @@ fn a_pod_runs_with_each_role_in_a_process_of_its_own() {
         if output.status.success() { Ok(support::text(&output)) } else { Err(support::text(&output)) }
     };
     eventually("the API server to answer", 30, || kubectl(&["get", "namespaces"]));
-    // Another scheduler of this machine may have the usual port.
-    let scheduler_port = Reserved::new().unwrap();
-    let port = scheduler_port.address.port().to_string();
-    let _scheduler = role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler"), "--secure-port", &port]);
-    let _controllers = role(&["controller-manager", "--kubeconfig", &kubeconfig("controller-manager")]);
+    // Others of this machine may have the usual ports.
+    let ports = [(); 2].map(|()| Reserved::new().unwrap());
+    let [scheduler, controllers] = ports.each_ref().map(|reserved| reserved.address.port().to_string());
+    let _scheduler =
+        role(&["scheduler", "--kubeconfig", &kubeconfig("scheduler"), "--secure-port", &scheduler]);
+    let own = kubeconfig("controller-manager");
+    let _controllers = role(&["controller-manager", "--kubeconfig", &own, "--secure-port", &controllers]);
     let kubelet_config = kubeconfig("kubelet");
     let kubelet =
         role(&["kubelet", "--kubeconfig", &kubelet_config, "--data-dir", root, "--node-name", "solo"]);

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod codec;
 pub mod duration;
+pub mod exposition;
 pub mod field;
 mod go_text;
 pub mod intstr;

@@ -2,16 +2,22 @@
 //! lease has not changed for its duration as *they* observed it (clocks need not agree).
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{Api, Client, Error};
+
+/// How long a lease may have run out before whoever worked under it is taken for ill, as in Kubernetes'
+/// components.
+const TOLERATED: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,6 +27,34 @@ pub struct Config {
     pub lease_duration: Duration,
     pub renew_deadline: Duration,
     pub retry_period: Duration,
+    pub watchdog: Watchdog,
+}
+
+/// Whether whoever leads still holds the lease, for health checks. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Watchdog(Arc<Mutex<Option<Reign>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Reign {
+    renewed: Instant,
+    lease_duration: Duration,
+}
+
+impl Watchdog {
+    /// What stands by is well; what leads is, unless its lease has run out and it works on all the same.
+    pub fn is_well(&self) -> bool {
+        self.is_well_at(Instant::now())
+    }
+    fn is_well_at(&self, now: Instant) -> bool {
+        let reign = *self.0.lock();
+        reign.is_none_or(|reign| now.duration_since(reign.renewed) <= reign.lease_duration + TOLERATED)
+    }
+    fn renewed(&self, at: Instant, config: &Config) {
+        *self.0.lock() = Some(Reign { renewed: at, lease_duration: config.lease_duration });
+    }
+    fn over(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 impl Config {
@@ -33,6 +67,7 @@ impl Config {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            watchdog: Watchdog::default(),
         }
     }
 }
@@ -93,6 +128,7 @@ where
         }
     };
     info!(lease = config.name, identity = config.identity, "became leader");
+    config.watchdog.renewed(acquired, &config);
     let working = cancel.child_token();
     let mut task = tokio::spawn(work(working.clone()));
     renew(&api, &config, &mut observed, &working, &mut task, acquired).await;
@@ -100,6 +136,7 @@ where
     if !task.is_finished() {
         let _ = task.await;
     }
+    config.watchdog.over();
     release(&api, &config, &mut observed).await;
     Ok(())
 }
@@ -124,7 +161,10 @@ async fn renew(
         }
         let tried = Instant::now();
         match attempt(api, config, observed, deadline).await {
-            Ok(true) => renewed = tried,
+            Ok(true) => {
+                renewed = tried;
+                config.watchdog.renewed(tried, config);
+            }
             Err(error) if tried < deadline => debug!(%error, lease = config.name, "lease not renewed"),
             Ok(false) | Err(_) => {
                 info!(lease = config.name, "lost leadership");
@@ -205,7 +245,6 @@ mod tests {
     use http::{Method, Request, Response, StatusCode};
     use http_body_util::BodyExt;
     use kube::client::Body;
-    use parking_lot::Mutex;
     use serde_json::{Value, json};
     use tower::BoxError;
 
@@ -276,6 +315,20 @@ mod tests {
     #[tokio::test]
     async fn leadership_ends_when_the_server_does_not_answer() {
         assert_eq!(led_until(MOMENT * 50, |server| server.is_silent = true).await, "me");
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_under_its_holder_is_told() {
+        let config = Config::new("kube-system", "x", "me");
+        let begun = Instant::now();
+        let well_after = |seconds| config.watchdog.is_well_at(begun + Duration::from_secs(seconds));
+        assert!(well_after(3600), "it stands by");
+        config.watchdog.renewed(begun, &config);
+        assert!(well_after(35) && !well_after(36));
+        config.watchdog.renewed(begun + Duration::from_secs(30), &config);
+        assert!(well_after(36));
+        config.watchdog.over();
+        assert!(well_after(3600));
     }
 
     fn held_by(holder: &str) -> Option<Lease> {

@@ -26,7 +26,7 @@ const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PA
 /// The codes of HTTP, and none: before them those that got no answer.
 const FIRST_CODE: u16 = 100;
 const CODES: usize = 501;
-/// The server of these clients is reached by a call.
+/// What a server is called that is reached by a call.
 const HOST: &str = "in-process";
 
 /// A histogram without a lock.
@@ -97,6 +97,8 @@ impl Requests {
 pub struct Metrics(Arc<Inner>);
 
 struct Inner {
+    /// The server of these clients.
+    host: String,
     /// By name.
     queues: Mutex<BTreeMap<&'static str, WorkQueue>>,
     requests: [Requests; METHODS.len()],
@@ -104,8 +106,7 @@ struct Inner {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let requests = METHODS.map(|_| Requests::new());
-        Metrics(Arc::new(Inner { queues: Mutex::default(), requests }))
+        Metrics::of(HOST)
     }
 }
 
@@ -116,6 +117,11 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
+    /// Of clients of this server, `host:port`.
+    pub fn of(host: &str) -> Self {
+        let requests = METHODS.map(|_| Requests::new());
+        Metrics(Arc::new(Inner { host: host.to_owned(), queues: Mutex::default(), requests }))
+    }
     /// Shows the queue under this name, in place of an earlier one that had it.
     pub fn show(&self, name: &'static str, queue: &WorkQueue) {
         self.0.queues.lock().insert(name, queue.clone());
@@ -143,14 +149,15 @@ impl Metrics {
             encoder.encode_descriptor("rest_client_requests", help, None, MetricType::Counter)?;
         for (method, requests) in methods() {
             for (code, count) in requests.answered() {
-                let labels = [("code", code.as_str()), ("method", method.as_str()), ("host", HOST)];
+                let labels =
+                    [("code", code.as_str()), ("method", method.as_str()), ("host", self.0.host.as_str())];
                 counts.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
         let (name, help) = ("rest_client_request_duration_seconds", "Time until a request's answer began");
         let mut durations = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (method, requests) in methods().filter(|(_, requests)| requests.answered().next().is_some()) {
-            let labels = [("verb", method.as_str()), ("host", HOST)];
+            let labels = [("verb", method.as_str()), ("host", self.0.host.as_str())];
             requests.durations.encode(durations.encode_family(&labels)?)?;
         }
         Ok(())

@@ -15,12 +15,27 @@ pub fn write(path: &Path, server: &str, ca: &str, user: &str, pair: &Pair) -> Re
     files::write(path, render(server, ca, user, pair).as_bytes(), 0o600)
 }
 
-/// The CA (PEM) the file's first cluster trusts.
+/// The file's first cluster.
+fn cluster(path: &Path) -> Result<serde_json::Value, Error> {
+    let fail = |why: &str| Error::Key { path: path.display().to_string(), why: why.to_owned() };
+    let mut config: serde_json::Value =
+        serde_saphyr::from_str(&files::read(path)?).map_err(|e| fail(&e.to_string()))?;
+    let cluster = config.pointer_mut("/clusters/0/cluster").ok_or_else(|| fail("it names no cluster"))?;
+    Ok(cluster.take())
+}
+
+/// Host and port of its server.
+pub fn host(path: &Path) -> Result<String, Error> {
+    let cluster = cluster(path)?;
+    let server = cluster["server"].as_str().unwrap_or_default();
+    let address = server.split_once("://").map_or(server, |(_, address)| address);
+    Ok(address.split('/').next().unwrap_or_default().to_owned())
+}
+
+/// The CA (PEM) it trusts.
 pub fn authority(path: &Path) -> Result<String, Error> {
     let fail = |why: &str| Error::Key { path: path.display().to_string(), why: why.to_owned() };
-    let config: serde_json::Value =
-        serde_saphyr::from_str(&files::read(path)?).map_err(|e| fail(&e.to_string()))?;
-    let cluster = config.pointer("/clusters/0/cluster").ok_or_else(|| fail("it names no cluster"))?;
+    let cluster = cluster(path)?;
     if let Some(file) = cluster["certificate-authority"].as_str() {
         return files::read(Path::new(file));
     }
@@ -57,6 +72,10 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
             text.contains("\n    server: https://127.0.0.1:6443\n    certificate-authority-data: Y2E=\n")
+        );
+        assert_eq!(
+            (host(&path).unwrap().as_str(), authority(&path).unwrap().as_str()),
+            ("127.0.0.1:6443", "ca")
         );
     }
 }

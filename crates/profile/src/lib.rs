@@ -9,6 +9,7 @@ mod image;
 mod proto;
 mod report;
 mod sampler;
+pub mod timed;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,6 +32,8 @@ pub enum Error {
     Sampler(std::io::Error),
     #[error("the profile cannot be packed: {0}")]
     Packing(std::io::Error),
+    #[error("the profile was not taken: {0}")]
+    Task(tokio::task::JoinError),
 }
 
 /// A profile being taken. Dropping it ends that.

@@ -9,7 +9,6 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::Answer;
 use crate::reviews::{User, from_certificate};
+use crate::tls::Tls;
 
 /// Connections served at once; the API server and whoever collects metrics need few.
 const MAX_CONNECTIONS: usize = 1024;
@@ -28,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub type Handler = Arc<dyn Fn(Option<User>, Request<Incoming>) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// Serves until cancelled.
-pub async fn serve(listener: TcpListener, tls: ServerConfig, cancel: CancellationToken, handler: Handler) {
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
+pub async fn serve(listener: TcpListener, tls: impl Into<Tls>, cancel: CancellationToken, handler: Handler) {
+    let tls = tls.into();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -45,7 +45,8 @@ pub async fn serve(listener: TcpListener, tls: ServerConfig, cancel: Cancellatio
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (handler, acceptor, cancel) = (handler.clone(), acceptor.clone(), cancel.clone());
+        let (handler, cancel) = (handler.clone(), cancel.clone());
+        let acceptor = TlsAcceptor::from(tls.current());
         tokio::spawn(async move {
             let _slot = slot;
             let _ = stream.set_nodelay(true); // only a speed-up

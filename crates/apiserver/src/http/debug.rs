@@ -2,14 +2,11 @@
 //! authorization like every path, and made when asked for.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use amphipod_api::status::Status;
-use amphipod_profile::{DRAIN_INTERVAL, Error, Profile};
+use amphipod_profile::{Error, timed};
 use http::header::{CONTENT_DISPOSITION, HeaderValue};
 use http::{Response, StatusCode};
-use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 
 use super::path::Query;
 use crate::body::{self, Body};
@@ -23,10 +20,6 @@ const INDEX: &str = "/debug/pprof/\n\nheap: memory of the process, and what the 
 const FLOW_CONTROL: &str = "/debug/api_priority_and_fairness/";
 /// Asks the table of requests to say who asked for what.
 const DETAILS: &str = "includeRequestDetails";
-/// How long a profile takes where its length is not given, as Go's.
-const PROFILE_SECONDS: u64 = 30;
-/// The longest: enough for what happens every few minutes, and its stacks still fit into some megabytes.
-const MAX_PROFILE_SECONDS: u64 = 300;
 /// When to ask for a profile again while another one is taken.
 const BUSY_SECONDS: u32 = 10;
 
@@ -51,39 +44,17 @@ pub async fn answer(server: &ApiServer, path: &str, query: &Query) -> Result<Res
 
 /// The process is sampled until the time is over, the client is gone or the server ends.
 async fn profile(server: &ApiServer, query: &Query) -> Result<Response<Body>, Status> {
-    let length = length(query.text("seconds"))?;
-    // Files are read before and after.
-    let begun = spawn_blocking(Profile::start).await.map_err(Status::internal)?;
-    let mut taken = begun.map_err(|error| match error {
+    let length =
+        timed::length(query.text("seconds")).map_err(|error| Status::bad_request(error.to_string()))?;
+    let taken = timed::taken(length, server.shutdown.cancelled()).await;
+    let packed = taken.map_err(|error| match error {
         Error::Busy => Status::too_many_requests(error.to_string(), BUSY_SECONDS),
         other => Status::internal(other),
     })?;
-    let end = tokio::time::sleep_until(Instant::now() + length);
-    tokio::pin!(end);
-    let mut rounds = tokio::time::interval(DRAIN_INTERVAL);
-    loop {
-        tokio::select! {
-            () = &mut end => break,
-            () = server.shutdown.cancelled() => break,
-            _ = rounds.tick() => taken.drain(),
-        }
-    }
-    let packed = spawn_blocking(|| taken.finish()).await.map_err(Status::internal)?;
-    let content = body::full(packed.map_err(Status::internal)?);
-    let mut answer = view::response(StatusCode::OK, "application/octet-stream", content);
+    let mut answer = view::response(StatusCode::OK, "application/octet-stream", body::full(packed));
     let saved_as = HeaderValue::from_static("attachment; filename=\"profile\"");
     answer.headers_mut().insert(CONTENT_DISPOSITION, saved_as);
     Ok(answer)
-}
-
-fn length(seconds: &str) -> Result<Duration, Status> {
-    match seconds.parse() {
-        Ok(seconds) if seconds > MAX_PROFILE_SECONDS => {
-            Err(Status::bad_request(format!("a profile takes {MAX_PROFILE_SECONDS} seconds at most")))
-        }
-        Ok(0) | Err(_) => Ok(Duration::from_secs(PROFILE_SECONDS)),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-    }
 }
 
 fn heap(server: &ApiServer) -> String {
@@ -115,17 +86,4 @@ fn tasks(server: &ApiServer) -> String {
         let _ = writeln!(text, "requests {} served {served} waiting {waiting}", kind.name());
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::length;
-
-    #[test]
-    fn profiles_are_bounded() {
-        for (given, seconds) in [("", 30), ("x", 30), ("0", 30), ("-1", 30), ("1", 1), ("300", 300)] {
-            assert_eq!(length(given).map(|l| l.as_secs()), Ok(seconds), "{given}");
-        }
-        assert_eq!(length("301").map_err(|status| status.code), Err(400));
-    }
 }

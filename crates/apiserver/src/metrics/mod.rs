@@ -7,11 +7,11 @@ mod labels;
 mod plugins;
 mod process;
 mod sizes;
-mod text;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use amphipod_api::exposition;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::qualified;
 use http::Response;
@@ -419,7 +419,7 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = encode(&mut open, &self.registry);
         open.extend(self.parts.read().iter().map(|part| part()));
-        text::classic(&open)
+        exposition::classic(&open)
     }
 }
 

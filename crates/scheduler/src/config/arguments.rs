@@ -95,6 +95,11 @@ const KINDS: [(&str, Read); 8] = [
     ("VolumeBinding", volume_binding),
 ];
 
+/// The plugins that have arguments.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(name, _)| *name)
+}
+
 /// Reads the arguments of a plugin; `path` is that of the entry that holds them.
 pub fn read(plugin: &str, value: Value, path: &str) -> (Option<Arguments>, Problems) {
     let Some((_, read)) = KINDS.iter().find(|(name, _)| *name == plugin) else {

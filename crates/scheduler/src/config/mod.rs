@@ -8,6 +8,7 @@ mod fields;
 mod plugins;
 mod profile;
 mod read;
+mod show;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -23,6 +24,7 @@ use serde_json::Value;
 
 pub use arguments::PluginConfig;
 pub use plugins::{PluginSet, Plugins};
+pub use show::NAME as SHOWN_AS;
 
 use crate::framework::Profile;
 use crate::pod::Catalogue;
@@ -142,6 +144,7 @@ impl LeaderElection {
             lease_duration: duration(self.lease_duration),
             renew_deadline: duration(self.renew_deadline),
             retry_period: duration(self.retry_period),
+            ..leader::Config::new("", "", "")
         })
     }
 }

@@ -76,6 +76,11 @@ impl Plugins {
         POINTS.iter().map(|(_, name, _)| *name).zip(&self.sets)
     }
 
+    /// What takes part at every point it has, the default plugins among them.
+    pub fn everywhere(&self) -> PluginSet {
+        PluginSet { enabled: everywhere(&self.multi_point), disabled: self.multi_point.disabled.clone() }
+    }
+
     /// The rows of a profile.
     pub fn enabled(&self, scheduler_name: &str) -> Result<Vec<Enabled>, Misplaced> {
         let everywhere = everywhere(&self.multi_point);

@@ -1,8 +1,14 @@
-//! Two schedulers fight for the leadership while pods come and go.
+//! Two schedulers fight for the leadership while pods come and go; and schedulers that lead as their
+//! configuration file says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amphipod_client::leader;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tower::ServiceExt;
 
 use super::books::Books;
 use super::seam::Seam;
@@ -118,4 +124,102 @@ async fn two_that_fight_for_the_leadership_bind_nothing_twice_and_overfill_no_no
     }
     books.close(&cluster).await;
     assert_eq!(reigns.borrow().begun, ROUNDS + 1);
+}
+
+/// Long enough for a busy machine to renew it in time.
+const BY_FILE: &str = "
+leaderElection:
+  leaseDuration: 6s
+  renewDeadline: 5s
+  retryPeriod: 100ms
+  resourceName: standing-by
+  resourceNamespace: ns";
+
+/// A scheduler as `amphipod scheduler --config` runs it, with threads of its own.
+struct ByFile {
+    runtime: Option<Runtime>,
+    cancel: CancellationToken,
+    bindings: Arc<AtomicUsize>,
+}
+
+impl ByFile {
+    fn start(cluster: &Cluster, identity: &str) -> Self {
+        let config = configured(BY_FILE);
+        let lease = config.leader_election.lease(identity).unwrap();
+        let service = cluster.server.local_service(seam::scheduler_user());
+        let bindings: Arc<AtomicUsize> = Arc::default();
+        let counted = Arc::clone(&bindings);
+        let client = Client::local(tower::service_fn(move |request: http::Request<_>| {
+            counted.fetch_add(usize::from(seam::is_binding(&request)), Ordering::Relaxed);
+            service.clone().oneshot(request)
+        }));
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (cancel, metrics) = (cluster.cancel.child_token(), Metrics::default());
+        let (own, stop) = (client.clone(), cancel.clone());
+        runtime.spawn(leader::lead(client, lease, stop, |working| async move {
+            let informers = SharedInformers::new(own.clone(), working.clone());
+            let queue = QueueView::default();
+            amphipod_scheduler::run(own, &informers, config, metrics, queue, working).await.unwrap();
+        }));
+        ByFile { runtime: Some(runtime), cancel, bindings }
+    }
+    fn bindings(&self) -> usize {
+        self.bindings.load(Ordering::Relaxed)
+    }
+}
+
+/// Killed: nothing of it gets to say goodbye.
+impl Drop for ByFile {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn leads(cluster: &Cluster, holder: &str) -> Lease {
+    let leases = cluster.api::<Lease>("ns");
+    let held = || async {
+        let lease = leases.get_opt("standing-by").await.unwrap()?;
+        (lease.spec.as_ref()?.holder_identity.as_deref() == Some(holder)).then_some(lease)
+    };
+    eventually(&format!("{holder} leads"), held).await
+}
+
+#[tokio::test]
+async fn a_configuration_file_says_who_leads_and_another_takes_over() {
+    let election = &configured("leaderElection: {leaderElect: false}").leader_election;
+    assert!(election.lease("anybody").is_none());
+    let cluster = unscheduled().await;
+    cluster.node("n").await;
+    // The scheduler's role speaks of its default lease only.
+    let rules = json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}]);
+    cluster.create::<Role>("ns", json!({"metadata": {"name": "leases"}, "rules": rules})).await;
+    let group = "rbac.authorization.k8s.io";
+    let binding = json!({"metadata": {"name": "leases"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "leases"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "system:kube-scheduler"}]});
+    cluster.create::<RoleBinding>("ns", binding).await;
+
+    let first = ByFile::start(&cluster, "first");
+    let lease = leads(&cluster, "first").await;
+    assert_eq!(lease.spec.unwrap().lease_duration_seconds, Some(6));
+    let second = ByFile::start(&cluster, "second");
+    cluster.pod("a", "100m", json!({})).await;
+    cluster.bound("a").await;
+    assert_eq!((first.bindings(), second.bindings()), (1, 0));
+
+    first.cancel.cancel();
+    leads(&cluster, "second").await;
+    cluster.pod("b", "100m", json!({})).await;
+    cluster.bound("b").await;
+    assert_eq!((first.bindings(), second.bindings()), (1, 1));
+
+    let third = ByFile::start(&cluster, "third");
+    drop(second);
+    let lease = leads(&cluster, "third").await;
+    assert_eq!(lease.spec.unwrap().lease_transitions, Some(2));
+    cluster.pod("c", "100m", json!({})).await;
+    cluster.bound("c").await;
+    assert_eq!(third.bindings(), 1);
 }

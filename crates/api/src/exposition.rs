@@ -1,5 +1,5 @@
-//! The older text format of Prometheus, the one that kube-apiserver serves, from the newer one: both say
-//! the same, but name a counter's family differently, and only the newer one has an end.
+//! The older text format of Prometheus, the one that Kubernetes' components serve, from the newer one: both
+//! say the same, but name a counter's family differently, and only the newer one has an end.
 
 /// Counters that Kubernetes named before the rule that they end in `_total`.
 const BARE: [&str; 2] = ["authentication_attempts", "authenticated_user_requests"];
