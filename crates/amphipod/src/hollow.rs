@@ -28,9 +28,11 @@ Groups of simulated nodes, as YAML or JSON; all fields but nodes and count are o
     latencies:                 # a duration, or a range it is drawn from
       start: 500ms-3s          # assigned to Running
       init: 1s                 # of each init container
+      ready: 2s-10s            # started to ready, of containers with a readiness probe
       stop: 1s-5s              # deleted to gone, at most the grace period
       completion: 10s-1m       # of containers of Jobs' pods
     failures:                  # shares, 0 to 1
+      ready: 0.01              # of container instances with a readiness probe: never ready
       imagePull: 0.01
       crash: 0.02              # of container instances, each after:
       crashAfter: 5s-1m
@@ -65,11 +67,12 @@ pub struct HollowOptions {
     #[arg(long, value_name = "ZONE", value_delimiter = ',', conflicts_with = "hollow_config")]
     #[arg(requires = "hollow_nodes")]
     hollow_zones: Vec<String>,
-    /// How long things take: start=500ms-3s,init=1s,stop=1s-5s,completion=10s-1m; 0 by default.
+    /// How long things take: start=500ms-3s,init=1s,ready=2s,stop=1s-5s,completion=10s-1m;
+    /// 0 by default.
     #[arg(long, value_name = "WHAT=DURATION", value_delimiter = ',', conflicts_with = "hollow_config")]
     #[arg(requires = "hollow_nodes")]
     hollow_latencies: Vec<String>,
-    /// Shares that fail: imagePull=0.01,crash=0.02,crashAfter=5s-1m.
+    /// Shares that fail: imagePull=0.01,crash=0.02,crashAfter=5s-1m,ready=0.01.
     #[arg(long, value_name = "WHAT=SHARE", value_delimiter = ',', conflicts_with = "hollow_config")]
     #[arg(requires = "hollow_nodes")]
     hollow_failures: Vec<String>,

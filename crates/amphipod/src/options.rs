@@ -1,12 +1,12 @@
 //! The command line of the roles and of the local cluster.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use amphipod_serving::Serving;
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::hollow::HollowOptions;
 use crate::storage::StoreOptions;
@@ -54,10 +54,14 @@ pub struct DataDir {
     pub data_dir: PathBuf,
 }
 
+const POD_CIDR: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
+/// Eight million addresses, which no default of Kubernetes' but the one above is among.
+const HOLLOW_POD_CIDR: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9));
+
 #[derive(Clone, Debug, Args)]
 pub struct Network {
     /// Addresses of pods.
-    #[arg(long, default_value = "10.244.0.0/16")]
+    #[arg(long, default_value_t = POD_CIDR)]
     pub pod_cidr: IpNet,
     /// Addresses of services.
     #[arg(long, default_value = "10.96.0.0/16")]
@@ -119,6 +123,11 @@ pub struct UpOptions {
 }
 
 impl UpOptions {
+    /// Addresses of hollow pods, to which nothing is ever sent: enough for the largest cluster, unless a
+    /// range is asked for.
+    pub fn hollow_pod_cidr(&self) -> IpNet {
+        if self.network.pod_cidr == POD_CIDR { HOLLOW_POD_CIDR } else { self.network.pod_cidr }
+    }
     /// A real node runs here.
     pub fn has_node(&self) -> bool {
         !self.no_node && !self.hollow.are_wanted()
@@ -283,4 +292,22 @@ pub struct DnsOptions {
     pub listen: Option<SocketAddr>,
     #[command(flatten)]
     pub network: Network,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hollow_pods_have_a_wide_range_unless_one_is_asked_for() {
+        let range = |flags: &[&str]| {
+            let words = ["amphipod", "up", "--hollow-nodes", "3"].iter().chain(flags);
+            match Cli::try_parse_from(words).unwrap().command {
+                Command::Up(options) => options.hollow_pod_cidr().to_string(),
+                _ => unreachable!(),
+            }
+        };
+        assert_eq!(range(&[]), "10.128.0.0/9");
+        assert_eq!(range(&["--pod-cidr", "10.9.0.0/16"]), "10.9.0.0/16");
+    }
 }

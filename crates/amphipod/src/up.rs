@@ -42,7 +42,7 @@ pub fn preflight(options: &UpOptions) -> Result<amphipod_scheduler::Config, Fail
         return Err(running.into());
     }
     options.store.check()?;
-    options.hollow.config(options.network.pod_cidr)?;
+    options.hollow.config(options.hollow_pod_cidr())?;
     let scheduler = roles::scheduler_config(options.scheduler_config.as_deref())?;
     preflight::check(&Needs {
         data_dir: &options.data.data_dir,
@@ -95,7 +95,7 @@ async fn up(options: &UpOptions, scheduler: amphipod_scheduler::Config) -> Resul
     let cancel = CancellationToken::new();
     let mut cluster =
         Cluster { files, cancel: cancel.clone(), tasks: JoinSet::new(), _locks: locks, explainer: None };
-    let hollow = options.hollow.config(options.network.pod_cidr)?;
+    let hollow = options.hollow.config(options.hollow_pod_cidr())?;
     let mut record = record(options, &cluster.files, hollow.as_ref());
     instance::write(&cluster.files, &record)?;
 

@@ -2,16 +2,15 @@
 //! API server in the same process. Callers cannot tell which.
 
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Frame, SizeHint};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+    pub fn new(client: kube::Client) -> Self {
+        Client { transport: Transport::Remote(client), metrics: None, acting: None }
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use kube::client::Body;
@@ -28,6 +27,8 @@ const MAX_ANSWER_BYTES: usize = 512 << 20;
 pub struct Client {
     transport: Transport,
     metrics: Option<Metrics>,
+    /// As whom requests are made, where that is somebody else.
+    acting: Option<Arc<HeaderMap>>,
 }
 
 #[derive(Clone)]
@@ -86,8 +87,7 @@ where
 }
 
 impl Client {
-    pub fn new(client: kube::Client) -> Self {
-        Client { transport: Transport::Remote(client), metrics: None }
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
@@ -105,7 +105,7 @@ impl Client {
             let answer = async { answer.await.map(boxed).map_err(Into::into) };
             Box::pin(answer) as BoxFuture<'static, Result<Answer, BoxError>>
         };
-        Client { transport: Transport::Local(Arc::new(call)), metrics: None }
+        Client { transport: Transport::Local(Arc::new(call)), metrics: None, acting: None }
     }
 
     /// Connects over HTTPS with the credentials of the file's current context.
@@ -142,6 +142,16 @@ impl Client {
         Ok(Client::new(inner))
     }
 
+    /// The same connection, acting as another user, which the own one must be allowed to.
+    pub fn acting_as(&self, user: &str, groups: &[&str]) -> Result<Self, Error> {
+        let value = |text: &str| HeaderValue::from_str(text).map_err(http::Error::from);
+        let mut headers = HeaderMap::with_capacity(1 + groups.len());
+        headers.insert("impersonate-user", value(user)?);
+        for group in groups {
+            headers.append("impersonate-group", value(group)?);
+        }
+        Ok(Client { acting: Some(Arc::new(headers)), ..self.clone() })
+    }
     /// The same, counted by `metrics`.
     pub fn counted(self, metrics: &Metrics) -> Self {
         Client { metrics: Some(metrics.clone()), ..self }
@@ -153,13 +163,20 @@ impl Client {
 
     /// For what only `kube` does: streams to and from processes.
     pub fn kube(&self) -> kube::Client {
-        match &self.transport {
-            Transport::Remote(client) => client.clone(),
-            Transport::Local(call) => {
-                let call = call.clone();
-                kube::Client::new(tower::service_fn(move |request| call(request)), "default")
+        match (&self.transport, &self.acting) {
+            (Transport::Remote(client), None) => client.clone(),
+            _ => {
+                let client = self.clone();
+                kube::Client::new(tower::service_fn(move |request| client.begin(request)), "default")
             }
         }
+    }
+
+    fn begin(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Answer, Error>> {
+        for (name, value) in self.acting.iter().flat_map(|headers| headers.iter()) {
+            request.headers_mut().append(name, value.clone());
+        }
+        self.transport.send(request)
     }
 
     /// Sends a request and reads the whole answer; a failure status becomes `Error::Api`.
@@ -179,10 +196,17 @@ impl Client {
         Ok(frames.map(|frame| frame.map_err(|e| Error::Transport(e.to_string()))))
     }
 
+<<<<<<< HEAD
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
+=======
+    async fn send(&self, mut request: Request<Vec<u8>>) -> Result<Response<Body>, Error> {
+        for (name, value) in self.acting.iter().flat_map(|headers| headers.iter()) {
+            request.headers_mut().append(name, value.clone());
+        }
+>>>>>>> 4f81c3a (Hollow nodes write as themselves, have addresses for millions of pods, and take their time to be ready)
         let requests = self.metrics.as_ref().and_then(|metrics| metrics.requests(request.method()));
         let started = Instant::now();
-        let sent = self.transport.send(request.map(Body::from)).await;
+        let sent = self.begin(request.map(Body::from)).await;
         if let Some(requests) = requests {
             let code = sent.as_ref().ok().map(|answer| answer.status().as_u16());
             requests.ended(code, started.elapsed());
@@ -209,6 +233,26 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_acted_as_is_told_with_each_request() {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let told: Vec<_> =
+                request.headers().iter().map(|(name, value)| format!("{name:?}: {value:?}")).collect();
+            Ok::<_, BoxError>(Response::new(http_body_util::Full::new(Bytes::from(told.join(", ")))))
+        });
+        let client = Client::local(service);
+        let told = async |client: &Client| {
+            let request = Request::get("/").body(Vec::new()).expect("a request");
+            String::from_utf8(client.request(request).await.expect("an answer").to_vec()).expect("text")
+        };
+        let node = client.acting_as("system:node:n", &["system:nodes", "g"]).expect("a client");
+        let expected = "\"impersonate-user\": \"system:node:n\", \"impersonate-group\": \"system:nodes\", \
+                        \"impersonate-group\": \"g\"";
+        assert_eq!(told(&node).await, expected);
+        assert_eq!(told(&client).await, "");
+        assert!(client.acting_as("a\nb", &[]).is_err());
+    }
 
     #[tokio::test]
     async fn requests_are_counted_by_what_they_are_answered() {

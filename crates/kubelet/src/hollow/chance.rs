@@ -33,6 +33,8 @@ pub enum Draw {
     ImagePull,
     Crash,
     CrashAfter,
+    Ready,
+    NeverReady,
     OutageAfter,
     OutageDuration,
 }

@@ -66,6 +66,17 @@ pub struct Behaviour {
     pub crashes: f64,
     /// How long those run.
     pub crash_after: Span,
+    /// Without it readiness probes count as passed.
+    pub readiness: Option<Readiness>,
+}
+
+/// How readiness probes fare.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Readiness {
+    /// From a container's start, but not before its probe begins.
+    pub after: Span,
+    /// Share of container instances that never become ready.
+    pub never: f64,
 }
 
 /// Nodes that fall silent and come back.

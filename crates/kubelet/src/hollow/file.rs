@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde_json::{Map, Value, json};
 
 use super::chance::Span;
-use super::config::{Behaviour, CAPACITY, CRASH_AFTER, Config, Group, NAME_PREFIX, Outages};
+use super::config::{Behaviour, CAPACITY, CRASH_AFTER, Config, Group, NAME_PREFIX, Outages, Readiness};
 use crate::pod::resources::Amounts;
 
 const API_VERSION: &str = "hollow.amphipod.io/v1alpha1";
@@ -23,6 +23,8 @@ const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"]
 /// Far beyond what one API server is made for; a slip of the finger must not fill the disk.
 const NODES_MAX: u32 = 100_000;
 const NANOS_PER_UNIT: i128 = 1_000_000_000;
+/// Admission keeps these for administrators.
+const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io";
 const GROUP_FIELDS: [&str; 12] = [
     "count",
     "namePrefix",
@@ -182,7 +184,7 @@ fn group(at: &At, count: u32) -> Group {
         name_prefix: prefix.to_owned(),
         capacity,
         allocatable,
-        labels: at.child("labels").texts(names::label_value),
+        labels: labels(&at.child("labels")),
         annotations: at.child("annotations").texts(|_| Vec::new()),
         taints: taints(&at.child("taints")),
         region: at.child("region").label(),
@@ -192,10 +194,26 @@ fn group(at: &At, count: u32) -> Group {
     }
 }
 
+/// What a kubelet may say of its node.
+fn labels(at: &At) -> BTreeMap<String, String> {
+    let labels = at.texts(names::label_value);
+    let is_restricted = |key: &&String| {
+        let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+        domain == RESTRICTED_LABELS || domain.ends_with(&format!(".{RESTRICTED_LABELS}"))
+    };
+    for key in labels.keys().filter(is_restricted) {
+        at.fault(Error::forbidden(&at.path.key(key), "kubelets are not let set labels of this domain"));
+    }
+    labels
+}
+
 fn behaviour(latencies: &At, failures: &At) -> Behaviour {
-    latencies.only(&["start", "init", "stop", "completion"]);
-    failures.only(&["imagePull", "crash", "crashAfter"]);
+    latencies.only(&["start", "init", "ready", "stop", "completion"]);
+    failures.only(&["imagePull", "crash", "crashAfter", "ready"]);
     let latency = |name| latencies.child(name).span();
+    let (ready, never) = (latency("ready"), failures.child("ready"));
+    let is_told = ready.is_some() || !never.value.is_null();
+    let readiness = Readiness { after: ready.unwrap_or_default(), never: never.share() };
     Behaviour {
         start: latency("start").unwrap_or_default(),
         init: latency("init").unwrap_or_default(),
@@ -204,6 +222,7 @@ fn behaviour(latencies: &At, failures: &At) -> Behaviour {
         image_pull_failures: failures.child("imagePull").share(),
         crashes: failures.child("crash").share(),
         crash_after: failures.child("crashAfter").span().unwrap_or(CRASH_AFTER),
+        readiness: is_told.then_some(readiness),
     }
 }
 

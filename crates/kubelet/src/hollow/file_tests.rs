@@ -27,8 +27,8 @@ nodes:
   taints: [{key: nvidia.com/gpu, value: present, effect: NoSchedule}, {key: nvidia.com/gpu, effect: NoExecute}]
   region: r1
   zones: [a, b]
-  latencies: {start: 500ms, init: 1s, stop: 1s-3s, completion: 5s-1m}
-  failures: {imagePull: 0.1, crash: 1, crashAfter: 2s}
+  latencies: {start: 500ms, init: 1s, ready: 2s, stop: 1s-3s, completion: 5s-1m}
+  failures: {imagePull: 0.1, crash: 1, crashAfter: 2s, ready: 0.5}
   outages: {after: 30m-2h, duration: 1m}
 "#;
     let config = parse(text, 0, cidr()).unwrap();
@@ -50,6 +50,7 @@ nodes:
         image_pull_failures: 0.1,
         crashes: 1.0,
         crash_after: seconds(2, 2),
+        readiness: Some(Readiness { after: seconds(2, 2), never: 0.5 }),
     };
     assert_eq!(group.behaviour, expected);
     assert_eq!(group.outages, Some(Outages { after: seconds(1800, 7200), duration: seconds(60, 60) }));
@@ -108,8 +109,16 @@ fn every_fault_has_its_path() {
             "nodes[0].latencies.start: Invalid value: \"5s-1s\": must be a duration like 250ms, or a range like 1s-5s",
         ),
         (
+            "labels: {a.node-restriction.kubernetes.io/b: c}",
+            "nodes[0].labels[a.node-restriction.kubernetes.io/b]: Forbidden: kubelets are not let set labels of this domain",
+        ),
+        (
+            "failures: {ready: 2}",
+            "nodes[0].failures.ready: Invalid value: \"2\": must be a number from 0 to 1",
+        ),
+        (
             "latencies: {begin: 5s}",
-            "nodes[0].latencies.begin: Forbidden: unknown field; there are start, init",
+            "nodes[0].latencies.begin: Forbidden: unknown field; there are start, init, ready",
         ),
         (
             "failures: {crash: 2}",

@@ -1,11 +1,13 @@
 //! What a hollow pod's runtime would show, if there were one: kept in as few bytes as tell it all,
 //! because there may be hundreds of thousands, and spelt out for each decision.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use amphipod_client::Resource;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus, Probe};
 
 use crate::pod::backoff::BackOffs;
 use crate::pod::state::{ContainerRecord, Run, RuntimeState, Sandbox};
@@ -30,6 +32,30 @@ pub struct Life {
     pub ending: Option<Timestamp>,
     /// Its object was deleted for good; that this is so has yet to be heard.
     pub is_let_go: bool,
+    /// Where readiness is imagined: containers with a probe, and how long after their start it begins.
+    pub probes: Probes,
+}
+
+pub type Probes = BTreeMap<String, Duration>;
+
+/// The readiness probes of a pod.
+pub fn readiness_probes(pod: &Pod) -> Probes {
+    let begins = |spec: ContainerSpec| {
+        let probe = spec.container.readiness_probe.as_ref()?;
+        let seconds = probe.initial_delay_seconds.unwrap_or(0).max(0);
+        Some((spec.name().to_owned(), Duration::from_secs(seconds.unsigned_abs().into())))
+    };
+    init_containers(pod).chain(app_containers(pod)).filter_map(begins).collect()
+}
+
+/// Caches leave probes out: that there are some is said again.
+pub fn with_probes(mut pod: Pod, probes: &Probes) -> Pod {
+    let Some(spec) = pod.spec.as_mut().filter(|_| !probes.is_empty()) else { return pod };
+    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+    for container in containers.filter(|container| probes.contains_key(&container.name)) {
+        container.readiness_probe = Some(Probe::default());
+    }
+    pod
 }
 
 /// The newest instance of a container, and the end of the one before.
@@ -65,6 +91,7 @@ impl Life {
             backoffs: BackOffs::default(),
             ending: None,
             is_let_go: false,
+            probes: Probes::new(),
         }
     }
 
@@ -144,14 +171,17 @@ impl Instance {
         self.replaced = false;
     }
 
-    fn records(&self, pod: &Pod) -> impl Iterator<Item = ContainerRecord> + use<> {
-        let image = find_container(pod, &self.name).and_then(|s| s.container.image.clone());
-        let id = |restarts| match restarts {
+    /// Of the instance that was started after so many others.
+    pub fn id(&self, pod: &Pod, restarts: u32) -> String {
+        match restarts {
             0 => format!("{}-{}", pod.uid(), self.name),
             n => format!("{}-{}-{n}", pod.uid(), self.name),
-        };
+        }
+    }
+    fn records(&self, pod: &Pod) -> impl Iterator<Item = ContainerRecord> + use<> {
+        let image = find_container(pod, &self.name).and_then(|s| s.container.image.clone());
         let newest = ContainerRecord {
-            id: id(self.restarts),
+            id: self.id(pod, self.restarts),
             sandbox_id: SANDBOX.to_owned(),
             name: self.name.clone(),
             restart_count: self.restarts,
@@ -167,7 +197,7 @@ impl Instance {
             ..ContainerRecord::default()
         };
         let before = self.last.map(|(started, finished, exit_code)| ContainerRecord {
-            id: id(self.restarts.saturating_sub(1)),
+            id: self.id(pod, self.restarts.saturating_sub(1)),
             restart_count: self.restarts.saturating_sub(1),
             run: Run::Exited,
             started_at: Some(whole(started)),

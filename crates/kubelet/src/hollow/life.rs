@@ -19,12 +19,12 @@ use crate::events::{self, Notice};
 use crate::pod::backoff::{CRASH_LOOP, crash_loop};
 use crate::pod::conditions::is_owned;
 use crate::pod::resize::Standing;
-use crate::pod::state::{ProbeResults, Run, RuntimeState};
+use crate::pod::state::{Outcome, ProbeResults, Run, RuntimeState};
 use crate::pod::status::{
     StatusView, Verdict, Waiting, deadline, deadline_exceeded, is_terminal, pod_status,
 };
 use crate::pod::sync::{Action, View as SyncView, backoff_key, is_done, sync_pod};
-use crate::pod::{ContainerSpec, Kind, annotation, display, find_container, grace_period_seconds};
+use crate::pod::{ContainerSpec, Kind, ProbeKind, annotation, display, find_container, grace_period_seconds};
 
 /// Runs the containers of a pod for this many milliseconds, whatever its group says.
 pub const COMPLETE_AFTER: &str = "hollow.amphipod.io/complete-after-ms";
@@ -101,6 +101,9 @@ pub fn plan(view: &View, life: &mut Life) -> Plan {
         (None, step.advance())
     };
     let waiting = step.waiting;
+    if let (false, (_, Some(changes))) = (over, readiness(view, life)) {
+        plan.wake_at(changes);
+    }
     let mut new = status(view, life, &waiting, failed.as_ref(), over);
     if !over && is_terminal(&new) {
         // Nothing of it will start, as after an init container that failed for good.
@@ -351,6 +354,26 @@ impl Step<'_> {
     }
 }
 
+/// What readiness probes say by now, and when they will say something else.
+fn readiness(view: &View, life: &Life) -> (ProbeResults, Option<Timestamp>) {
+    let (mut results, mut changes) = (ProbeResults::default(), None);
+    let Some(readiness) = view.behaviour.readiness else { return (results, changes) };
+    for instance in life.instances.iter().filter(|instance| instance.run == Run::Running) {
+        let Some(begins) = life.probes.get(&instance.name) else { continue };
+        let (chance, turn) = (view.chance.part(&instance.name), instance.restarts);
+        if chance.happens(readiness.never, Draw::NeverReady, turn) {
+            continue;
+        }
+        let passes = after(instance.started, chance.within(readiness.after, Draw::Ready, turn).max(*begins));
+        if passes <= view.now {
+            results.set(&instance.id(view.pod, turn), ProbeKind::Readiness, Outcome::Success);
+        } else {
+            changes = Some(changes.map_or(passes, |known: Timestamp| known.min(passes)));
+        }
+    }
+    (results, changes)
+}
+
 fn status(
     view: &View,
     life: &Life,
@@ -361,7 +384,7 @@ fn status(
     pod_status(&StatusView {
         pod: view.pod,
         state: &life.state(view.pod, !over),
-        probes: &ProbeResults::default(),
+        probes: &readiness(view, life).0,
         resize: &Standing::default(),
         actuated: &HashMap::new(),
         waiting,

@@ -1,5 +1,7 @@
 use super::*;
 use crate::hollow::chance::Span;
+use crate::hollow::config::Readiness;
+use crate::hollow::imagined::{readiness_probes, with_probes};
 use crate::pod::testing::with_meta;
 use amphipod_client::{CachedPod, Resource, Writable};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -36,6 +38,7 @@ impl World {
     fn new(metadata: Value, spec: Value, behaviour: Behaviour) -> Self {
         let pod = with_meta(metadata, spec);
         let life = Life::of(&pod, Some([10, 0, 0, 7].into()), at(0));
+        let life = Life { probes: readiness_probes(&pod), ..life };
         World { pod, behaviour, life, millis: 0, lines: Vec::new(), told: Vec::new() }
     }
     fn plan(&mut self) -> Plan {
@@ -54,7 +57,8 @@ impl World {
         self.told.extend(plan.told.iter().map(|t| t.notice.reason.to_string()));
         if let Some(status) = &plan.status {
             self.pod.status = Some(status.clone());
-            self.pod = CachedPod::decode(&self.pod.encode()).unwrap().to_pod();
+            let pod = CachedPod::decode(&self.pod.encode()).unwrap().to_pod();
+            self.pod = with_probes(pod, &self.life.probes);
             self.lines.push(format!("{} {}", self.millis, brief(status)));
         }
         if plan.delete {
@@ -128,6 +132,31 @@ fn of_job() -> Value {
 }
 fn policy(name: &str) -> Value {
     one(json!({"restartPolicy": name}))
+}
+
+#[test]
+fn readiness_takes_its_time_where_the_group_says_so() {
+    let passes = Behaviour::default();
+    let readiness = |after, never| Some(Readiness { after: fixed(after), never });
+    let slow = Behaviour { readiness: readiness(2000, 0.0), ..passes.clone() };
+    let never = Behaviour { readiness: readiness(0, 1.0), ..passes.clone() };
+    let probed = |seconds: i32| {
+        let probe = json!({"initialDelaySeconds": seconds, "tcpSocket": {"port": 80}});
+        json!({"containers": [{"name": "a", "image": "x", "readinessProbe": probe}]})
+    };
+    let later = ["0 Running a=running/0", "2000 Running ready a=running/0"];
+    check(&[
+        ("without a probe", metadata(), one(json!({})), &slow, &["0 Running ready a=running/0"]),
+        ("once it is", metadata(), probed(0), &slow, &later),
+        (
+            "not before the probe begins",
+            metadata(),
+            probed(5),
+            &slow,
+            &["0 Running a=running/0", "5000 Running ready a=running/0"],
+        ),
+        ("never", metadata(), probed(0), &never, &["0 Running a=running/0"]),
+    ]);
 }
 
 #[test]

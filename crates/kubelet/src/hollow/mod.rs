@@ -33,7 +33,7 @@ const POD_WORKERS: usize = 64;
 const NODE_WORKERS: usize = 64;
 
 /// Runs the nodes until cancelled; their objects stay in the API. `registered` hears when all of them
-/// have told that they are ready.
+/// have told that they are ready. `client` may act as each of them, and tells their events.
 pub async fn run(
     config: Config,
     client: Client,
@@ -43,8 +43,8 @@ pub async fn run(
 ) -> Result<(), crate::Error> {
     let recorder = config.events.then(|| EventRecorder::new(client.clone(), "kubelet", None));
     let (node_cache, pod_cache) = (informers.get::<Node>(), informers.get::<CachedPod>());
-    let nodes = Arc::new(nodes::Nodes::new(config, client.clone(), node_cache.clone(), registered));
-    let pods = Arc::new(pods::Pods::new(nodes.clone(), client, pod_cache.clone(), recorder));
+    let nodes = Arc::new(nodes::Nodes::new(config, client, node_cache.clone(), registered));
+    let pods = Arc::new(pods::Pods::new(nodes.clone(), pod_cache.clone(), recorder));
     // Addresses that pods have are known before any is given out.
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),

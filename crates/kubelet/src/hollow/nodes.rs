@@ -31,6 +31,7 @@ pub struct Nodes {
     pub config: Config,
     pub fleet: Fleet,
     machines: Vec<Machine>,
+    /// May act as any node, and does for all that is written.
     client: Client,
     cache: Informer<Node>,
     queue: WorkQueue,
@@ -123,6 +124,10 @@ impl Nodes {
     pub fn name(&self, index: usize) -> String {
         self.group(index).node_name(self.fleet.nodes[index].number)
     }
+    /// Acting as the node: what a kubelet may do is for the API server to say.
+    pub fn client_of(&self, index: usize) -> Result<Client, Error> {
+        self.client.acting_as(&format!("system:node:{}", self.name(index)), &["system:nodes"])
+    }
     pub fn is_silent(&self, index: usize) -> bool {
         self.pulses[index].lock().is_silent
     }
@@ -192,7 +197,7 @@ impl Nodes {
             uid = node.metadata.uid;
         }
         let last = lease.take().map(|lease| *lease);
-        let mut renewed = lease::renew(&self.client, name, uid.as_deref(), last).await?;
+        let mut renewed = lease::renew(&self.client_of(index)?, name, uid.as_deref(), last).await?;
         renewed.metadata.managed_fields = None; // half of its bytes, and nothing that a write needs
         *lease = Some(Box::new(renewed));
         self.reported(index, status_at, now);
@@ -225,7 +230,7 @@ impl Nodes {
         known: Option<&Node>,
         now: Timestamp,
     ) -> Result<Node, Error> {
-        let api = Api::<Node>::all(self.client.clone());
+        let api = Api::<Node>::all(self.client_of(index)?);
         let Some(known) = known else {
             let node = self.with_status(index, name, self.fresh(index, name), now);
             return match api.create(&node).await {
@@ -290,11 +295,39 @@ fn identity(name: &str, what: &str) -> Uuid {
 
 #[cfg(test)]
 mod tests {
+    use amphipod_client::SharedInformers;
+    use bytes::Bytes;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::hollow::chance::Span;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_node_writes_it_writes_as_itself() {
+        let (told, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let client = Client::local(tower::service_fn(move |request: http::Request<_>| {
+            let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+            let who = (header("impersonate-user"), header("impersonate-group"));
+            told.send((format!("{} {}", request.method(), request.uri().path()), who)).unwrap();
+            let answer = http::Response::builder().status(404).body(http_body_util::Empty::<Bytes>::new());
+            async { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+        }));
+        let config = crate::hollow::parse("nodes: [{count: 2}]", 0, "10.0.0.0/8".parse().unwrap()).unwrap();
+        let informers = SharedInformers::new(crate::testing::unknowing_api(), CancellationToken::new());
+        let nodes = Nodes::new(config, client, informers.get(), oneshot::channel().0);
+        nodes.report(1, "hollow-1", None, at(0)).await.unwrap_err();
+        lease::renew(&nodes.client_of(1).unwrap(), "hollow-1", None, Some(Lease::default()))
+            .await
+            .unwrap_err();
+        let who = || ("system:node:hollow-1".to_owned(), "system:nodes".to_owned());
+        let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        for what in ["POST /api/v1/nodes", &format!("POST {leases}")] {
+            assert_eq!(asked.try_recv().unwrap(), (what.to_owned(), who()));
+        }
     }
 
     #[test]

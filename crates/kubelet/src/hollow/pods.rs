@@ -8,7 +8,7 @@ use std::time::Duration;
 use amphipod_client::events::reference;
 use amphipod_client::workqueue::WorkQueue;
 use amphipod_client::{
-    Api, CachedPod, Change, Client, DeleteParams, Error, EventRecorder, Informer, Patch, Resource,
+    Api, CachedPod, Change, DeleteParams, Error, EventRecorder, Informer, Patch, Resource,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -19,7 +19,7 @@ use tracing::debug;
 use super::addresses::Addresses;
 use super::chance::Chance;
 use super::config::node_ip;
-use super::imagined::Life;
+use super::imagined::{Life, Probes, readiness_probes, with_probes};
 use super::life::{Plan, Told, View, plan};
 use super::nodes::Nodes;
 use crate::pod::status::is_terminal;
@@ -29,7 +29,6 @@ const BY_NODE: &str = "node";
 
 pub struct Pods {
     nodes: Arc<Nodes>,
-    client: Client,
     cache: Informer<CachedPod>,
     queue: WorkQueue,
     /// Of pods that something is to come for, by key.
@@ -73,18 +72,13 @@ fn pod_ip(pod: &CachedPod) -> Option<Ipv4Addr> {
 }
 
 impl Pods {
-    pub fn new(
-        nodes: Arc<Nodes>,
-        client: Client,
-        cache: Informer<CachedPod>,
-        recorder: Option<EventRecorder>,
-    ) -> Self {
+    pub fn new(nodes: Arc<Nodes>, cache: Informer<CachedPod>, recorder: Option<EventRecorder>) -> Self {
         if nodes.config.groups.iter().any(|group| group.outages.is_some()) {
             cache.add_index(BY_NODE, |pod| vec![node_name(pod).to_owned()]);
         }
         let addresses = Mutex::new(Addresses::new(nodes.config.pod_cidr));
         let lives = Mutex::default();
-        Pods { nodes, client, cache, queue: WorkQueue::new(), lives, addresses, recorder }
+        Pods { nodes, cache, queue: WorkQueue::new(), lives, addresses, recorder }
     }
 
     pub fn stop(&self) {
@@ -124,14 +118,33 @@ impl Pods {
     /// Brings one pod a step further; when to come back, if ever.
     async fn step(&self, key: &str) -> Result<Option<Timestamp>, Error> {
         let pod = self.cache.get(key);
-        match self.advance(key, pod.as_deref()) {
+        let probes = match pod.as_deref() {
+            Some(pod) => self.probes(key, pod).await?,
+            None => Probes::new(),
+        };
+        match self.advance(key, pod.as_deref(), probes) {
             Some((pod, index, plan)) => self.carry_out(&pod, index, plan).await,
             None => Ok(None),
         }
     }
 
-    /// What is to be written of a pod of the node with this index, if anything can be.
-    fn advance(&self, key: &str, pod: Option<&CachedPod>) -> Option<(Pod, usize, Plan)> {
+    /// The readiness probes of a pod that nothing is imagined of yet, where they matter: caches leave
+    /// them out.
+    async fn probes(&self, key: &str, pod: &CachedPod) -> Result<Probes, Error> {
+        let is_over = pod.status.as_ref().is_some_and(is_terminal);
+        let Some(index) = self.node_of(pod).filter(|_| !is_over) else { return Ok(Probes::new()) };
+        let is_known = || self.lives.lock().get(key).is_some_and(|life| life.uid == pod.uid());
+        if self.nodes.group(index).behaviour.readiness.is_none() || is_known() {
+            return Ok(Probes::new());
+        }
+        let api = Api::<Pod>::namespaced(self.nodes.client_of(index)?, pod.namespace());
+        let whole = api.get_opt(pod.name()).await?.filter(|whole| whole.uid() == pod.uid());
+        Ok(whole.as_ref().map(readiness_probes).unwrap_or_default())
+    }
+
+    /// What is to be written of a pod of the node with this index, if anything can be. `probes`: of a
+    /// pod that nothing is imagined of yet.
+    fn advance(&self, key: &str, pod: Option<&CachedPod>, probes: Probes) -> Option<(Pod, usize, Plan)> {
         // The queue has each key worked on by one worker at a time.
         let mut life = self.lives.lock().remove(key);
         self.forget(life.take_if(|life| pod.is_none_or(|pod| pod.uid() != life.uid)), pod);
@@ -143,8 +156,12 @@ impl Pods {
             return None;
         }
         let now = Timestamp::now();
-        let whole = pod.to_pod();
-        let mut life = life.unwrap_or_else(|| Life::of(&whole, self.address(pod, is_over), now));
+        let probes = life.as_ref().map_or(&probes, |life| &life.probes).clone();
+        let whole = with_probes(pod.to_pod(), &probes);
+        let mut life = life.unwrap_or_else(|| {
+            let life = Life::of(&whole, self.address(pod, is_over), now);
+            Life { probes, ..life }
+        });
         if self.nodes.is_silent(index) {
             self.lives.lock().insert(key.to_owned(), life);
             return None;
@@ -183,10 +200,10 @@ impl Pods {
     async fn carry_out(&self, pod: &Pod, index: usize, plan: Plan) -> Result<Option<Timestamp>, Error> {
         self.tell(pod, index, plan.told);
         if let Some(status) = &plan.status {
-            self.write(pod, status).await?;
+            self.write(pod, index, status).await?;
         }
         if plan.delete {
-            self.delete(pod).await?;
+            self.delete(pod, index).await?;
             if let Some(life) = self.lives.lock().get_mut(&pod.key()) {
                 life.is_let_go = true;
             }
@@ -203,8 +220,8 @@ impl Pods {
         }
     }
 
-    async fn write(&self, pod: &Pod, status: &PodStatus) -> Result<(), Error> {
-        let api = Api::<Pod>::of(self.client.clone(), pod);
+    async fn write(&self, pod: &Pod, index: usize, status: &PodStatus) -> Result<(), Error> {
+        let api = Api::<Pod>::of(self.nodes.client_of(index)?, pod);
         // Nothing that a hollow pod once said goes away, so no field has to be cleared.
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": status_patch(status, None)});
         match api.send_status(pod.name(), &Patch::Strategic(patch)).await {
@@ -213,13 +230,13 @@ impl Pods {
         }
     }
 
-    async fn delete(&self, pod: &Pod) -> Result<(), Error> {
+    async fn delete(&self, pod: &Pod, index: usize) -> Result<(), Error> {
         let params = DeleteParams {
             grace_period_seconds: Some(0),
             uid: Some(pod.uid().to_owned()),
             ..DeleteParams::default()
         };
-        let api = Api::<Pod>::of(self.client.clone(), pod);
+        let api = Api::<Pod>::of(self.nodes.client_of(index)?, pod);
         match api.delete(pod.name(), &params).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(()),
@@ -244,8 +261,8 @@ mod tests {
         let client = unknowing_api();
         let informers = SharedInformers::new(client.clone(), CancellationToken::new());
         let (registered, _) = tokio::sync::oneshot::channel();
-        let nodes = Arc::new(Nodes::new(config, client.clone(), informers.get(), registered));
-        Pods::new(nodes, client, informers.get(), None)
+        let nodes = Arc::new(Nodes::new(config, client, informers.get(), registered));
+        Pods::new(nodes, informers.get(), None)
     }
 
     fn pod(metadata: Value, status: &Value) -> CachedPod {
@@ -272,9 +289,9 @@ mod tests {
             ("it is another", Some(pod(json!({"uid": "v"}), &Value::Null)), false),
         ] {
             let pods = pods();
-            assert!(pods.advance("ns/p", Some(&pod(json!({}), &Value::Null))).is_some());
+            assert!(pods.advance("ns/p", Some(&pod(json!({}), &Value::Null)), Probes::new()).is_some());
             assert!(pods.addresses.lock().is_held_by(first, "u"));
-            pods.advance("ns/p", next.as_ref());
+            pods.advance("ns/p", next.as_ref(), Probes::new());
             assert_eq!(pods.addresses.lock().is_held_by(first, "u"), is_held, "{what}");
         }
     }
