@@ -2,15 +2,16 @@
 //! API server in the same process. Callers cannot tell which.
 
 use std::path::Path;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-    pub fn new(client: kube::Client) -> Self {
-        Client { transport: Transport::Remote(client), metrics: None, acting: None }
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use kube::client::Body;
@@ -87,7 +88,8 @@ where
 }
 
 impl Client {
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
+    pub fn new(client: kube::Client) -> Self {
+        Client { transport: Transport::Remote(client), metrics: None, acting: None }
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
@@ -196,14 +198,7 @@ impl Client {
         Ok(frames.map(|frame| frame.map_err(|e| Error::Transport(e.to_string()))))
     }
 
-<<<<<<< HEAD
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
-=======
-    async fn send(&self, mut request: Request<Vec<u8>>) -> Result<Response<Body>, Error> {
-        for (name, value) in self.acting.iter().flat_map(|headers| headers.iter()) {
-            request.headers_mut().append(name, value.clone());
-        }
->>>>>>> 4f81c3a (Hollow nodes write as themselves, have addresses for millions of pods, and take their time to be ready)
         let requests = self.metrics.as_ref().and_then(|metrics| metrics.requests(request.method()));
         let started = Instant::now();
         let sent = self.begin(request.map(Body::from)).await;

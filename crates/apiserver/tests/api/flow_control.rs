@@ -362,7 +362,9 @@ impl SchedulingExplainer for Reading {
 #[tokio::test]
 async fn what_is_asked_to_answer_a_request_needs_no_seat() {
     let (server, jane) = small(&json!({"type": "Reject"})).await;
-    server.api.explain_scheduling_by(Arc::new(Reading(jane.as_user("jane", &["system:authenticated"]))));
+    let explainer: Arc<dyn SchedulingExplainer> =
+        Arc::new(Reading(jane.as_user("jane", &["system:authenticated"])));
+    server.api.explain_scheduling_by(Arc::downgrade(&explainer));
     let _writes = held(&server.api, 2).await;
     let (version, path) = ("scheduling.amphipod.dev/v1alpha1", "namespaces/default/podschedulingreviews");
     let review = json!({"apiVersion": version, "kind": "PodSchedulingReview", "spec": {"pod": pod("p")}});
