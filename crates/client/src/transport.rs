@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
-    /// caller's identity already attached.
+    /// caller's identity already attached. Each call goes to a clone, so what calls share is behind an `Arc`.
     pub fn local<S, B>(service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,

@@ -27,7 +27,7 @@ impl Process {
         let service = cluster.server.local_service(seam::scheduler_user());
         let (losing, lost) = watch::channel(0);
         let (opening, open) = watch::channel(0);
-        let (servers, count) = (Handle::current(), AtomicUsize::new(0));
+        let (servers, count) = (Handle::current(), Arc::new(AtomicUsize::new(0)));
         // Of three bindings one does not reach the server, one is not answered, one is as it should be.
         let lossy = tower::service_fn(move |request: http::Request<_>| {
             let number = seam::is_binding(&request).then(|| count.fetch_add(1, Ordering::Relaxed) % 3);

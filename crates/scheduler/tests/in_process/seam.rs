@@ -1,6 +1,7 @@
 //! The seam between a decision and its binding, held open: bindings wait there until they are let through.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amphipod_apiserver::ApiServer;
 use amphipod_apiserver::seams::UserInfo;
@@ -46,14 +47,17 @@ impl Seam {
         Seam::holding(server, |_| true)
     }
     /// Only those wait whose number (from one) the filter says so of.
-    pub fn holding(server: &Arc<ApiServer>, waits: impl Fn(usize) -> bool + Send + 'static) -> Self {
+    pub fn holding(
+        server: &Arc<ApiServer>,
+        waits: impl Fn(usize) -> bool + Clone + Send + Sync + 'static,
+    ) -> Self {
         let service = server.local_service(scheduler_user());
         let (asked, waiting) = watch::channel(0_usize);
         let (open, opened) = watch::channel(false);
-        let mut number = 0;
+        let bindings = Arc::new(AtomicUsize::new(0));
         let held = tower::service_fn(move |request: http::Request<_>| {
-            number += usize::from(is_binding(&request));
-            let waiting = (is_binding(&request) && waits(number)).then(|| Waiting::new(&asked));
+            let is_held = is_binding(&request) && waits(bindings.fetch_add(1, Ordering::Relaxed) + 1);
+            let waiting = is_held.then(|| Waiting::new(&asked));
             let (mut opened, service) = (opened.clone(), service.clone());
             async move {
                 if waiting.is_some() && opened.wait_for(|open| *open).await.is_err() {
