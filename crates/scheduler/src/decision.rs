@@ -116,7 +116,8 @@ impl Scheduler {
     }
 
     /// Where a waiting pod is to go. `tie_break` chooses among equally good nodes; any number will
-    /// do. In the snapshot the pod waits for a node afterwards if room is (still) being made for it.
+    /// do. The node that room is held on for the pod, whoever said so, is asked first. In the snapshot
+    /// the pod waits for a node afterwards if room is (still) being made for it.
     pub fn decide(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>, tie_break: u64) -> Decision {
         self.decide_advised(snapshot, pod, tie_break, None)
     }
@@ -127,11 +128,11 @@ impl Scheduler {
         if self.refusal_beforehand(snapshot, pod, profile).is_some() {
             return Vec::new();
         }
-        let waited_at = snapshot.denominate(&pod.key);
+        let waited_for = snapshot.denominate(&pod.key);
         let (class, profile) = self.class(snapshot, pod);
         let slots = class.judge(snapshot, profile).scores().map(|(slot, _)| slot).collect();
-        if let Some(slot) = waited_at {
-            snapshot.nominate(pod.clone(), slot);
+        if let Some(node) = waited_for {
+            snapshot.nominate_for(pod.clone(), node);
         }
         slots
     }
@@ -146,19 +147,22 @@ impl Scheduler {
     ) -> Decision {
         let profile = self.profile_of(snapshot, &pod.template).unwrap_or(0);
         // What waits for the pod itself must not be in its way.
-        let waited_at = snapshot.denominate(&pod.key);
+        let waited_for = snapshot.denominate(&pod.key);
+        let waited_at = waited_for.and_then(|node| snapshot.slot_of(node));
         let question = Question { pod, profile, waited_at, tie_break, advice };
         let decision = self.decide_afresh(snapshot, &question);
-        let waits_at = match &decision {
+        let waits_for = match &decision {
             Decision::Node(_) => None,
             Decision::Unschedulable(unschedulable) => match &unschedulable.preemption {
-                Some(Preemption::Plan(plan)) => Some(plan.slot),
+                Some(Preemption::Plan(plan)) => Some(snapshot.node(plan.slot).name),
                 Some(Preemption::NoHelp(_) | Preemption::Vetoed(_)) => None,
-                Some(Preemption::NotEligible(_)) | None => waited_at,
+                Some(Preemption::NotEligible(_)) => waited_for,
+                // Where nothing at all was tried, nothing is left to wait for.
+                None => waited_for.filter(|_| unschedulable.deallocation.is_some()),
             },
         };
-        if let Some(slot) = waits_at {
-            snapshot.nominate(pod.clone(), slot);
+        if let Some(node) = waits_for {
+            snapshot.nominate_for(pod.clone(), node);
         }
         decision
     }
@@ -219,11 +223,11 @@ impl Scheduler {
 
     /// Where room could be made for a pod that no node takes, for others to be asked about.
     pub fn rooms(&mut self, snapshot: &mut Snapshot, pod: &Arc<PodInfo>) -> Vec<Room> {
-        let waits_at = snapshot.denominate(&pod.key);
+        let waits_for = snapshot.denominate(&pod.key);
         let (class, profile) = self.class(snapshot, pod);
         let rooms = rooms(class, snapshot, profile);
-        if let Some(slot) = waits_at {
-            snapshot.nominate(pod.clone(), slot);
+        if let Some(node) = waits_for {
+            snapshot.nominate_for(pod.clone(), node);
         }
         rooms
     }

@@ -57,12 +57,14 @@ impl State {
 
 impl Shell {
     /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
-    pub(super) async fn prepare_and_bind(&self, binding: &Binding) {
-        let Binding { pod, object, work, .. } = binding;
+    /// As that may take long, others are told first where the pod is to go.
+    pub(super) async fn prepare_and_bind(&self, mut binding: Binding) {
+        binding.object = self.announce(binding.object, &binding.node).await;
+        let Binding { pod, object, work, .. } = &binding;
         let outcome = match self.prepare(object, work).await {
             Ok(()) => {
                 let Some(_permit) = self.place_to_write().await else { return };
-                self.bind(binding).await
+                self.bind(&binding).await
             }
             Err(why) => Err(NotBound { why, is_gone: false }),
         };
@@ -72,10 +74,11 @@ impl Shell {
             return; // whoever leads next decides anew
         }
         self.disclaim_devices(object, &work.claims).await;
-        self.tell_and_take_back(binding, &not_bound).await;
+        self.tell_and_take_back(&binding, &not_bound).await;
     }
 
-    /// Says why a pod was not bound, where that is still so, and goes on without it.
+    /// Says why a pod was not bound, where that is still so, and goes on without it. What was announced
+    /// of it is taken back.
     pub(super) async fn tell_and_take_back(&self, binding: &Binding, not_bound: &NotBound) {
         if self.cancel.is_cancelled() {
             return; // whoever leads next decides anew

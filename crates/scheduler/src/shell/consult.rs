@@ -91,13 +91,13 @@ impl Shell {
             Err(message) => {
                 info!(pod = &*pod.key, message, "an extender failed");
                 state.queue.failed(&pod.key, Instant::now());
-                let nominated = state.nominated(&pod.key);
+                state.snapshot.denominate(&pod.key);
                 Some(Decided::Step(Step::Refuse(Refused {
                     object,
                     attempt,
                     reason: SCHEDULER_ERROR,
                     message,
-                    nominated,
+                    nominated: String::new(),
                     eviction: None,
                     deallocation: None,
                     preemption_tried: false,

@@ -357,7 +357,7 @@ impl Shell {
             // A pod may wait for its volumes for long; the others do not wait for it.
             Step::Bind(binding) if !binding.work.is_empty() => {
                 self.metrics.decided(&binding.attempt);
-                self.tasks.spawn(async move { this.prepare_and_bind(&binding).await });
+                self.tasks.spawn(async move { this.prepare_and_bind(binding).await });
             }
             Step::Bind(binding) => {
                 self.metrics.decided(&binding.attempt);

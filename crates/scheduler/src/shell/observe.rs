@@ -9,10 +9,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::devices::DeviceSources;
+use super::status::nominated_node;
 use super::storage::StorageSources;
 use super::{Config, Shell, State};
 use crate::framework::Event;
-use crate::pod::{is_finished, node_name};
+use crate::pod::{PodInfo, is_finished, node_name};
 use crate::snapshot::{Budget, Controller, Snapshot};
 
 /// All kinds decisions look at.
@@ -225,35 +226,32 @@ impl State {
             self.snapshot.denominate(&info.key);
             return self.queue.remove(&info.key);
         }
-        self.nominate_as_told(change);
+        self.nominate_as_told(&info, change);
         self.queue.add(info, Instant::now());
     }
 
-    /// Room that is being made for a pod according to the API: from before a restart, or by others.
-    fn nominate_as_told(&mut self, change: &Change<CachedPod>) {
-        let nominated = |pod: &CachedPod| {
-            let name = pod.status.as_ref().and_then(|s| s.nominated_node_name.clone());
-            name.filter(|name| !name.is_empty())
+    /// Room that is being made for a pod according to the API: from before a restart, or by others, for
+    /// whom the node need not exist yet.
+    fn nominate_as_told(&mut self, info: &Arc<PodInfo>, change: &Change<CachedPod>) {
+        let new = nominated_node(change.object());
+        let old = match change {
+            Change::Updated { old, .. } => nominated_node(old),
+            Change::Added(_) | Change::Deleted(_) => "",
         };
-        let new = nominated(change.object());
-        let told = match change {
-            Change::Added(_) => new.is_some(),
-            Change::Updated { old, .. } => nominated(old) != new,
-            Change::Deleted(_) => false,
-        };
-        if !told {
+        if old == new {
+            // It may ask for something else than before.
+            if let Some(node) = self.snapshot.denominate(&info.key) {
+                self.snapshot.nominate_for(info.clone(), node);
+            }
             return;
         }
-        let key = change.object().key();
-        match new.and_then(|name| self.snapshot.slot(&name)) {
-            Some(slot) if self.snapshot.nominated_slot(&key) != Some(slot) => {
-                let info = self.snapshot.catalogue.pod(change.object());
-                self.snapshot.nominate(Arc::new(info), slot);
-            }
-            Some(_) => {}
-            None => {
-                self.snapshot.denominate(&key);
-            }
+        if new.is_empty() {
+            self.snapshot.denominate(&info.key);
+        } else {
+            let node = self.snapshot.catalogue.symbols.intern(new);
+            self.snapshot.nominate_for(info.clone(), node);
         }
+        // Others may have the room it leaves.
+        self.happened((!old.is_empty()).then_some(Event::PodRemoved(info)));
     }
 }

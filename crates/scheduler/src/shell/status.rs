@@ -1,6 +1,8 @@
 //! What a pod without a node is told: an event, its condition, and where room is being made for it; and
 //! what whoever asks is told of where it waits.
 
+use std::sync::Arc;
+
 use amphipod_client::{Api, CachedPod, Patch, Resource};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -40,14 +42,38 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// Says where a pod is about to go while its claims are seen to: whoever takes nodes away leaves that
+    /// one alone, and a scheduler that comes after this one tries it first (KEP-5278). What the pod is
+    /// with that said; the pod goes there all the same if it could not be said.
+    pub(super) async fn announce(&self, pod: Arc<CachedPod>, node: &str) -> Arc<CachedPod> {
+        if nominated_node(&pod) == node {
+            return pod;
+        }
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}});
+        let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
+        match self.answered(api.patch_status(pod.name(), &Patch::Merge(patch))).await {
+            Ok(told) => Arc::new(told),
+            Err(error) => {
+                warn!(pod = pod.key(), node, %error, "where the pod is to go was not written");
+                pod
+            }
+        }
+    }
+}
+
+/// Where room is held for a pod, by the API's word; empty for nowhere.
+pub(super) fn nominated_node(pod: &CachedPod) -> &str {
+    pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default()
+}
+
 /// What of the pod's status is to change, if anything.
 fn news(pod: &CachedPod, why: (&str, &str), nominated: &str, now: Timestamp) -> Option<Value> {
     let mut status = Map::new();
     if let Some(condition) = unschedulable(pod, why, now) {
         status.insert("conditions".to_owned(), json!([condition]));
     }
-    let told = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("");
-    if told != nominated {
+    if nominated_node(pod) != nominated {
         let nominated = if nominated.is_empty() { Value::Null } else { nominated.into() };
         status.insert("nominatedNodeName".to_owned(), nominated);
     }

@@ -163,6 +163,21 @@ async fn a_pod_not_bound_is_taken_back_as_it_is_now() {
 }
 
 #[tokio::test]
+async fn what_was_announced_of_a_pod_that_is_not_bound_is_taken_back() {
+    let cluster = Cluster::start().await;
+    let mut binding = cluster.decided("waiting");
+    let shown = || async { cluster.pods().get("waiting").await.unwrap().status.unwrap() };
+    binding.object = cluster.shell.announce(binding.object, "n").await;
+    assert_eq!(shown().await.nominated_node_name.as_deref(), Some("n"));
+    // Whatever the informer has seen of it.
+    cluster.shell.tell_and_take_back(&binding, &failed()).await;
+    let status = shown().await;
+    assert_eq!(status.nominated_node_name, None);
+    let reason = status.conditions.unwrap().into_iter().find_map(|c| c.reason);
+    assert_eq!(reason.as_deref(), Some(SCHEDULER_ERROR));
+}
+
+#[tokio::test]
 async fn another_pod_of_the_name_is_not_taken_for_the_one_before() {
     let cluster = Cluster::start().await;
     let old = cluster.decided("waiting");

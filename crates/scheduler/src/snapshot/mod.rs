@@ -257,21 +257,28 @@ impl Snapshot {
     }
     /// Remembers that room is being made for a pod.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, slot: Slot) {
+        self.nominate_for(pod, self.node(slot).name);
+    }
+    /// The same, of a node that may not exist (yet): room is held for the pod once it does.
+    pub fn nominate_for(&mut self, pod: Arc<PodInfo>, node: Symbol) {
         self.denominate(&pod.key);
+        let slot = self.slot_for(node);
         self.count(&pod.template); // its rules count where it waits
         self.nominated.insert(pod.key.clone(), slot);
         self.nodes[slot as usize].nominated.push(pod);
         self.log.record(slot);
     }
-    pub fn denominate(&mut self, key: &str) -> Option<Slot> {
+    /// The node the pod waited for.
+    pub fn denominate(&mut self, key: &str) -> Option<Symbol> {
         let slot = self.nominated.remove(key)?;
+        let node = self.node(slot).name;
         let waiting = &mut self.nodes[slot as usize].nominated;
         let index = waiting.iter().position(|pod| &*pod.key == key)?;
         let pod = waiting.swap_remove(index);
         self.uncount(&pod.template);
         self.log.record(slot);
         self.release_if_vacant(slot);
-        Some(slot)
+        Some(node)
     }
     pub fn set_budget(&mut self, key: &str, budget: Budget) {
         if self.budgets.get(key) != Some(&budget) {

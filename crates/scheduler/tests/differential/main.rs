@@ -13,8 +13,9 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use amphipod_scheduler::decision::{Decision, Scheduler};
+use amphipod_scheduler::decision::{Decision, Scheduler, Unschedulable};
 use amphipod_scheduler::framework::{InterPodArgs, ScoringStrategy};
+use amphipod_scheduler::pod::PodInfo;
 use amphipod_scheduler::preemption::Preemption;
 use amphipod_scheduler::{Profile, Snapshot};
 use k8s_openapi::api::core::v1::Pod;
@@ -27,6 +28,8 @@ const RUNS: u64 = 60;
 const STEPS: usize = 30;
 /// One pod of so many is explained as well.
 const EXPLAINED: u64 = 6;
+/// One decision of so many is about a pod that waits for a node.
+const WAITING: u64 = 3;
 
 #[test]
 fn fast_and_slow_agree() {
@@ -44,9 +47,11 @@ fn fast_and_slow_agree() {
     }
     // A test in which nothing ever happens proves nothing.
     if only.is_none() {
-        let Outcomes { placed, refused, preempting, by_volumes, by_limits, by_room, told } = outcomes;
+        let Outcomes { placed, refused, preempting, by_volumes, by_limits, by_room, told, .. } = outcomes;
         let enough = placed > 300 && refused > 300 && preempting > 30 && by_volumes > 50;
         assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
+        let Outcomes { as_expected, still_waiting, .. } = outcomes;
+        assert!(as_expected > 2 && still_waiting > 3, "{as_expected} {still_waiting}");
         assert!(by_limits > 50 && by_room > 10, "{by_limits} {by_room}");
         assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
@@ -60,6 +65,9 @@ struct Outcomes {
     by_volumes: usize,
     by_limits: usize,
     by_room: usize,
+    /// Where others expected it, though another node is better.
+    as_expected: usize,
+    still_waiting: usize,
     told: why::Told,
 }
 
@@ -103,39 +111,26 @@ impl Run {
     }
 
     fn decide(&mut self, when: &str, outcomes: &mut Outcomes) {
-        let pod = self.world.new_pod(&mut self.random);
+        let waiting = self.random.one_in(WAITING).then(|| self.world.waiting_pod(&mut self.random)).flatten();
+        let (pod, waited_for) = match waiting {
+            Some((pod, node)) => (pod, Some(node)),
+            None => (self.world.new_pod(&mut self.random), None),
+        };
+        self.snapshot.denominate(&world::key(&pod));
         if self.random.one_in(EXPLAINED) {
             why::check(when, &self.world, self.settings, &pod, &mut outcomes.told);
         }
-        let oracle = Oracle::new(&self.world, self.settings);
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
-        let expected = oracle.scores(&pod);
-        let before = oracle.before(&pod);
-        let (class, profile) = self.scheduler.class(&self.snapshot, &info);
-        let judgement = class.judge(&self.snapshot, profile);
-        let name = |slot| self.snapshot.name(slot).to_owned();
-        let scores: BTreeMap<String, i64> =
-            judgement.scores().map(|(slot, score)| (name(slot), score)).collect();
-        let yaml = || serde_json::to_string_pretty(&pod).expect("a pod is JSON");
-        assert!(
-            before.is_some() || scores == expected,
-            "{when}: {scores:?} against {expected:?}, refused for {:?} against {:?}, of {}",
-            judgement.refused,
-            oracle.reasons(&pod),
-            yaml()
-        );
-        let reasons =
-            judgement.refused.iter().flat_map(|(r, _)| r.reasons(&self.snapshot.catalogue.resources));
-        for reason in reasons {
-            outcomes.by_limits += usize::from(reason == "node(s) exceed max volume count");
-            outcomes.by_room += usize::from(reason == "node(s) did not have enough free storage");
+        self.compare_scores(when, &pod, &info, outcomes);
+        if let Some(node) = &waited_for {
+            world::nominate(&mut self.snapshot, &pod, node);
         }
         match self.scheduler.decide(&mut self.snapshot, &info, self.random.next()) {
             Decision::Node(slot) => {
                 outcomes.placed += 1;
-                let best = expected.values().max().expect("a feasible node");
                 let node = self.snapshot.name(slot).to_owned();
-                assert_eq!(expected.get(&node), Some(best), "{when}: {node} is not the best");
+                let expected = Oracle::new(&self.world, self.settings).scores(&pod);
+                outcomes.as_expected += usize::from(check_choice(when, &node, waited_for, &expected));
                 self.snapshot.place(&info, slot);
                 let assumed = self.snapshot.log().position();
                 let bound = self.world.bind(pod, &node).clone();
@@ -143,36 +138,93 @@ impl Run {
                 // Seen placed, only its start is news.
                 assert!(self.snapshot.log().position() <= assumed + 1, "{when}: placed twice");
             }
-            Decision::Unschedulable(unschedulable) => {
+            Decision::Unschedulable(refused) => {
                 outcomes.refused += 1;
-                assert!(expected.is_empty(), "{when}: refused, but {expected:?}");
-                outcomes.by_volumes += usize::from(
-                    unschedulable.explanation.message().to_lowercase().contains("persistentvolume"),
-                );
-                assert_eq!(unschedulable.explanation.beforehand.as_deref(), before.as_deref(), "{when}");
-                assert_eq!(unschedulable.explanation.reasons, oracle.reasons(&pod), "{when}: {}", yaml());
-                let chosen = match &unschedulable.preemption {
-                    Some(Preemption::Plan(plan)) => {
-                        let victims = plan.victims.iter().map(|pod| pod.key.to_string()).collect();
-                        Some((self.snapshot.name(plan.slot).to_owned(), victims))
-                    }
-                    _ => None,
-                };
-                check_victims(when, &oracle, &pod, chosen.as_ref());
-                outcomes.preempting += usize::from(chosen.is_some());
-                self.follow_plan(pod, chosen);
+                self.follow_refusal(when, pod, waited_for, &refused, outcomes);
             }
         }
     }
 
-    /// Sometimes the victims go and the pod waits for the node; otherwise nothing comes of it.
-    fn follow_plan(&mut self, pod: Pod, chosen: Option<(String, BTreeSet<String>)>) {
+    fn compare_scores(&mut self, when: &str, pod: &Pod, info: &PodInfo, outcomes: &mut Outcomes) {
+        let oracle = Oracle::new(&self.world, self.settings);
+        let expected = oracle.scores(pod);
+        let (class, profile) = self.scheduler.class(&self.snapshot, info);
+        let judgement = class.judge(&self.snapshot, profile);
+        let name = |slot| self.snapshot.name(slot).to_owned();
+        let scores: BTreeMap<String, i64> =
+            judgement.scores().map(|(slot, score)| (name(slot), score)).collect();
+        assert!(
+            oracle.before(pod).is_some() || scores == expected,
+            "{when}: {scores:?} against {expected:?}, refused for {:?} against {:?}, of {}",
+            judgement.refused,
+            oracle.reasons(pod),
+            text(pod)
+        );
+        let reasons =
+            judgement.refused.iter().flat_map(|(r, _)| r.reasons(&self.snapshot.catalogue.resources));
+        for reason in reasons {
+            outcomes.by_limits += usize::from(reason == "node(s) exceed max volume count");
+            outcomes.by_room += usize::from(reason == "node(s) did not have enough free storage");
+        }
+    }
+
+    fn follow_refusal(
+        &mut self,
+        when: &str,
+        pod: Pod,
+        waited_for: Option<String>,
+        refused: &Unschedulable,
+        outcomes: &mut Outcomes,
+    ) {
+        let oracle = Oracle::new(&self.world, self.settings);
+        let expected = oracle.scores(&pod);
+        assert!(expected.is_empty(), "{when}: refused, but {expected:?}");
+        let message = refused.explanation.message().to_lowercase();
+        outcomes.by_volumes += usize::from(message.contains("persistentvolume"));
+        assert_eq!(refused.explanation.beforehand.as_deref(), oracle.before(&pod).as_deref(), "{when}");
+        assert_eq!(refused.explanation.reasons, oracle.reasons(&pod), "{when}: {}", text(&pod));
+        let chosen = match &refused.preemption {
+            Some(Preemption::Plan(plan)) => {
+                let victims = plan.victims.iter().map(|pod| pod.key.to_string()).collect();
+                Some((self.snapshot.name(plan.slot).to_owned(), victims))
+            }
+            _ => None,
+        };
+        let kept = waited_for.filter(|node| {
+            let still = oracle.makes_room(&pod, node);
+            outcomes.still_waiting += usize::from(still);
+            !self.world.nodes.is_empty() && (still || oracle::never_preempts(&pod))
+        });
+        match &kept {
+            Some(_) => assert_eq!(chosen, None, "{when}: it waits already"),
+            None => check_victims(when, &oracle, &pod, chosen.as_ref()),
+        }
+        outcomes.preempting += usize::from(chosen.is_some());
+        self.follow_plan(when, pod, chosen, kept);
+    }
+
+    /// Sometimes the victims go and the pod waits for the node; otherwise nothing comes of it. Where it
+    /// waits already, it goes on waiting.
+    fn follow_plan(
+        &mut self,
+        when: &str,
+        pod: Pod,
+        chosen: Option<(String, BTreeSet<String>)>,
+        kept: Option<String>,
+    ) {
         let key = world::key(&pod);
+        let waits_for = self.snapshot.nominated_slot(&key).map(|slot| self.snapshot.name(slot).to_owned());
+        let node = chosen.as_ref().map(|(node, _)| node).or(kept.as_ref());
+        assert_eq!(waits_for.as_ref(), node, "{when}");
+        if let Some(node) = kept {
+            self.world.nominated.insert(key, (pod, node));
+            return;
+        }
         match chosen {
             Some((node, victims)) if self.random.one_in(2) => {
+                let at_once = self.random.one_in(2);
                 for victim in victims {
-                    self.snapshot.remove_pod(&victim);
-                    self.world.pods.remove(&victim);
+                    self.world.send_away(&victim, at_once, &mut self.snapshot);
                 }
                 self.world.nominated.insert(key, (pod, node));
             }
@@ -199,6 +251,30 @@ fn profile(settings: Settings) -> Profile {
         ignore_preferred_terms_of_existing_pods: settings.ignores_wishes_of_others,
     };
     profile
+}
+
+fn text(pod: &Pod) -> String {
+    serde_json::to_string_pretty(pod).expect("a pod is JSON")
+}
+
+/// Where a pod waits, if that node will do, or else the best. Whether another was better.
+fn check_choice(
+    when: &str,
+    node: &str,
+    waited_for: Option<String>,
+    expected: &BTreeMap<String, i64>,
+) -> bool {
+    let best = expected.values().max().expect("a feasible node");
+    match waited_for.filter(|first| expected.contains_key(first)) {
+        Some(first) => {
+            assert_eq!(node, first, "{when}");
+            expected.get(&first) < Some(best)
+        }
+        None => {
+            assert_eq!(expected.get(node), Some(best), "{when}: {node} is not the best");
+            false
+        }
+    }
 }
 
 fn check_victims(when: &str, oracle: &Oracle, pod: &Pod, chosen: Option<&(String, BTreeSet<String>)>) {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::world::{World, key};
+use crate::world::{PREEMPTED, World, key};
 
 type Labels = BTreeMap<String, String>;
 type Amounts = BTreeMap<String, i64>;
@@ -53,6 +53,9 @@ pub fn namespace(pod: &Pod) -> &str {
 }
 fn labels(pod: &Pod) -> Labels {
     pod.metadata.labels.clone().unwrap_or_default()
+}
+pub fn never_preempts(pod: &Pod) -> bool {
+    spec(pod).preemption_policy.as_deref() == Some("Never")
 }
 fn priority(pod: &Pod) -> i32 {
     spec(pod).priority.unwrap_or(0)
@@ -570,10 +573,22 @@ impl<'a> Oracle<'a> {
         marks.into_iter().map(|mark| mark.map_or(0, scale)).collect()
     }
 
+    /// Whether those that were sent away for a pod are still leaving the node it waits for.
+    pub fn makes_room(&self, pod: &Pod, node: &str) -> bool {
+        let Some(node) = self.world.nodes.get(node) else { return false };
+        let leaving = |p: &Pod| {
+            let conditions = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            p.metadata.deletion_timestamp.is_some()
+                && conditions.into_iter().any(|c| c.reason.as_deref() == Some(PREEMPTED))
+        };
+        let lesser = |p: &&Pod| is_on(p, node) && priority(p) < priority(pod);
+        self.verdict(pod, node).is_err_and(|(_, resolvable)| resolvable)
+            && self.placed.iter().filter(lesser).any(leaving)
+    }
     /// Of each node that would take the pod without some others: how good that is, and the others.
     pub fn victims(&self, pod: &Pod) -> BTreeMap<String, (Rank, BTreeSet<String>)> {
         let mut found = BTreeMap::new();
-        if spec(pod).preemption_policy.as_deref() == Some("Never") {
+        if never_preempts(pod) {
             return found;
         }
         for node in self.world.nodes.values() {

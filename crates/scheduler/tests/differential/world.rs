@@ -13,6 +13,9 @@ use serde_json::json;
 use crate::random::{NAMESPACES, Random};
 use crate::volumes::Storage;
 
+/// What a pod that was sent away for another says of it.
+pub const PREEMPTED: &str = "PreemptionByScheduler";
+
 #[derive(Clone, Default)]
 pub struct World {
     pub nodes: BTreeMap<String, Node>,
@@ -35,6 +38,24 @@ pub fn key(pod: &Pod) -> String {
     )
 }
 
+/// The pod is being deleted, perhaps for another's sake.
+fn leave(pod: &mut Pod, preempted: bool) {
+    let meta = json!({"deletionTimestamp": "2026-01-01T01:00:00Z"});
+    let meta: ObjectMeta = serde_json::from_value(meta).expect("metadata");
+    pod.metadata.deletion_timestamp = meta.deletion_timestamp;
+    if preempted {
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": PREEMPTED});
+        let condition = serde_json::from_value(condition).expect("a condition");
+        pod.status.get_or_insert_default().conditions = Some(vec![condition]);
+    }
+}
+
+pub fn nominate(snapshot: &mut Snapshot, pod: &Pod, node: &str) {
+    let info = snapshot.catalogue.pod(&pod.clone().into());
+    let node = snapshot.catalogue.symbols.intern(node);
+    snapshot.nominate_for(info.into(), node);
+}
+
 impl World {
     /// Built anew from all objects.
     pub fn snapshot(&self) -> Snapshot {
@@ -50,10 +71,7 @@ impl World {
         }
         self.storage.tell(&mut snapshot);
         for (pod, node) in self.nominated.values() {
-            if let Some(slot) = snapshot.slot(node) {
-                let info = snapshot.catalogue.pod(&pod.clone().into());
-                snapshot.nominate(info.into(), slot);
-            }
+            nominate(&mut snapshot, pod, node);
         }
         snapshot
     }
@@ -61,6 +79,28 @@ impl World {
     pub fn new_pod(&mut self, random: &mut Random) -> Pod {
         self.made += 1;
         random.pod(&format!("p{}", self.made))
+    }
+    /// A pod that is decided about again, with the node it waited for.
+    pub fn waiting_pod(&mut self, random: &mut Random) -> Option<(Pod, String)> {
+        let key = random.pick_key(&self.nominated)?;
+        self.nominated.remove(&key)
+    }
+    /// A victim leaves, at once or slowly.
+    pub fn send_away(&mut self, key: &str, at_once: bool, snapshot: &mut Snapshot) {
+        if at_once {
+            self.pods.remove(key);
+            snapshot.remove_pod(key);
+        } else if let Some(pod) = self.pods.get_mut(key) {
+            leave(pod, true);
+            snapshot.set_pod(&pod.clone().into());
+        }
+    }
+    /// Somebody expects a pod on a node, which need not be there.
+    fn expect_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
+        let (pod, any) = (self.new_pod(random), format!("n{}", random.below(20)));
+        let node = if random.one_in(4) { any } else { random.pick_key(&self.nodes).unwrap_or(any) };
+        nominate(snapshot, &pod, &node);
+        self.nominated.insert(key(&pod), (pod, node));
     }
     pub fn bind(&mut self, mut pod: Pod, node: &str) -> &Pod {
         self.made += 1;
@@ -85,7 +125,7 @@ impl World {
     }
 
     pub fn change(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
-        match random.below(17) {
+        match random.below(19) {
             0 | 1 => self.add_node(random, snapshot),
             2 => self.remove_node(random, snapshot),
             3..=5 => self.add_pod(random, snapshot),
@@ -95,6 +135,7 @@ impl World {
             9 => self.set_service(random, snapshot),
             10 => self.set_replica_set(random, snapshot),
             11 => self.set_budget(random, snapshot),
+            12 | 13 => self.expect_pod(random, snapshot),
             _ => self.change_storage(random, snapshot),
         }
     }
@@ -171,17 +212,7 @@ impl World {
     }
     fn remove_node(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
         let Some(name) = random.pick_key(&self.nodes) else { return };
-        // Its pods are still there for a while; those that waited for it wait no longer.
-        let waiting: Vec<String> = self
-            .nominated
-            .iter()
-            .filter(|(_, (_, node))| *node == name)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in waiting {
-            self.nominated.remove(&key);
-            snapshot.denominate(&key);
-        }
+        // Its pods are still there for a while; those that wait for it go on waiting.
         self.nodes.remove(&name);
         snapshot.remove_node(&name);
     }
@@ -201,11 +232,7 @@ impl World {
         let Some(key) = random.pick_key(&self.pods) else { return };
         let Some(pod) = self.pods.get_mut(&key) else { return };
         match random.below(4) {
-            0 => {
-                let meta = json!({"deletionTimestamp": "2026-01-01T01:00:00Z"});
-                let meta: ObjectMeta = serde_json::from_value(meta).expect("metadata");
-                pod.metadata.deletion_timestamp = meta.deletion_timestamp;
-            }
+            0 => leave(pod, random.one_in(2)),
             1 => {
                 let labels = pod.metadata.labels.get_or_insert_default();
                 labels.insert("app".to_owned(), random.label("app"));

@@ -8,6 +8,7 @@ mod extender;
 mod extender_tls;
 mod killed;
 mod leaders;
+mod nominated;
 mod seam;
 mod serving;
 
