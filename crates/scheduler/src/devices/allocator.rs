@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceConstraint};
 
 use super::Devices;
-use super::objects::{DeviceId, Place, Request, Wish};
+use super::objects::{DeviceId, Place, Request, Slice, Wish};
 use crate::labels::{Labels, NodeTerm};
 use crate::node::Shape;
 use crate::symbols::{Symbol, Symbols};
@@ -25,6 +25,7 @@ const NOT_ENOUGH: &str = "cannot allocate all claims";
 /// In the words for upstream's limit, which is ten seconds and not so many steps.
 const TOO_LONG: &str = "timed out trying to allocate devices";
 const BAD_POOL: &str = "invalid resource pools were encountered";
+const BEING_UPDATED: &str = "asks for all devices, but a resource pool is currently being updated";
 
 /// A device given to a request.
 #[derive(Clone, Debug)]
@@ -40,15 +41,24 @@ struct Candidate<'a> {
     id: DeviceId,
     place: &'a Place,
     device: &'a Device,
-    /// Not all slices of its pool are known.
-    doubtful: bool,
 }
 
 /// What a node reaches.
+#[derive(Default)]
 struct Reached<'a> {
     candidates: Vec<Candidate<'a>>,
     /// A pool names a device twice, so that nobody could tell which is meant.
     bad_pool: bool,
+    /// Not all slices of a pool are known, so that its devices may be others in a moment.
+    being_updated: bool,
+}
+
+/// What is known of a pool, all slices of which are of one generation.
+enum Pool {
+    Whole,
+    BeingUpdated,
+    /// There is a newer generation, which has nothing for the node.
+    Replaced,
 }
 
 struct Search<'a> {
@@ -58,7 +68,6 @@ struct Search<'a> {
     claims: &'a [&'a Wish],
     /// For each claim.
     given: Vec<Vec<(Given<'a>, &'a Device)>>,
-    taken: BTreeSet<DeviceId>,
     /// Whether a request (by its address, which stays) selects the candidate at a position: expressions
     /// are evaluated once, however often the search comes back.
     selected: HashMap<(*const Request, usize), bool>,
@@ -84,10 +93,15 @@ pub fn allocate<'a>(
     node: Symbol,
     shape: &Shape,
 ) -> Result<Vec<Vec<Given<'a>>>, &'static str> {
-    let Reached { candidates, bad_pool } = reached(devices, symbols, node, &shape.labels);
+    let Reached { candidates, bad_pool, being_updated } = reached(devices, symbols, node, &shape.labels);
+    let mut requests = claims.iter().flat_map(|wish| wish.requests.iter().flatten());
+    // How many "all" are has to be known.
+    if (being_updated || bad_pool) && requests.any(|request| request.count.is_none()) {
+        return Err(if being_updated { BEING_UPDATED } else { BAD_POOL });
+    }
     let given = claims.iter().map(|_| Vec::new()).collect();
-    let (taken, selected) = (BTreeSet::new(), HashMap::new());
-    let mut search = Search { devices, symbols, candidates, claims, given, taken, selected, steps: 0 };
+    let selected = HashMap::new();
+    let mut search = Search { devices, symbols, candidates, claims, given, selected, steps: 0 };
     if !search.requests(0, 0) {
         return Err(match search.steps > MAX_STEPS {
             true => TOO_LONG,
@@ -116,10 +130,18 @@ fn reached<'a>(devices: &'a Devices, symbols: &'a Symbols, node: Symbol, labels:
     for slice in devices.slices_near(node).filter(|slice| is_reached(symbols, &slice.place, node, labels)) {
         pools.entry((symbols.text(slice.driver), symbols.text(slice.pool))).or_default().push(slice);
     }
-    let mut reached = Reached { candidates: Vec::new(), bad_pool: false };
+    let mut reached = Reached::default();
     for mut slices in pools.into_values() {
         let newest = slices.iter().map(|slice| slice.generation).max();
         slices.retain(|slice| Some(slice.generation) == newest);
+        match pool(devices, &slices) {
+            Pool::Whole => {}
+            Pool::Replaced => continue,
+            Pool::BeingUpdated => {
+                reached.being_updated = true;
+                continue;
+            }
+        }
         let names: Vec<Symbol> =
             slices.iter().flat_map(|s| s.devices.iter().map(|(name, _)| *name)).collect();
         let unique: BTreeSet<Symbol> = names.iter().copied().collect();
@@ -127,7 +149,6 @@ fn reached<'a>(devices: &'a Devices, symbols: &'a Symbols, node: Symbol, labels:
             reached.bad_pool = true;
             continue;
         }
-        let doubtful = slices.iter().any(|slice| slice.slices != slices.len() as i64);
         for slice in slices {
             // A part of a larger device is not to be had without knowing what is left of that.
             let whole = slice
@@ -138,11 +159,22 @@ fn reached<'a>(devices: &'a Devices, symbols: &'a Symbols, node: Symbol, labels:
                 id: (slice.driver, slice.pool, *name),
                 place: &slice.place,
                 device,
-                doubtful,
             }));
         }
     }
     reached
+}
+
+/// `near`: its slices that a node reaches. Those that others reach count as well.
+fn pool(devices: &Devices, near: &[&Slice]) -> Pool {
+    let are_all = |slices: &[&Slice]| slices.iter().all(|slice| slice.slices == slices.len() as i64);
+    let Some(first) = near.first().filter(|_| !are_all(near)) else { return Pool::Whole };
+    let mut all: Vec<&Slice> = devices.slices_of((first.driver, first.pool)).collect();
+    if all.iter().any(|slice| slice.generation > first.generation) {
+        return Pool::Replaced;
+    }
+    all.retain(|slice| slice.generation == first.generation);
+    if are_all(&all) { Pool::Whole } else { Pool::BeingUpdated }
 }
 
 impl<'a> Search<'a> {
@@ -162,11 +194,8 @@ impl<'a> Search<'a> {
                 && self.devices(Goal { claim, index, request, missing, from: 0 })
         })
     }
-    /// How many devices "all" are; `None` where that is not known, or there are none.
+    /// How many devices "all" are; `None` where there are none.
     fn all(&mut self, request: &Request) -> Option<usize> {
-        if self.candidates.iter().any(|candidate| candidate.doubtful) {
-            return None;
-        }
         let positions = 0..self.candidates.len();
         let count = positions.filter(|position| self.is_selected(request, *position)).count();
         (count > 0).then_some(count)
@@ -187,22 +216,20 @@ impl<'a> Search<'a> {
             }
             let given = Given { request: goal.request, id: candidate.id, place: candidate.place };
             self.given[goal.claim].push((given, candidate.device));
-            let newly = !goal.request.admin && self.taken.insert(candidate.id);
             if self.devices(Goal { missing: goal.missing - 1, from: position + 1, ..goal }) {
                 return true;
             }
             self.given[goal.claim].pop();
-            if newly {
-                self.taken.remove(&candidate.id);
-            }
         }
         false
     }
     fn may_have(&mut self, goal: &Goal, position: usize) -> bool {
         let candidate = self.candidates[position];
+        let in_use =
+            |claims: &[Vec<(Given, _)>]| claims.iter().flatten().any(|(given, _)| given.id == candidate.id);
         let free = match goal.request.admin {
-            true => self.given[goal.claim].iter().all(|(given, _)| given.id != candidate.id),
-            false => !(self.taken.contains(&candidate.id) || self.devices.is_allocated(candidate.id)),
+            true => !in_use(&self.given[goal.claim..=goal.claim]),
+            false => !in_use(&self.given) && !self.devices.is_allocated(candidate.id),
         };
         let mut constraints = self.claims[goal.claim].constraints.iter();
         free && self.is_selected(goal.request, position)

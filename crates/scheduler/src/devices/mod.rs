@@ -8,6 +8,7 @@ mod kinds;
 mod limits;
 mod objects;
 mod result;
+mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub use kinds::DeviceObject;
 pub use objects::{Claim, Class, MAX_CONSUMERS, Place, Wish};
 pub use result::ClaimWork;
 
-use objects::{Allocation, DeviceId, Slice};
+use objects::{Allocation, DeviceId, PoolId, Slice};
 
 use crate::labels::NodeTerm;
 use crate::pod::PodInfo;
@@ -33,6 +34,7 @@ pub struct Devices {
     slices: BTreeMap<String, Arc<Slice>>,
     /// Of slices of one node, by node; the others by no name.
     by_node: NumberMap<Option<Symbol>, BTreeSet<String>>,
+    by_pool: NumberMap<PoolId, BTreeSet<String>>,
     claims: NumberMap<Symbol, Claim>,
     /// What was decided and the API does not show yet.
     assumed: NumberMap<Symbol, Allocation>,
@@ -66,6 +68,10 @@ impl Devices {
     }
     fn is_allocated(&self, id: DeviceId) -> bool {
         self.allocated.contains_key(&id)
+    }
+    fn slices_of(&self, pool: PoolId) -> impl Iterator<Item = &Slice> {
+        let names = self.by_pool.get(&pool).into_iter().flatten();
+        names.filter_map(|name| self.slices.get(name).map(|slice| &**slice))
     }
     /// The node's own slices and those for more than one.
     fn slices_near(&self, node: Symbol) -> impl Iterator<Item = &Slice> {
@@ -107,20 +113,24 @@ impl Devices {
             return false;
         }
         self.remove_slice(symbols, slice.name());
-        self.by_node.entry(only_node(&new)).or_default().insert(slice.name().to_owned());
-        self.record_place(&new.place);
-        self.slices.insert(slice.name().to_owned(), Arc::new(new));
+        let (name, pool) = (slice.name().to_owned(), new.pool_id());
+        self.by_node.entry(only_node(&new)).or_default().insert(name.clone());
+        self.by_pool.entry(pool).or_default().insert(name.clone());
+        self.slices.insert(name, Arc::new(new));
+        self.record_pool(pool);
         true
     }
     pub fn remove_slice(&mut self, _: &Symbols, name: &str) {
         let Some(old) = self.slices.remove(name) else { return };
-        if let Some(names) = self.by_node.get_mut(&only_node(&old)) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_node.remove(&only_node(&old));
-            }
-        }
+        forget(&mut self.by_node, &only_node(&old), name);
+        forget(&mut self.by_pool, &old.pool_id(), name);
         self.record_place(&old.place);
+        self.record_pool(old.pool_id());
+    }
+    /// Of a pool each slice counts, wherever it is.
+    fn record_pool(&mut self, pool: PoolId) {
+        let places: Vec<Place> = self.slices_of(pool).map(|slice| slice.place.clone()).collect();
+        places.iter().for_each(|place| self.record_place(place));
     }
     fn record_place(&mut self, place: &Place) {
         self.log.record(match place {
@@ -130,7 +140,7 @@ impl Devices {
     }
     pub fn set_claim(&mut self, symbols: &mut Symbols, claim: &ResourceClaim) -> bool {
         let key = symbols.intern(&claim.key());
-        let new = Claim::parse(symbols, claim, self.claims.get(&key).map(|known| &known.wish));
+        let new = Claim::parse(symbols, claim, self.claims.get(&key));
         if self.claims.get(&key) == Some(&new) {
             return false;
         }
@@ -158,13 +168,9 @@ impl Devices {
             if *users == 0 {
                 self.allocated.remove(&id);
             }
-            self.record_device(id);
+            let (driver, pool, _) = id;
+            self.record_pool((driver, pool));
         }
-    }
-    fn record_device(&mut self, (driver, pool, _): DeviceId) {
-        let slices = self.slices.values().filter(|slice| (slice.driver, slice.pool) == (driver, pool));
-        let places: Vec<Place> = slices.map(|slice| slice.place.clone()).collect();
-        places.iter().for_each(|place| self.record_place(place));
     }
 
     /// Takes for granted what is about to be written.
@@ -187,6 +193,15 @@ impl Devices {
         self.count(key, false);
         self.assumed.remove(&key);
         self.count(key, true);
+    }
+}
+
+/// One of the names under a key.
+fn forget<K: Eq + std::hash::Hash>(index: &mut NumberMap<K, BTreeSet<String>>, key: &K, name: &str) {
+    let Some(names) = index.get_mut(key) else { return };
+    names.remove(name);
+    if names.is_empty() {
+        index.remove(key);
     }
 }
 

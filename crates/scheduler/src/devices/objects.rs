@@ -47,6 +47,8 @@ pub struct Slice {
     pub devices: Vec<(Symbol, Device)>,
 }
 
+/// `driver` and name.
+pub type PoolId = (Symbol, Symbol);
 /// `driver`, `pool` and name.
 pub type DeviceId = (Symbol, Symbol, Symbol);
 
@@ -75,6 +77,7 @@ pub struct Request {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
+    uid: Arc<str>,
     pub wish: Arc<Wish>,
     pub terminating: bool,
     /// The uid of its controller.
@@ -161,11 +164,15 @@ impl Slice {
             place,
         }
     }
+    pub fn pool_id(&self) -> PoolId {
+        (self.driver, self.pool)
+    }
 }
 
 impl Claim {
-    /// `known`: the wish of the same claim before; what a claim asks for does not change.
-    pub fn parse(symbols: &mut Symbols, claim: &ResourceClaim, known: Option<&Arc<Wish>>) -> Self {
+    /// `known`: the claim of this name before; as long as it is the same, it asks for the same.
+    pub fn parse(symbols: &mut Symbols, claim: &ResourceClaim, known: Option<&Claim>) -> Self {
+        let known = known.filter(|known| &*known.uid == claim.uid());
         let owners = claim.metadata.owner_references.iter().flatten();
         let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
         let status = claim.status.as_ref();
@@ -181,7 +188,8 @@ impl Claim {
         });
         let consumers = status.and_then(|s| s.reserved_for.as_ref());
         Claim {
-            wish: known.cloned().unwrap_or_else(|| Arc::new(Wish::parse(symbols, claim))),
+            uid: known.map_or_else(|| claim.uid().into(), |known| known.uid.clone()),
+            wish: known.map_or_else(|| Arc::new(Wish::parse(symbols, claim)), |known| known.wish.clone()),
             terminating: claim.is_terminating(),
             owner: owner.map(|owner| owner.uid.as_str().into()),
             allocation,

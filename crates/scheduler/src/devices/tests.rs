@@ -37,7 +37,12 @@ impl Cluster {
         devices.set_claim(&mut catalogue.symbols, &parse(claim));
     }
     fn slice(&mut self, name: &str, place: Value, devices: Value) {
-        let mut spec = json!({"driver": "gpu.com", "pool": {"name": name, "generation": 1, "resourceSliceCount": 1}, "devices": devices});
+        self.part(name, (name, 1, 1), place, devices);
+    }
+    /// `pool`: its name, generation and how many slices it has.
+    fn part(&mut self, name: &str, pool: (&str, i64, i64), place: Value, devices: Value) {
+        let pool = json!({"name": pool.0, "generation": pool.1, "resourceSliceCount": pool.2});
+        let mut spec = json!({"driver": "gpu.com", "pool": pool, "devices": devices});
         for (key, value) in place.as_object().unwrap() {
             spec[key] = value.clone();
         }
@@ -120,6 +125,14 @@ fn claims_that_refuse_a_pod_every_node() {
         }
         assert_eq!(cluster.ask(&["x"]), expected, "{object}");
     }
+}
+
+#[test]
+fn whether_all_claims_are_there_is_looked_at_first() {
+    let mut cluster = Cluster::new();
+    cluster.claim(&claim("x", json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "none"}}]})));
+    assert_eq!(cluster.ask(&["x", "y"]), "resourceclaim.resource.k8s.io \"y\" not found");
+    assert_eq!(cluster.ask(&["x"]), "request r: device class none does not exist");
 }
 
 #[test]
@@ -369,6 +382,70 @@ fn pools_that_name_a_device_twice_are_left_out() {
     cluster.claim(&claim("x", exactly(json!({}))));
     assert_eq!(cluster.ask(&["x"]), "2 invalid resource pools were encountered");
     cluster.slice("t", json!({"nodeName": "a"}), json!([{"name": "d"}]));
+    assert_eq!(cluster.ask(&["x"]), "a");
+}
+
+#[test]
+fn pools_are_left_out_as_long_as_they_are_being_updated() {
+    let on = |node: &str| json!({"nodeName": node});
+    let one = || json!([{"name": "d"}]);
+    let all = || exactly(json!({"allocationMode": "All"}));
+    let updated = "asks for all devices, but a resource pool is currently being updated";
+    let mut cluster = Cluster::new();
+    cluster.claim(&claim("x", exactly(json!({}))));
+    cluster.claim(&claim("y", all()));
+    cluster.part("s", ("p", 1, 2), on("a"), one());
+    assert_eq!(cluster.ask(&["x"]), "2 cannot allocate all claims");
+    assert_eq!(cluster.ask(&["y"]), format!("1 {updated}, 1 cannot allocate all claims"));
+    // The slice that was missed is another node's: what is known of it matters all the same.
+    cluster.part("t", ("p", 1, 2), on("b"), one());
+    assert_eq!(cluster.ask(&["x"]), "a b");
+    assert_eq!(cluster.ask(&["y"]), "a b");
+    // Of the newer generation nothing is known but that it has begun.
+    cluster.part("t", ("p", 2, 2), on("b"), one());
+    assert_eq!(cluster.ask(&["x"]), "2 cannot allocate all claims");
+    assert_eq!(cluster.ask(&["y"]), format!("1 {updated}, 1 cannot allocate all claims"));
+    cluster.part("s", ("p", 2, 2), on("a"), one());
+    assert_eq!(cluster.ask(&["y"]), "a b");
+    // An alternative that asks for all waits as well, and so do those after it.
+    let ways = json!([
+        {"name": "all", "deviceClassName": "gpu", "allocationMode": "All"},
+        {"name": "one", "deviceClassName": "gpu"},
+    ]);
+    cluster.claim(&claim("z", json!({"requests": [{"name": "r", "firstAvailable": ways}]})));
+    cluster.part("u", ("q", 1, 2), json!({"allNodes": true}), one());
+    assert_eq!(cluster.ask(&["z"]), format!("2 {updated}"));
+    assert_eq!(cluster.ask(&["x"]), "a b");
+}
+
+#[test]
+fn what_somebody_looks_after_is_not_given_to_the_same_pod_as_well() {
+    let request = |name: &str, admin: bool| json!({"name": name, "exactly": {"deviceClassName": "gpu", "adminAccess": admin}});
+    let cases =
+        [([true, false], "2 cannot allocate all claims"), ([false, true], "2 cannot allocate all claims")];
+    for (admin, expected) in cases {
+        let mut cluster = Cluster::new();
+        cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+        cluster.claim(&claim("x", json!({"requests": [request("r", admin[0]), request("s", admin[1])]})));
+        assert_eq!(cluster.ask(&["x"]), expected, "{admin:?}");
+    }
+    let mut cluster = Cluster::new();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    cluster.claim(&claim("plain", exactly(json!({}))));
+    cluster.claim(&claim("looking", exactly(json!({"adminAccess": true}))));
+    assert_eq!(cluster.ask(&["plain", "looking"]), "a");
+    assert_eq!(cluster.ask(&["looking", "plain"]), "2 cannot allocate all claims");
+}
+
+#[test]
+fn another_claim_of_the_name_asks_for_what_it_says() {
+    let mut cluster = Cluster::new();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    cluster.claim(&claim("x", exactly(json!({"count": 2}))));
+    assert_eq!(cluster.ask(&["x"]), "2 cannot allocate all claims");
+    let mut other = claim("x", exactly(json!({})));
+    other["metadata"]["uid"] = "other".into();
+    cluster.claim(&other);
     assert_eq!(cluster.ask(&["x"]), "a");
 }
 

@@ -18,12 +18,9 @@ const MAX_ALTERNATIVES: i64 = 8;
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 
 pub fn before(snapshot: &Snapshot, pod: &PodInfo) -> Result<(), Cow<'static, str>> {
-    for of in pod.devices.iter().flat_map(|claims| claims.iter()) {
-        if let Some((key, claim)) = find(snapshot, pod, of)? {
-            is_usable(snapshot, pod, key, claim)?;
-        }
-    }
-    Ok(())
+    let claims = pod.devices.iter().flat_map(|claims| claims.iter());
+    let found: Result<Vec<_>, _> = claims.map(|of| find(snapshot, pod, of)).collect();
+    found?.into_iter().flatten().try_for_each(|(key, claim)| is_usable(snapshot, pod, key, claim))
 }
 
 fn find<'a>(

@@ -264,6 +264,7 @@ impl Snapshot {
         self.denominate(&pod.key);
         let slot = self.slot_for(node);
         self.count(&pod.template); // its rules count where it waits
+        self.storage.count_waiting(&pod, slot, true);
         self.nominated.insert(pod.key.clone(), slot);
         self.nodes[slot as usize].nominated.push(pod);
         self.log.record(slot);
@@ -275,6 +276,7 @@ impl Snapshot {
         let waiting = &mut self.nodes[slot as usize].nominated;
         let index = waiting.iter().position(|pod| &*pod.key == key)?;
         let pod = waiting.swap_remove(index);
+        self.storage.count_waiting(&pod, slot, false);
         self.uncount(&pod.template);
         self.log.record(slot);
         self.release_if_vacant(slot);

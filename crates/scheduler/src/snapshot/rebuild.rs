@@ -68,6 +68,7 @@ impl Snapshot {
             self.pods.iter().all(|(key, slot)| self.node(*slot).pods.iter().any(|p| p.key == *key));
         summary.insert("pods are where they are said to be".to_owned(), slots_agree.to_string());
         summary.extend(self.storage.summary(&self.catalogue.symbols));
+        summary.extend(self.devices.summary(&self.catalogue.symbols));
         summary.insert("pods".to_owned(), self.pods.len().to_string());
         summary.insert("nodes".to_owned(), self.known.to_string());
         summary.insert("templates".to_owned(), self.templates.len().to_string());

@@ -245,6 +245,10 @@ impl Storage {
 
     /// A placed pod uses its claims and disks, or no longer.
     pub(crate) fn count_pod(&mut self, pod: &PodInfo, slot: Slot, more: bool) {
+        self.count_disks(pod, more);
+        count_users(&mut self.users, pod, slot, more);
+    }
+    fn count_disks(&mut self, pod: &PodInfo, more: bool) {
         for disk in pod.volumes.iter().flat_map(|volumes| &volumes.inline) {
             let What::Handle(handle) = disk.what else { continue };
             match more {
@@ -252,21 +256,16 @@ impl Storage {
                 false => uncount(&mut self.handles, (disk.driver, handle)),
             }
         }
-        for claim in pod.volumes.iter().flat_map(|volumes| &volumes.claims) {
-            let users = self.users.entry(claim.key).or_default();
-            if more {
-                users.push(slot);
-            } else if let Some(index) = users.iter().position(|user| *user == slot) {
-                users.swap_remove(index);
-            }
-            if users.is_empty() {
-                self.users.remove(&claim.key);
-            }
-        }
+    }
+    /// A pod waits for room on a node, or no longer: what it will use there counts for others.
+    pub(crate) fn count_waiting(&mut self, pod: &PodInfo, slot: Slot, more: bool) {
+        self.count_disks(pod, more);
+        count_users(&mut self.waiting_users, pod, slot, more);
     }
     /// What is attached where a claim is used may be another volume now.
     fn record_users(&mut self, claim: Symbol) {
-        for slot in self.users.get(&claim).into_iter().flatten() {
+        let users = [&self.users, &self.waiting_users].map(|users| users.get(&claim));
+        for slot in users.into_iter().flatten().flatten() {
             self.log.record(Affected::Slot(*slot));
         }
     }
@@ -286,6 +285,20 @@ fn uncount<K: Eq + Hash>(counts: &mut NumberMap<K, u32>, key: K) {
         *count -= 1;
         if *count == 0 {
             counts.remove(&key);
+        }
+    }
+}
+
+fn count_users(users: &mut NumberMap<Symbol, Vec<Slot>>, pod: &PodInfo, slot: Slot, more: bool) {
+    for claim in pod.volumes.iter().flat_map(|volumes| &volumes.claims) {
+        let slots = users.entry(claim.key).or_default();
+        if more {
+            slots.push(slot);
+        } else if let Some(index) = slots.iter().position(|user| *user == slot) {
+            slots.swap_remove(index);
+        }
+        if slots.is_empty() {
+            users.remove(&claim.key);
         }
     }
 }

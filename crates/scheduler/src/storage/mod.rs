@@ -62,6 +62,8 @@ pub struct Storage {
     attached: NumberMap<Symbol, Vec<Attached>>,
     /// The slots of the placed pods that use a claim.
     users: NumberMap<Symbol, Vec<Slot>>,
+    /// The slots of the nodes on which pods that will use a claim wait for room.
+    waiting_users: NumberMap<Symbol, Vec<Slot>>,
     assumed: Assumed,
     log: StorageLog,
 }

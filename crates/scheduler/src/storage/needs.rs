@@ -174,7 +174,7 @@ impl Storage {
         attachments.sort_unstable();
         attachments.into()
     }
-    /// Whether some node may have the volume already.
+    /// Whether some node may have the volume already, or will have it as soon as there is room.
     fn may_be_attached(&self, claim: Symbol, attachment: Attachment) -> bool {
         let shared = match attachment.what {
             What::Handle(handle) => {
@@ -182,7 +182,8 @@ impl Storage {
             }
             What::Of(_) | What::New(_) => false,
         };
-        let is_used = |claim: Symbol| self.users.contains_key(&claim);
+        let is_used =
+            |claim: Symbol| self.users.contains_key(&claim) || self.waiting_users.contains_key(&claim);
         let volume = self.claim(claim).and_then(|claim| claim.volume);
         shared
             || is_used(claim)

@@ -26,6 +26,9 @@ impl Storage {
         for (claim, users) in &self.users {
             summary.insert(format!("users of {}", text(*claim)), users.len().to_string());
         }
+        for (claim, users) in &self.waiting_users {
+            summary.insert(format!("waiting users of {}", text(*claim)), users.len().to_string());
+        }
         for ((driver, handle), volumes) in &self.handles {
             summary.insert(format!("{} of {}", text(*handle), text(*driver)), volumes.to_string());
         }

@@ -427,6 +427,20 @@ fn each_volume_of_a_driver_counts_once_on_a_node() {
 }
 
 #[test]
+fn a_volume_that_a_waiting_pod_will_bring_counts_once_as_well() {
+    let mut cluster = Cluster::new();
+    cluster.class("late", json!({})).limit("a", 1).limit("b", 0).limit("c", 0);
+    for name in ["x", "y"] {
+        cluster.claim(&bound(name, name)).volume(&of_driver(name, name));
+    }
+    let waiting = Arc::new(cluster.snapshot.catalogue.pod(&parse(&pod("waiting", &["x"]))));
+    let slot = cluster.snapshot.slot("a").unwrap();
+    cluster.snapshot.nominate(waiting, slot);
+    assert_eq!(cluster.ask(&pod("p", &["y"])), "3 node(s) exceed max volume count");
+    assert_eq!(cluster.ask(&pod("p", &["x"])), "a", "it is the same");
+}
+
+#[test]
 fn volumes_that_are_still_to_be_made_count_as_well() {
     let mut cluster = Cluster::new();
     cluster.class("late", json!({})).limit("a", 1).limit("b", 0).limit("c", 0);

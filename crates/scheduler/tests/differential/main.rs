@@ -3,6 +3,12 @@
 //! score, on the reasons, and on the victims of preemption. A failing run says its seed; `SEED=7 cargo
 //! test --test differential` replays one run, `RUNS=5000` makes a longer test.
 
+mod device_changes;
+mod device_objects;
+mod device_results;
+mod device_search;
+mod devices;
+mod expressions;
 mod oracle;
 mod random;
 mod storage_objects;
@@ -14,11 +20,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphipod_scheduler::decision::{Decision, Scheduler, Unschedulable};
+use amphipod_scheduler::devices::ClaimWork;
 use amphipod_scheduler::framework::{InterPodArgs, ScoringStrategy};
+use amphipod_scheduler::node::Slot;
+use amphipod_scheduler::plugins::dynamic_resources::Deallocation;
 use amphipod_scheduler::pod::PodInfo;
 use amphipod_scheduler::preemption::Preemption;
 use amphipod_scheduler::{Profile, Snapshot};
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 
 use oracle::{Oracle, Settings};
 use random::Random;
@@ -52,7 +62,10 @@ fn fast_and_slow_agree() {
         assert!(enough, "{placed} {refused} {preempting} {by_volumes}");
         let Outcomes { as_expected, still_waiting, .. } = outcomes;
         assert!(as_expected > 2 && still_waiting > 3, "{as_expected} {still_waiting}");
-        assert!(by_limits > 50 && by_room > 10, "{by_limits} {by_room}");
+        let Outcomes { by_devices, given, given_back, too_hard, .. } = outcomes;
+        assert!(by_devices > 50 && given > 50 && given_back > 5, "{by_devices} {given} {given_back}");
+        assert!(too_hard < (placed + refused) / 20, "{too_hard}");
+        assert!(by_limits > 50 && by_room > 5, "{by_limits} {by_room}");
         assert!(told.near_misses > 50 && told.evictions > 10, "{} {}", told.near_misses, told.evictions);
     }
 }
@@ -68,6 +81,10 @@ struct Outcomes {
     /// Where others expected it, though another node is better.
     as_expected: usize,
     still_waiting: usize,
+    by_devices: usize,
+    given: usize,
+    given_back: usize,
+    too_hard: usize,
     told: why::Told,
 }
 
@@ -95,6 +112,7 @@ impl Run {
             scheduler: Scheduler::new(vec![profile(settings)]),
         };
         run.world.set_up_storage(&mut run.random, &mut run.snapshot);
+        run.world.set_up_devices(&mut run.random, &mut run.snapshot);
         for _ in 0..run.random.below(12) + 3 {
             run.world.add_node(&mut run.random, &mut run.snapshot);
         }
@@ -114,10 +132,17 @@ impl Run {
         let waiting = self.random.one_in(WAITING).then(|| self.world.waiting_pod(&mut self.random)).flatten();
         let (pod, waited_for) = match waiting {
             Some((pod, node)) => (pod, Some(node)),
-            None => (self.world.new_pod(&mut self.random), None),
+            None => (self.world.new_pod(&mut self.random, &mut self.snapshot), None),
         };
+        if self.world.nodes.values().any(|node| self.world.devices.is_hard(&pod, node)) {
+            outcomes.too_hard += 1;
+            if let Some(node) = waited_for {
+                self.world.nominated.insert(world::key(&pod), (pod, node));
+            }
+            return;
+        }
         self.snapshot.denominate(&world::key(&pod));
-        if self.random.one_in(EXPLAINED) {
+        if self.random.one_in(EXPLAINED) && self.world.devices.pending.is_empty() {
             why::check(when, &self.world, self.settings, &pod, &mut outcomes.told);
         }
         let info = Arc::new(self.snapshot.catalogue.pod(&pod.clone().into()));
@@ -131,18 +156,38 @@ impl Run {
                 let node = self.snapshot.name(slot).to_owned();
                 let expected = Oracle::new(&self.world, self.settings).scores(&pod);
                 outcomes.as_expected += usize::from(check_choice(when, &node, waited_for, &expected));
+                let works = self.reserve_devices(when, &pod, &info, slot, outcomes);
                 self.snapshot.place(&info, slot);
                 let assumed = self.snapshot.log().position();
                 let bound = self.world.bind(pod, &node).clone();
-                self.snapshot.set_pod(&bound.into());
+                self.snapshot.set_pod(&bound.clone().into());
                 // Seen placed, only its start is news.
                 assert!(self.snapshot.log().position() <= assumed + 1, "{when}: placed twice");
+                self.world.follow_works(&mut self.random, &mut self.snapshot, &bound, works);
             }
             Decision::Unschedulable(refused) => {
                 outcomes.refused += 1;
                 self.follow_refusal(when, pod, waited_for, &refused, outcomes);
             }
         }
+    }
+
+    /// What the pod's claims are given where it goes is what the slow scheduler would give them.
+    fn reserve_devices(
+        &mut self,
+        when: &str,
+        pod: &Pod,
+        info: &PodInfo,
+        slot: Slot,
+        outcomes: &mut Outcomes,
+    ) -> Vec<ClaimWork> {
+        let expected = self.world.devices.expected(pod, &self.world.nodes[self.snapshot.name(slot)]);
+        let works = self.snapshot.reserve_devices(info, slot);
+        let given: BTreeMap<String, Option<Value>> =
+            works.iter().map(|work| (work.claim.clone(), work.allocation.clone())).collect();
+        assert_eq!(given, expected, "{when}: {}", text(pod));
+        outcomes.given += works.iter().filter(|work| work.allocation.is_some()).count();
+        works
     }
 
     fn compare_scores(&mut self, when: &str, pod: &Pod, info: &PodInfo, outcomes: &mut Outcomes) {
@@ -183,6 +228,7 @@ impl Run {
         outcomes.by_volumes += usize::from(message.contains("persistentvolume"));
         assert_eq!(refused.explanation.beforehand.as_deref(), oracle.before(&pod).as_deref(), "{when}");
         assert_eq!(refused.explanation.reasons, oracle.reasons(&pod), "{when}: {}", text(&pod));
+        check_deallocation(when, &oracle, &pod, refused, outcomes);
         let chosen = match &refused.preemption {
             Some(Preemption::Plan(plan)) => {
                 let victims = plan.victims.iter().map(|pod| pod.key.to_string()).collect();
@@ -200,6 +246,11 @@ impl Run {
             None => check_victims(when, &oracle, &pod, chosen.as_ref()),
         }
         outcomes.preempting += usize::from(chosen.is_some());
+        if let Some(Deallocation::Of(claim)) = &refused.deallocation
+            && self.random.one_in(2)
+        {
+            self.world.deallocate(&mut self.snapshot, claim);
+        }
         self.follow_plan(when, pod, chosen, kept);
     }
 
@@ -275,6 +326,29 @@ fn check_choice(
             false
         }
     }
+}
+
+/// A claim that is in the way gives its devices back, if there is one.
+fn check_deallocation(
+    when: &str,
+    oracle: &Oracle,
+    pod: &Pod,
+    refused: &Unschedulable,
+    outcomes: &mut Outcomes,
+) {
+    let expected = oracle.in_the_way(pod);
+    let unasked = refused.explanation.beforehand.is_some() || oracle::spec(pod).resource_claims.is_none();
+    match &refused.deallocation {
+        None => assert_eq!(refused.explanation.nodes, 0, "{when}"),
+        Some(Deallocation::NoClaims) => assert!(unasked, "{when}"),
+        Some(Deallocation::NoHelp) => assert_eq!(expected, BTreeSet::new(), "{when}"),
+        Some(Deallocation::Of(claim)) => {
+            outcomes.given_back += 1;
+            assert!(expected.contains(claim), "{when}: {claim}, of {expected:?}");
+        }
+    }
+    let message = refused.explanation.message();
+    outcomes.by_devices += usize::from(message.contains("cannot allocate all claims"));
 }
 
 fn check_victims(when: &str, oracle: &Oracle, pod: &Pod, chosen: Option<&(String, BTreeSet<String>)>) {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::devices::ELSEWHERE;
 use crate::world::{PREEMPTED, World, key};
 
 type Labels = BTreeMap<String, String>;
@@ -261,6 +262,7 @@ impl<'a> Oracle<'a> {
             (1, feasible.iter().map(|n| self.images(pod, n)).collect()),
             (2, self.spreading(pod, &feasible)),
             (2, self.affinity(pod, &feasible)),
+            (1, normalise(feasible.iter().map(|n| self.world.devices.preference(pod, n)).collect(), false)),
         ];
         let total = |i: usize| marks.iter().map(|(weight, marks)| weight * marks[i]).sum();
         feasible.iter().enumerate().map(|(i, node)| (name(node).to_owned(), total(i))).collect()
@@ -269,7 +271,18 @@ impl<'a> Oracle<'a> {
     /// Why no node at all will do.
     pub fn before(&self, pod: &Pod) -> Option<String> {
         let conflict = || "pod affinity terms conflict".to_owned();
-        named(pod).err().map(|()| conflict()).or_else(|| self.world.storage.before(pod))
+        named(pod)
+            .err()
+            .map(|()| conflict())
+            .or_else(|| self.world.storage.before(pod))
+            .or_else(|| self.world.devices.before(pod))
+    }
+    /// The pod's claims that may give their devices back, as no node will do.
+    pub fn in_the_way(&self, pod: &Pod) -> BTreeSet<String> {
+        let elsewhere =
+            |node: &&Node| self.verdict(pod, node).is_err_and(|(reasons, _)| reasons == [ELSEWHERE]);
+        let nodes: Vec<&Node> = self.world.nodes.values().filter(elsewhere).collect();
+        self.world.devices.in_the_way(pod, &nodes)
     }
     /// Why nodes will not do, counted.
     pub fn reasons(&self, pod: &Pod) -> BTreeMap<String, usize> {
@@ -337,6 +350,7 @@ impl<'a> Oracle<'a> {
         }
         fit(&here, pod, node)?;
         self.world.storage.filter(&self.placed, placed, pod, node)?;
+        self.world.devices.filter(pod, node)?;
         self.spread_evenly(placed, pod, node)?;
         self.rules_hold(placed, pod, node)
     }

@@ -9,19 +9,21 @@ use serde_json::{Map, Value, json};
 pub const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
 const KEYS: [&str; 4] = ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "rack", "disk"];
 
-/// Runs of which one is about storage: where much else is in the way, it seldom decides anything.
-const ABOUT_STORAGE: u64 = 3;
+/// Runs of which one is about storage and one about devices: where much else is in the way, they seldom
+/// decide anything.
+const SUBJECTS: u64 = 4;
 
 /// SplitMix64.
 pub struct Random {
     state: u64,
     pub about_storage: bool,
+    pub about_devices: bool,
 }
 
 impl Random {
     pub fn new(seed: u64) -> Self {
         let state = seed.wrapping_mul(0x2545_F491_4F6C_DD1D);
-        Random { state, about_storage: seed % ABOUT_STORAGE == 2 }
+        Random { state, about_storage: seed % SUBJECTS == 2, about_devices: seed % SUBJECTS == 3 }
     }
     pub fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -110,13 +112,13 @@ impl Random {
         if self.one_in(10) {
             spec["preemptionPolicy"] = "Never".into();
         }
-        if self.about_storage || self.one_in(4) {
+        if self.about_storage || !self.about_devices && self.one_in(4) {
             let volume = |claim: u64| json!({"name": format!("v{claim}"), "persistentVolumeClaim": {"claimName": format!("c{claim}")}});
             let claims: Vec<Value> = (0..1 + self.below(2)).map(|_| volume(self.below(4))).collect();
             spec["volumes"] = claims.into();
         }
         spec["tolerations"] = (0..self.below(3)).map(|_| self.toleration()).collect::<Vec<_>>().into();
-        if !self.about_storage {
+        if !self.about_storage && !self.about_devices {
             self.put_node_rules(&mut spec);
             self.put_pod_rules(&mut spec);
         }

@@ -40,6 +40,9 @@ fn cluster(world: &World) -> Cluster {
         csi_drivers: world.storage.drivers.values().cloned().map(Arc::new).collect(),
         capacities: world.storage.capacities.values().cloned().map(Arc::new).collect(),
         attachments: world.storage.attachments.values().cloned().map(Arc::new).collect(),
+        resource_claims: world.devices.claims.values().cloned().map(Arc::new).collect(),
+        resource_slices: world.devices.slices.values().cloned().map(Arc::new).collect(),
+        device_classes: world.devices.classes.values().cloned().map(Arc::new).collect(),
         ..Cluster::default()
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
+use crate::devices::Devices;
 use crate::random::{NAMESPACES, Random};
 use crate::volumes::Storage;
 
@@ -27,7 +28,8 @@ pub struct World {
     pub replica_sets: BTreeMap<String, ReplicaSet>,
     pub budgets: BTreeMap<String, PodDisruptionBudget>,
     pub storage: Storage,
-    made: usize,
+    pub devices: Devices,
+    pub made: usize,
 }
 
 pub fn key(pod: &Pod) -> String {
@@ -70,15 +72,20 @@ impl World {
             snapshot.set_pod(&pod.clone().into());
         }
         self.storage.tell(&mut snapshot);
+        self.devices.tell(&mut snapshot);
         for (pod, node) in self.nominated.values() {
             nominate(&mut snapshot, pod, node);
         }
         snapshot
     }
 
-    pub fn new_pod(&mut self, random: &mut Random) -> Pod {
+    pub fn new_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) -> Pod {
         self.made += 1;
-        random.pod(&format!("p{}", self.made))
+        let mut pod = random.pod(&format!("p{}", self.made));
+        if random.put_device_claims(&mut pod) {
+            self.make_claims(random, snapshot, &pod);
+        }
+        pod
     }
     /// A pod that is decided about again, with the node it waited for.
     pub fn waiting_pod(&mut self, random: &mut Random) -> Option<(Pod, String)> {
@@ -97,7 +104,7 @@ impl World {
     }
     /// Somebody expects a pod on a node, which need not be there.
     fn expect_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
-        let (pod, any) = (self.new_pod(random), format!("n{}", random.below(20)));
+        let (pod, any) = (self.new_pod(random, snapshot), format!("n{}", random.below(20)));
         let node = if random.one_in(4) { any } else { random.pick_key(&self.nodes).unwrap_or(any) };
         nominate(snapshot, &pod, &node);
         self.nominated.insert(key(&pod), (pod, node));
@@ -105,10 +112,9 @@ impl World {
     pub fn bind(&mut self, mut pod: Pod, node: &str) -> &Pod {
         self.made += 1;
         pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
-        let started =
-            json!({"startTime": format!("2026-01-01T00:{:02}:{:02}Z", self.made / 60 % 60, self.made % 60)});
-        let status = serde_json::from_value(started).expect("a status");
-        pod.status = Some(status);
+        let started = format!("2026-01-01T00:{:02}:{:02}Z", self.made / 60 % 60, self.made % 60);
+        let started = serde_json::from_value(started.into()).expect("a time");
+        pod.status.get_or_insert_default().start_time = Some(started);
         self.pods.entry(key(&pod)).insert_entry(pod).into_mut()
     }
     pub fn add_node(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
@@ -119,13 +125,13 @@ impl World {
     }
     /// One that is placed already, wherever it fits or not.
     pub fn add_pod(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
-        let pod = self.new_pod(random);
+        let pod = self.new_pod(random, snapshot);
         let Some(node) = random.pick_key(&self.nodes) else { return };
         snapshot.set_pod(&self.bind(pod, &node).clone().into());
     }
 
     pub fn change(&mut self, random: &mut Random, snapshot: &mut Snapshot) {
-        match random.below(19) {
+        match random.below(if random.about_devices { 24 } else { 20 }) {
             0 | 1 => self.add_node(random, snapshot),
             2 => self.remove_node(random, snapshot),
             3..=5 => self.add_pod(random, snapshot),
@@ -136,6 +142,8 @@ impl World {
             10 => self.set_replica_set(random, snapshot),
             11 => self.set_budget(random, snapshot),
             12 | 13 => self.expect_pod(random, snapshot),
+            14.. if random.about_devices => self.change_devices(random, snapshot),
+            14 => self.change_devices(random, snapshot),
             _ => self.change_storage(random, snapshot),
         }
     }
