@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::devices::MAX_CONSUMERS;
 use crate::expressions::EXPRESSIONS;
-use crate::random::Random;
+use crate::random::{NAMESPACES, Random};
 use crate::volumes::ZONE;
 
 const CLASSES: [&str; 4] = ["any", "gpu", "fast", "rare"];
@@ -43,10 +43,10 @@ impl Random {
     }
 
     pub fn slice(&mut self) -> ResourceSlice {
-        let index = self.below(14);
+        let index = self.below(10);
         let driver = self.one_of(&DRIVERS);
-        let several = self.one_in(8);
-        let pool = json!({"name": format!("p{}", self.below(4)), "generation": 1 + self.below(8) / 7,
+        let several = self.one_in(4);
+        let pool = json!({"name": format!("p{}", self.below(2)), "generation": 1 + self.below(8) / 7,
             "resourceSliceCount": if several { 2 } else { 1 }});
         let devices: Vec<Value> =
             (0..1 + self.below(3)).map(|place| self.device(index, place, driver)).collect();
@@ -113,7 +113,7 @@ impl Random {
             return json!({"name": name, "firstAvailable": alternatives});
         }
         let mut exact = self.way();
-        if self.one_in(6) {
+        if self.one_in(3) {
             exact["adminAccess"] = true.into();
         }
         json!({"name": name, "exactly": exact})
@@ -191,6 +191,12 @@ impl Random {
         json!({"allocation": allocation, "reservedFor": consumers})
     }
 
+    /// One of few kinds, so that what is remembered of pods alike is asked for.
+    pub fn plain_pod(&mut self, name: &str) -> Pod {
+        let meta = json!({"name": name, "namespace": self.one_of(&NAMESPACES), "uid": name});
+        let (priority, container) = (if self.one_in(4) { 5 } else { 0 }, json!({"name": "c", "image": "i1"}));
+        from(json!({"metadata": meta, "spec": {"containers": [container], "priority": priority}}))
+    }
     /// Gives the pod claims by name, and one made for it, or about to be. Whether that is there.
     pub fn put_device_claims(&mut self, pod: &mut Pod) -> bool {
         let rarity = if self.about_devices { 6 } else { 1 };

@@ -113,7 +113,8 @@ impl Run {
         };
         run.world.set_up_storage(&mut run.random, &mut run.snapshot);
         run.world.set_up_devices(&mut run.random, &mut run.snapshot);
-        for _ in 0..run.random.below(12) + 3 {
+        let nodes = if run.random.about_devices { 4 } else { 12 };
+        for _ in 0..run.random.below(nodes) + 3 {
             run.world.add_node(&mut run.random, &mut run.snapshot);
         }
         for _ in 0..run.random.below(25) {

@@ -277,6 +277,10 @@ impl<'a> Oracle<'a> {
             .or_else(|| self.world.storage.before(pod))
             .or_else(|| self.world.devices.before(pod))
     }
+    /// Why a node will not do.
+    pub fn refusal(&self, pod: &Pod, node: &str) -> Vec<String> {
+        self.verdict(pod, &self.world.nodes[node]).err().map_or_else(Vec::new, |(reasons, _)| reasons)
+    }
     /// The pod's claims that may give their devices back, as no node will do.
     pub fn in_the_way(&self, pod: &Pod) -> BTreeSet<String> {
         let elsewhere =

@@ -81,13 +81,17 @@ impl Random {
             .filter(|_| self.one_in(3))
             .map(|image| json!({"names": [image], "sizeBytes": image.len() * 40_000_000}))
             .collect();
+        let bars = !self.about_devices || self.one_in(6);
         let node = json!({"metadata": {"name": name, "labels": labels},
-            "spec": {"unschedulable": self.one_in(12), "taints": taints},
+            "spec": {"unschedulable": bars && self.one_in(12), "taints": if bars { taints } else { Vec::new() }},
             "status": {"allocatable": allocatable, "images": images}});
         serde_json::from_value(node).expect("a node")
     }
 
     pub fn pod(&mut self, name: &str) -> Pod {
+        if self.about_devices && !self.one_in(8) {
+            return self.plain_pod(name);
+        }
         let mut labels = Map::new();
         for key in ["app", "tier"] {
             if !self.one_in(4) {
