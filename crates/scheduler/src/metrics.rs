@@ -1,6 +1,7 @@
 //! What the scheduler counts, under kube-scheduler's names, labels and buckets. Durations of single
-//! plugins and of extension points are not among them: a class of pods is decided about by what is
-//! remembered of it, no plugin runs at a point of its own, and the core that asks them has no clock.
+//! plugins and of extension points are told where the shell runs them. Before a decision there are none:
+//! a class of pods is decided about by what is remembered of it, no plugin runs at a point of its own, and
+//! the core that asks them has no clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::decision::Evaluated;
+use crate::framework::Point;
 use crate::queue::{Attempt, Counts, Incoming};
 
 /// From this many attempts on they are counted as one kind.
@@ -84,6 +86,20 @@ struct Evaluation {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PointRun {
+    extension_point: &'static str,
+    status: &'static str,
+    profile: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginRun {
+    plugin: &'static str,
+    extension_point: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     r#type: &'static str,
 }
@@ -106,6 +122,8 @@ struct Inner {
     attempts: Family<Result, Counter>,
     attempt_durations: Histograms<Result>,
     algorithm_durations: Histogram,
+    point_durations: Histograms<PointRun>,
+    plugin_durations: Histograms<PluginRun>,
     sli_durations: Histograms<Attempts>,
     attempts_needed: Histogram,
     preemption_attempts: Counter,
@@ -123,6 +141,12 @@ struct Inner {
 fn attempt_durations() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
 }
+fn point_durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 12))
+}
+fn plugin_durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.00001, 1.5, 20))
+}
 fn sli_durations() -> Histogram {
     Histogram::new(exponential_buckets(0.01, 2.0, 20))
 }
@@ -134,6 +158,8 @@ impl Default for Metrics {
             attempts: Family::default(),
             attempt_durations: Family::new_with_constructor(attempt_durations),
             algorithm_durations: attempt_durations(),
+            point_durations: Family::new_with_constructor(point_durations),
+            plugin_durations: Family::new_with_constructor(plugin_durations),
             sli_durations: Family::new_with_constructor(sli_durations),
             attempts_needed: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
             preemption_attempts: Counter::default(),
@@ -146,19 +172,15 @@ impl Default for Metrics {
             look: Mutex::new(None),
             works: AtomicBool::new(false),
         };
+        inner.register_durations();
         inner.register();
         Metrics(Arc::new(inner))
     }
 }
 
 impl Inner {
-    fn register(&mut self) {
+    fn register_durations(&mut self) {
         let registry = &mut self.registry;
-        registry.register(
-            "scheduler_schedule_attempts",
-            "Attempts to schedule pods, by how they ended",
-            self.attempts.clone(),
-        );
         registry.register(
             "scheduler_scheduling_attempt_duration_seconds",
             "Time an attempt took, from taking the pod from the queue to its end",
@@ -170,9 +192,27 @@ impl Inner {
             self.algorithm_durations.clone(),
         );
         registry.register(
+            "scheduler_framework_extension_point_duration_seconds",
+            "Time all plugins of a point took for a pod, where they run by themselves",
+            self.point_durations.clone(),
+        );
+        registry.register(
+            "scheduler_plugin_execution_duration_seconds",
+            "Time a plugin took for a pod at such a point",
+            self.plugin_durations.clone(),
+        );
+        registry.register(
             "scheduler_pod_scheduling_sli_duration_seconds",
             "Time from a pod's first attempt until it was bound",
             self.sli_durations.clone(),
+        );
+    }
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "scheduler_schedule_attempts",
+            "Attempts to schedule pods, by how they ended",
+            self.attempts.clone(),
         );
         registry.register(
             "scheduler_pod_scheduling_attempts",
@@ -221,6 +261,16 @@ impl Metrics {
     /// A node was found.
     pub(crate) fn decided(&self, attempt: &Attempt) {
         self.0.algorithm_durations.observe(seconds(attempt.started));
+    }
+    /// All plugins of a point ran.
+    pub(crate) fn point_ran(&self, point: Point, is_ok: bool, profile: &str, since: Instant) {
+        let (extension_point, profile) = (point.name(), profile.to_owned());
+        let run = PointRun { extension_point, status: status(is_ok), profile };
+        self.0.point_durations.get_or_create(&run).observe(seconds(since));
+    }
+    pub(crate) fn plugin_ran(&self, plugin: &'static str, point: Point, is_ok: bool, since: Instant) {
+        let run = PluginRun { plugin, extension_point: point.name(), status: status(is_ok) };
+        self.0.plugin_durations.get_or_create(&run).observe(seconds(since));
     }
     pub(crate) fn ended(&self, outcome: Outcome, profile: &str, attempt: &Attempt) {
         let labels = Result { result: outcome.name(), profile: profile.to_owned() };
@@ -293,6 +343,10 @@ impl Metrics {
     }
 }
 
+fn status(is_ok: bool) -> &'static str {
+    if is_ok { "Success" } else { "Error" }
+}
+
 fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
 }
@@ -314,6 +368,8 @@ mod tests {
         metrics.ended(Outcome::Unschedulable, "packing", &attempt(1));
         metrics.preemption_tried();
         metrics.preempted(3);
+        metrics.point_ran(Point::Bind, true, "packing", now);
+        metrics.plugin_ran("VolumeBinding", Point::PreBind, false, now);
         let mut coming = Incoming::default();
         coming.count("backoff", "NodeAdd");
         metrics.look_at(move || Standing {
@@ -339,6 +395,8 @@ mod tests {
             "scheduler_scheduling_attempt_duration_seconds_count{result=\"unschedulable\",profile=\"packing\"} 1",
             "scheduler_scheduling_algorithm_duration_seconds_count 1",
             "scheduler_scheduling_algorithm_duration_seconds_bucket{le=\"16.384\"} 1",
+            "scheduler_framework_extension_point_duration_seconds_count{extension_point=\"Bind\",status=\"Success\",profile=\"packing\"} 1",
+            "scheduler_plugin_execution_duration_seconds_count{plugin=\"VolumeBinding\",extension_point=\"PreBind\",status=\"Error\"} 1",
             "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"2\"} 1",
             "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"15+\"} 1",
             "scheduler_pod_scheduling_attempts_bucket{le=\"2.0\"} 1",

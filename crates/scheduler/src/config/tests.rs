@@ -335,6 +335,14 @@ fn plugins_in_the_wrong_place_are_refused() {
             ".score: Invalid value: plugin \"NodeName\" does not extend ScorePlugin plugin",
         ),
         (
+            "{permit: {enabled: [{name: DynamicResources}]}}",
+            ".permit: Invalid value: plugin \"DynamicResources\" does not extend PermitPlugin plugin",
+        ),
+        (
+            "{postBind: {enabled: [{name: VolumeBinding}]}}",
+            ".postBind: Invalid value: plugin \"VolumeBinding\" does not extend PostBindPlugin plugin",
+        ),
+        (
             "{score: {enabled: [{name: ImageLocality}, {name: ImageLocality}]}}",
             ".score: Invalid value: plugin \"ImageLocality\" already registered as \"ScorePlugin\"",
         ),

@@ -41,6 +41,27 @@ pub enum Point {
     PostBind = 1 << 12,
 }
 
+impl Point {
+    /// As series name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Point::PreEnqueue => "PreEnqueue",
+            Point::QueueSort => "QueueSort",
+            Point::PreFilter => "PreFilter",
+            Point::Filter => "Filter",
+            Point::PostFilter => "PostFilter",
+            Point::PreScore => "PreScore",
+            Point::Score => "Score",
+            Point::NormalizeScore => "NormalizeScore",
+            Point::Reserve => "Reserve",
+            Point::Permit => "Permit",
+            Point::PreBind => "PreBind",
+            Point::Bind => "Bind",
+            Point::PostBind => "PostBind",
+        }
+    }
+}
+
 /// A set of points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Points(u16);

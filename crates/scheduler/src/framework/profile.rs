@@ -30,9 +30,8 @@ pub struct Enabled {
     evaluations: Evaluations,
 }
 
-/// The points at which is counted how often a plugin is asked, and what they are called.
-const COUNTED: [(Point, &str); 3] =
-    [(Point::PreFilter, "PreFilter"), (Point::Filter, "Filter"), (Point::Score, "Score")];
+/// The points at which is counted how often a plugin is asked.
+const COUNTED: [Point; 3] = [Point::PreFilter, Point::Filter, Point::Score];
 
 /// How often a plugin was asked at each of the counted points. Decisions are made one after the other,
 /// so this takes no part in them but an addition.
@@ -52,12 +51,13 @@ impl Enabled {
     /// The plugin is asked for a pod, or about a node, or about nodes that are alike.
     #[inline]
     pub fn count(&self, point: Point) {
-        let counts = COUNTED.iter().zip(&self.evaluations.0).filter(|((counted, _), _)| *counted == point);
+        let counts = COUNTED.iter().zip(&self.evaluations.0).filter(|(counted, _)| **counted == point);
         counts.for_each(|(_, count)| count.set(count.get() + 1));
     }
     /// How often it was asked since this was last called, where it was.
     pub fn take_counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counts = COUNTED.iter().zip(&self.evaluations.0).map(|((_, name), count)| (*name, count.take()));
+        let counts =
+            COUNTED.iter().zip(&self.evaluations.0).map(|(point, count)| (point.name(), count.take()));
         counts.filter(|(_, times)| *times > 0)
     }
 }

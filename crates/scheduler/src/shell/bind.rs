@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::storage::Work;
 use super::{SCHEDULER_ERROR, Shell, State, scheduler_name, still_waiting};
-use crate::framework::Event;
+use crate::framework::{Event, Point};
 use crate::metrics::Outcome;
 use crate::node::Slot;
 use crate::plugins::DEFAULT_BINDER;
@@ -61,7 +61,8 @@ impl Shell {
     pub(super) async fn prepare_and_bind(&self, mut binding: Binding) {
         binding.object = self.announce(binding.object, &binding.node).await;
         let Binding { pod, object, work, .. } = &binding;
-        let outcome = match self.prepare(object, work).await {
+        let prepared = self.timed_point(Point::PreBind, object, self.prepare(object, work)).await;
+        let outcome = match prepared {
             Ok(()) => {
                 let Some(_permit) = self.place_to_write().await else { return };
                 self.bind(&binding).await
@@ -128,7 +129,9 @@ impl Shell {
             why: format!("running Bind plugin {DEFAULT_BINDER:?}: {error}"),
             is_gone: error.is_not_found(),
         };
-        let bound = self.answered(api.create_subresource(name, "binding", &binding)).await;
+        let call = self.answered(api.create_subresource(name, "binding", &binding));
+        let call = self.timed_plugin(DEFAULT_BINDER, Point::Bind, call);
+        let bound = self.timed_point(Point::Bind, object, call).await;
         bound.map(drop).map_err(failed)
     }
 

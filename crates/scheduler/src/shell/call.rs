@@ -3,13 +3,14 @@
 //! any more.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use amphipod_client::Error;
+use amphipod_client::{CachedPod, Error};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::Shell;
+use super::{Shell, scheduler_name};
+use crate::framework::Point;
 
 /// An API server gives up on a request after a minute itself: what it has not answered by then, it
 /// will not answer.
@@ -59,6 +60,31 @@ impl Shell {
     pub(super) async fn heard<T>(&self, call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let patience = Patience { answer: Duration::MAX, ..PATIENCE };
         patience.wait(&self.cancel, call).await.unwrap_or_else(|| Err(ENDS.to_owned()))
+    }
+
+    /// How long all plugins of a point took for a pod.
+    pub(super) async fn timed_point<T, E>(
+        &self,
+        point: Point,
+        pod: &CachedPod,
+        run: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let since = Instant::now();
+        let outcome = run.await;
+        self.metrics.point_ran(point, outcome.is_ok(), scheduler_name(pod), since);
+        outcome
+    }
+    /// The same of one of them.
+    pub(super) async fn timed_plugin<T, E>(
+        &self,
+        plugin: &'static str,
+        point: Point,
+        run: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let since = Instant::now();
+        let outcome = run.await;
+        self.metrics.plugin_ran(plugin, point, outcome.is_ok(), since);
+        outcome
     }
 
     /// A place among those on their way to the API server; none once cancelled.

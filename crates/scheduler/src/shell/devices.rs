@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{Shell, State};
 use crate::devices::{ClaimWork, DeviceObject};
-use crate::framework::Event;
+use crate::framework::{Event, Point};
 use crate::plugins::dynamic_resources;
 use crate::snapshot::Snapshot;
 
@@ -74,6 +74,13 @@ impl Shell {
     /// be written is others' again; an error says why. What was written stays assumed until the API
     /// shows it.
     pub(super) async fn claim_devices(&self, object: &CachedPod, works: &[ClaimWork]) -> Result<(), String> {
+        if works.is_empty() {
+            return Ok(());
+        }
+        let claimed = self.claim_all(object, works);
+        self.timed_plugin(dynamic_resources::NAME, Point::PreBind, claimed).await
+    }
+    async fn claim_all(&self, object: &CachedPod, works: &[ClaimWork]) -> Result<(), String> {
         for (index, work) in works.iter().enumerate() {
             if let Err(text) = self.claim(object, work).await {
                 self.state.lock().give_back_devices(&works[index..]);

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Shell, State};
 use crate::devices::ClaimWork;
-use crate::framework::{Event, StorageChange};
+use crate::framework::{Event, Point, StorageChange};
+use crate::plugins::volume_binding;
 use crate::snapshot::Snapshot;
 use crate::storage::{Reservation, SELECTED_NODE, StorageObject};
 
@@ -113,13 +114,14 @@ impl Shell {
         if work.reservation.is_empty() {
             return Ok(());
         }
-        let outcome = tokio::select! {
-            () = self.cancel.cancelled() => Err("binding volumes: context canceled".to_owned()),
-            outcome = self.write_and_wait(object, work) => outcome,
+        let outcome = async {
+            tokio::select! {
+                () = self.cancel.cancelled() => Err("binding volumes: context canceled".to_owned()),
+                outcome = self.write_and_wait(object, work) => outcome,
+            }
         };
-        outcome.map_err(|text| {
-            format!("running PreBind plugin {:?}: {text}", crate::plugins::volume_binding::NAME)
-        })
+        let outcome = self.timed_plugin(volume_binding::NAME, Point::PreBind, outcome).await;
+        outcome.map_err(|text| format!("running PreBind plugin {:?}: {text}", volume_binding::NAME))
     }
 
     async fn write_and_wait(&self, object: &CachedPod, work: &Work) -> Result<(), String> {

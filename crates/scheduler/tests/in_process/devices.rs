@@ -85,6 +85,15 @@ async fn a_claim_others_write_at_the_same_time_is_written_all_the_same() {
     assert_eq!(written.lock().unwrap().len(), 2, "its finalizers and its status");
     let counted = metrics.render();
     assert!(!counted.contains("result=\"error\""), "{counted}");
+    for (point, plugin) in [("PreBind", "DynamicResources"), ("Bind", "DefaultBinder")] {
+        let of_point = format!(
+            "extension_point_duration_seconds_count{{extension_point=\"{point}\",status=\"Success\",profile=\"default-scheduler\"}} 1\n"
+        );
+        let of_plugin = format!(
+            "plugin_execution_duration_seconds_count{{plugin=\"{plugin}\",extension_point=\"{point}\",status=\"Success\"}} 1\n"
+        );
+        assert!(counted.contains(&of_point) && counted.contains(&of_plugin), "{counted}");
+    }
 }
 
 #[tokio::test]
