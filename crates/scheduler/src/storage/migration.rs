@@ -150,27 +150,31 @@ pub fn reach(plugin: InTree, volume: &PersistentVolume) -> Option<NodeSelector> 
     let mut required = affinity.and_then(|affinity| affinity.required.clone());
     let Some(zone) = plugin.zone() else { return required };
     let labels = volume.metadata.labels.as_ref();
-    let asks_for = |required: &Option<NodeSelector>, key: &str| {
-        required
-            .iter()
-            .flat_map(|r| &r.node_selector_terms)
-            .any(|term| requirements(term).any(|r| r.key == key))
-    };
-    let by_terms = ZONES.iter().position(|key| asks_for(&required, key));
+    let by_terms = ZONES.iter().position(|key| about(&required, key).next().is_some());
     let by_label = || ZONES.iter().position(|key| labels.is_some_and(|labels| labels.contains_key(*key)));
     let generation = by_terms.or_else(by_label).unwrap_or(0);
-    if by_terms.is_some() {
+    if names_some(&required, ZONES[generation]) {
         rename(&mut required, ZONES[generation], zone);
     } else if let Some(zones) = labels.and_then(|labels| labels.get(ZONES[generation])) {
         add(&mut required, zone, zones);
     }
     // Nodes have the region under its present name only.
-    rename(&mut required, REGIONS[generation], REGIONS[0]);
+    if names_some(&required, REGIONS[generation]) {
+        rename(&mut required, REGIONS[generation], REGIONS[0]);
+    }
     required
 }
 
-fn requirements(term: &NodeSelectorTerm) -> impl Iterator<Item = &NodeSelectorRequirement> {
-    term.match_expressions.iter().flatten()
+fn about<'a>(
+    required: &'a Option<NodeSelector>,
+    key: &'a str,
+) -> impl Iterator<Item = &'a NodeSelectorRequirement> {
+    let terms = required.iter().flat_map(|required| &required.node_selector_terms);
+    terms.flat_map(|term| term.match_expressions.iter().flatten()).filter(move |r| r.key == key)
+}
+/// Whether values of a label are named, and not only that it be there.
+fn names_some(required: &Option<NodeSelector>, key: &str) -> bool {
+    about(required, key).any(|requirement| requirement.values.iter().flatten().next().is_some())
 }
 
 fn rename(required: &mut Option<NodeSelector>, old: &str, new: &str) {
@@ -287,6 +291,12 @@ mod tests {
             let reach = json!(reach(GCE, &volume).unwrap());
             assert_eq!(reach["nodeSelectorTerms"], expected, "{labels} {terms}");
         }
+        let anywhere = json!([{"matchExpressions": [{"key": ZONES[0], "operator": "Exists"}]}]);
+        let affinity = json!({"required": {"nodeSelectorTerms": anywhere}});
+        let disk = json!({"gcePersistentDisk": {"pdName": "d"}, "nodeAffinity": affinity});
+        let reached = json!(reach(GCE, &volume(&json!({ZONES[0]: "b"}), &disk)).unwrap());
+        let asked = &reached["nodeSelectorTerms"][0]["matchExpressions"];
+        assert_eq!((&asked[0]["key"], &asked[1]["key"]), (&json!(ZONES[0]), &json!("topology.gke.io/zone")));
         let portworx = volume(&json!({ZONES[0]: "b"}), &json!({"portworxVolume": {"volumeID": "p"}}));
         assert_eq!(reach(PORTWORX, &portworx), None);
     }
