@@ -17,6 +17,11 @@ pub const NAME: &str = "DynamicResources";
 const MAX_ALTERNATIVES: i64 = 8;
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 
+/// A pod whose claims are still to be made is not looked at until its status names them.
+pub fn admits(pod: &PodInfo) -> bool {
+    pod.devices.iter().flat_map(|claims| claims.iter()).all(|claim| claim.key.is_ok())
+}
+
 pub fn before(snapshot: &Snapshot, pod: &PodInfo) -> Result<(), Cow<'static, str>> {
     let claims = pod.devices.iter().flat_map(|claims| claims.iter());
     let found: Result<Vec<_>, _> = claims.map(|of| find(snapshot, pod, of)).collect();

@@ -69,7 +69,7 @@ pub static TABLE: [Plugin; 19] = [
         .cares_for_placed_pods(),
     Plugin::row(
         dynamic_resources::NAME,
-        &[PreFilter, AtFilter, PostFilter, AtScore, NormalizeScore, Reserve, PreBind],
+        &[PreEnqueue, PreFilter, AtFilter, PostFilter, AtScore, NormalizeScore, Reserve, PreBind],
     )
     .asks_before(dynamic_resources::before)
     .filters(Filter::Node(dynamic_resources::filter), dynamic_resources::hint)

@@ -406,5 +406,5 @@ fn the_table_is_kube_schedulers() {
         ]
     );
     let gated = TABLE.iter().filter(|row| row.points.has(Point::PreEnqueue));
-    assert_eq!(gated.map(|row| row.name).collect::<Vec<_>>(), ["SchedulingGates"]);
+    assert_eq!(gated.map(|row| row.name).collect::<Vec<_>>(), ["SchedulingGates", "DynamicResources"]);
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::framework::{Event, PluginSet, Profile, UNSCHEDULABLE_POD, pod_update};
-use crate::plugins::scheduling_gates;
+use crate::plugins::{dynamic_resources, scheduling_gates};
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 pub use backoff::Backoff;
@@ -119,7 +119,7 @@ impl Queue {
     /// Adds a pod, or takes over what has changed of it: a refused pod may try again then.
     pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let key = pod.key.clone();
-        let gated = !scheduling_gates::admits(&pod.template.spec);
+        let gated = !scheduling_gates::admits(&pod.template.spec) || !dynamic_resources::admits(&pod);
         // Another pod of the name owes nothing to what became of the last one.
         if self.get(&key).is_some_and(|known| known.uid != pod.uid) {
             self.remove(&key);

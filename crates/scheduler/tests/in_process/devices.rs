@@ -57,6 +57,30 @@ async fn a_claim_is_given_a_device_before_its_pod_is_bound_and_the_next_waits() 
 }
 
 #[tokio::test]
+async fn a_pod_whose_claim_is_still_to_be_made_is_not_looked_at() {
+    let cluster = unscheduled().await;
+    cluster.node("b").await;
+    one_device(&cluster, "b", &[]).await;
+    let metrics = cluster.schedule(Config::default());
+    cluster
+        .pod("p", "1m", json!({"resourceClaims": [{"name": "g", "resourceClaimTemplateName": "t"}]}))
+        .await;
+    let gated = "scheduler_pending_pods{queue=\"gated\"} 1";
+    let held = || async { metrics.render().contains(gated).then_some(()) };
+    eventually("it is held", held).await;
+    // What the controller of claims does.
+    let pod = cluster.get("p").await.unwrap();
+    let owner =
+        json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod.metadata.uid, "controller": true});
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    let claim = json!({"metadata": {"name": "p-g", "ownerReferences": [owner]}, "spec": {"devices": {"requests": [request]}}});
+    cluster.create::<ResourceClaim>("ns", claim).await;
+    let made = json!({"status": {"resourceClaimStatuses": [{"name": "g", "resourceClaimName": "p-g"}]}});
+    cluster.api::<Pod>("ns").patch_status("p", &Patch::Merge(made)).await.unwrap();
+    assert_eq!(cluster.bound("p").await, "b");
+}
+
+#[tokio::test]
 async fn a_claim_others_write_at_the_same_time_is_written_all_the_same() {
     let cluster = unscheduled().await;
     cluster.node("b").await;
