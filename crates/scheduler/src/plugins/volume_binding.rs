@@ -116,10 +116,13 @@ pub fn bindings(
     }
     let mut taken = Vec::new();
     let free = claims.iter().map(|claim| {
-        let volume = match (claim.selected_node, &claim.kept) {
+        let volume = match (claim.selected_node, &*claim.kept) {
             (Some(_), _) => None,
-            (None, Some((volume, reach))) => reaches(symbols, reach, labels).then_some(*volume),
-            (None, None) => storage.smallest(symbols, &claim.wish, labels, &taken),
+            (None, []) => storage.smallest(symbols, &claim.wish, labels, &taken),
+            (None, kept) => {
+                let near = kept.iter().find(|(_, reach)| reaches(symbols, reach, labels));
+                near.map(|(volume, _)| *volume)
+            }
         };
         taken.extend(volume);
         volume

@@ -123,15 +123,19 @@ impl Storage {
     pub fn selected_node(&self, key: Symbol) -> Option<Symbol> {
         self.assumed.node(key).or_else(|| self.claim(key)?.selected_node)
     }
-    /// The volume that is kept for a claim, if one is.
-    pub fn kept_for(&self, key: Symbol, claim: &Claim) -> Option<(Symbol, &Volume)> {
-        let is_for = |volume: &Volume| match &volume.claim {
+    /// The volumes that are kept for a claim.
+    pub fn kept_for<'a>(
+        &'a self,
+        key: Symbol,
+        claim: &'a Claim,
+    ) -> impl Iterator<Item = (Symbol, &'a Volume)> + 'a {
+        let is_for = move |volume: &Volume| match &volume.claim {
             Some((of, uid)) => *of == key && uid.as_ref().is_none_or(|uid| *uid == claim.uid),
             None => true, // assumed
         };
         let kept = self.kept.get(&key).into_iter().flatten().chain(self.assumed.volume(key));
-        let mut kept = kept.filter_map(|name| Some((*name, self.volume(*name)?)));
-        kept.find(|(_, volume)| is_for(volume) && volume.could_be_kept_for(&claim.wish))
+        let kept = kept.filter_map(|name| Some((*name, self.volume(*name)?)));
+        kept.filter(move |(_, volume)| is_for(volume) && volume.could_be_kept_for(&claim.wish))
     }
     /// The smallest free volume that is as asked and that nodes with these labels reach.
     pub fn smallest(

@@ -38,8 +38,8 @@ pub struct Unbound {
     pub wish: Wish,
     /// The only node where its volume can be made: it has been decided.
     pub selected_node: Option<Symbol>,
-    /// A volume kept for it, with the nodes that reach it.
-    pub kept: Option<(Symbol, Reach)>,
+    /// The volumes kept for it, as a rule one at most, with the nodes that reach them.
+    pub kept: Box<[(Symbol, Reach)]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -135,6 +135,8 @@ impl Storage {
         let unbound = |of: &PodClaim| {
             let claim = self.claim(of.key).filter(|claim| claim.volume.is_none() && self.waits(claim))?;
             let kept = self.kept_for(of.key, claim).map(|(name, volume)| (name, volume.reach.clone()));
+            let mut kept: Box<[(Symbol, Reach)]> = kept.collect();
+            kept.sort_unstable_by_key(|(name, _)| *name);
             let selected_node = self.selected_node(of.key);
             Some((of.key, Unbound { wish: claim.wish.clone(), selected_node, kept }))
         };

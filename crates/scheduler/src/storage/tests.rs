@@ -427,6 +427,22 @@ fn each_volume_of_a_driver_counts_once_on_a_node() {
 }
 
 #[test]
+fn of_several_volumes_kept_for_a_claim_the_one_a_node_reaches_is_its() {
+    for order in [["a", "b"], ["b", "a"]] {
+        let mut cluster = Cluster::new();
+        cluster.class("late", json!({"provisioner": "kubernetes.io/no-provisioner"}));
+        cluster.claim(&claim("x", json!({})));
+        for node in order {
+            let kept = json!({"spec": {"claimRef": {"namespace": "ns", "name": "x"}}});
+            cluster.volume(&local(node, node, kept));
+        }
+        assert_eq!(cluster.ask(&pod("p", &["x"])), "a b", "{order:?}");
+        let reserved = cluster.reserve(&pod("p", &["x"]), "b");
+        assert_eq!(reserved.volumes, [("ns/x".to_owned(), "b".to_owned())]);
+    }
+}
+
+#[test]
 fn a_volume_that_a_waiting_pod_will_bring_counts_once_as_well() {
     let mut cluster = Cluster::new();
     cluster.class("late", json!({})).limit("a", 1).limit("b", 0).limit("c", 0);
