@@ -36,13 +36,14 @@ pub enum Propagation {
 impl DeleteOptions {
     pub fn parse(cx: &Context, body: &[u8]) -> Result<Self, Status> {
         let value = if body.is_empty() { from_query(&cx.query)? } else { from_body(cx, body)? };
-        let mut options = Self::from_value(cx, &value)?;
+        let mut options = Self::from_value(&value)?;
         options.dry_run |= cx.dry_run()?;
         Ok(options)
     }
 
-    pub fn from_value(cx: &Context, value: &Value) -> Result<Self, Status> {
-        let refuse = |fault: FieldError| Err(cx.invalid_options(&fault));
+    pub fn from_value(value: &Value) -> Result<Self, Status> {
+        // Whatever the request is: an eviction carries options of this kind in its body.
+        let refuse = |fault: FieldError| Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[fault]));
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
         let policy = text("/propagationPolicy");

@@ -60,8 +60,19 @@ async fn budgets_are_asked() {
     assert_eq!(refused.refused(429, "TooManyRequests"), REFUSAL);
     let ready = json!({"status": {"observedGeneration": 1}});
     server.merge(&format!("{BUDGETS}/b/status"), &ready).await.expect(200);
-    // A dry run spends nothing and removes nothing.
+    // A dry run spends nothing and removes nothing, nor do options that no delete takes.
     evict(&server, "a", &json!({"dryRun": ["All"]})).await.expect(201);
+    for (options, fault) in [
+        (json!({"dryRun": ["Some"]}), "dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""),
+        (
+            json!({"propagationPolicy": "Some"}),
+            "propagationPolicy: Unsupported value: \"Some\": supported values: \"Foreground\", \"Background\", \
+             \"Orphan\", \"nil\"",
+        ),
+    ] {
+        let text = evict(&server, "a", &options).await.refused(422, "Invalid");
+        assert_eq!(text, format!("DeleteOptions.meta.k8s.io \"\" is invalid: {fault}"));
+    }
     let left = server.get(&format!("{BUDGETS}/b")).await.expect(200);
     assert_eq!(left["status"]["disruptionsAllowed"], 1);
     let done = evict(&server, "a", &json!({"gracePeriodSeconds": 0})).await.expect(201);

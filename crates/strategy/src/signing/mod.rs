@@ -161,8 +161,9 @@ fn validate(object: &Value) -> Faults {
 
 fn conditions(faults: &mut Faults, list: &[Value]) {
     let mut seen = HashSet::new();
+    let all = Path::new("status").child("conditions");
     for (i, condition) in list.iter().enumerate() {
-        let at = Path::new("status").child("conditions").index(i);
+        let at = all.index(i);
         let kind = text(&condition["type"]);
         check::required(faults, &at.child("type"), &condition["type"]);
         let allowed: &[&str] =
@@ -171,7 +172,7 @@ fn conditions(faults: &mut Faults, list: &[Value]) {
         if (kind == "Approved" && seen.contains("Denied")) || (kind == "Denied" && seen.contains("Approved"))
         {
             let detail = "Approved and Denied conditions are mutually exclusive";
-            faults.push(Error::invalid(&at.child("type"), kind, detail));
+            faults.push(Error::invalid(&all, kind, detail));
         }
         if !seen.insert(kind) {
             faults.push(Error::duplicate(&at.child("type"), kind));

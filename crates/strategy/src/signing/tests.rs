@@ -205,7 +205,7 @@ fn who_may_write_what() {
             both,
             &[
                 "status.conditions[1].status: Unsupported value: \"False\": supported values: \"True\"",
-                "status.conditions[1].type: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+                "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
             ],
         ),
         (

@@ -70,7 +70,7 @@ fn delete_options(cx: &Context, said: &Value) -> Result<DeleteOptions, Status> {
         let why = format!("Non-matching dry-run options in request and content: [{asked}] and [{within}]");
         return Err(Status::failure(500, "", why));
     }
-    let mut options = DeleteOptions::from_value(cx, said)?;
+    let mut options = DeleteOptions::from_value(said)?;
     options.dry_run |= is_dry_run;
     Ok(options)
 }
