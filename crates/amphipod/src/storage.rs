@@ -36,7 +36,7 @@ pub struct StoreOptions {
     /// 16,384 changes of a resource, the embedded store 200,000 in all. Up to twice that time is kept.
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub history: Duration,
-    /// Memory for replaced objects; beyond it history is forgotten sooner (embedded store only).
+    /// Memory for replaced objects and their upkeep; beyond it history is forgotten sooner (embedded store only).
     #[arg(long, default_value_t = 128)]
     pub history_mib: usize,
 }
