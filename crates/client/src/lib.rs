@@ -20,6 +20,6 @@ pub use error::Error;
 pub use events::EventRecorder;
 pub use informer::{Change, Informer, SharedInformers};
 pub use metrics::Metrics;
-pub use pod::CachedPod;
+pub use pod::{CachedPod, Condition};
 pub use resource::{Resource, Writable};
 pub use transport::Client;

@@ -4,9 +4,11 @@
 //! is the type's doing: it has no encoding.
 
 mod incoming;
+mod own;
 
 use std::sync::{Arc, LazyLock};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements, Volume,
 };
@@ -15,9 +17,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use crate::interner::Interner;
 use crate::{Error, Resource};
 use incoming::{IncomingPod, IncomingPods};
+use own::Own;
 
 /// Specs of cached pods, one for each template.
 static SPECS: LazyLock<Interner<PodSpec>> = LazyLock::new(Interner::default);
+/// Statuses without what each pod has of its own: those of a template that do well have one.
+static STATUSES: LazyLock<Interner<PodStatus>> = LazyLock::new(Interner::default);
 
 /// What scheduling, ownership, quotas, endpoints and disruption look at.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,7 +31,10 @@ pub struct CachedPod {
     /// The one part of a spec that differs among the pods of a template: the spec has it no more.
     pub node_name: Option<Box<str>>,
     pub spec: Option<Arc<PodSpec>>,
-    pub status: Option<PodStatus>,
+    /// Without what is in `own`.
+    pub status: Option<Arc<PodStatus>>,
+    /// The parts of the status that differ among the pods of a template.
+    pub own: Own,
 }
 
 impl CachedPod {
@@ -36,7 +44,40 @@ impl CachedPod {
             node_name: self.node_name.as_deref().map(str::to_owned),
             ..PodSpec::clone(spec)
         });
-        Pod { metadata: self.metadata.clone(), spec, status: self.status.clone() }
+        let status = self.status.as_ref().map(|status| {
+            let mut whole = PodStatus::clone(status);
+            self.own.put_back(&mut whole);
+            whole
+        });
+        Pod { metadata: self.metadata.clone(), spec, status }
+    }
+
+    /// The condition of a type, if the pod has it.
+    pub fn condition(&self, kind: &str) -> Option<Condition<'_>> {
+        let (index, told) =
+            self.status.as_ref()?.conditions.iter().flatten().enumerate().find(|(_, c)| c.type_ == kind)?;
+        Some(Condition {
+            status: &told.status,
+            reason: told.reason.as_deref(),
+            message: told.message.as_deref(),
+            since: self.own.condition_since(index),
+        })
+    }
+}
+
+/// What a condition says of a pod.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Condition<'a> {
+    pub status: &'a str,
+    pub reason: Option<&'a str>,
+    pub message: Option<&'a str>,
+    /// When it last turned.
+    pub since: Option<Timestamp>,
+}
+
+impl Condition<'_> {
+    pub fn is_true(&self) -> bool {
+        self.status == "True"
     }
 }
 
@@ -46,14 +87,17 @@ impl From<Pod> for CachedPod {
         if let Some(spec) = &mut pod.spec {
             cut_spec(spec, node_name.is_some());
         }
+        let mut own = Own::default();
         if let Some(status) = &mut pod.status {
             cut_status(status, pod.spec.as_ref());
+            own = Own::take(status);
         }
         CachedPod {
             metadata: pod.metadata,
             node_name: node_name.map(String::into_boxed_str),
-            spec: pod.spec.map(|spec| SPECS.share(&spec, &serde_json::to_vec(&spec).unwrap_or_default())),
-            status: pod.status,
+            spec: pod.spec.map(|spec| shared(&SPECS, &spec)),
+            status: pod.status.map(|status| shared(&STATUSES, &status)),
+            own,
         }
     }
 }
@@ -93,6 +137,10 @@ impl Resource for CachedPod {
 
 fn undecodable(source: serde_json::Error) -> Error {
     Error::Decode { what: <Pod as k8s_openapi::Resource>::KIND, source }
+}
+
+fn shared<T: Clone + PartialEq + serde::Serialize>(all: &Interner<T>, value: &T) -> Arc<T> {
+    all.share(value, &serde_json::to_vec(value).unwrap_or_default())
 }
 
 fn cut_spec(spec: &mut PodSpec, has_node: bool) {
@@ -267,7 +315,7 @@ mod tests {
                 "resources": resources, "allocatedResources": allocated["requests"]});
             let spec = json!({"containers": [{"name": "c", "resources": one}]});
             let pod = cached(&json!({"spec": spec, "status": {"containerStatuses": [status]}}));
-            assert_eq!(serde_json::to_value(pod.status.unwrap()).unwrap()["containerStatuses"][0], status);
+            assert_eq!(serde_json::to_value(&*pod.status.unwrap()).unwrap()["containerStatuses"][0], status);
         }
     }
 

@@ -15,7 +15,7 @@ pub async fn mark(
     message: &str,
     phase: Option<&str>,
 ) -> Result<(), Error> {
-    let told = pods::condition(pod, "DisruptionTarget").is_some_and(|c| c.status == "True");
+    let told = pod.condition("DisruptionTarget").is_some_and(|c| c.is_true());
     if told && phase.is_none_or(|phase| pods::phase(pod) == phase) {
         return Ok(());
     }

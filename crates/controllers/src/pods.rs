@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use amphipod_client::{CachedPod, Resource};
+use amphipod_client::{CachedPod, Condition, Resource};
 
 use crate::meta;
 
@@ -24,16 +24,12 @@ pub fn is_terminal(pod: &CachedPod) -> bool {
 pub fn is_active(pod: &CachedPod) -> bool {
     !is_terminal(pod) && !pod.is_terminating()
 }
-pub fn condition<'a>(pod: &'a CachedPod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
-}
 pub fn is_ready(pod: &CachedPod) -> bool {
-    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+    pod.condition("Ready").is_some_and(|c| c.is_true())
 }
 /// Since when the pod has been ready.
 pub fn ready_since(pod: &CachedPod) -> Option<Timestamp> {
-    let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
-    ready.last_transition_time.as_ref().map(|time| time.0)
+    pod.condition("Ready").filter(Condition::is_true)?.since
 }
 /// When a ready pod counts (or began to count) as available.
 pub fn available_at(pod: &CachedPod, min_ready_seconds: i32) -> Option<Timestamp> {

@@ -53,9 +53,8 @@ fn families(service: &Service) -> Vec<&'static str> {
 }
 
 fn address<'a>(pod: &'a CachedPod, family: &str) -> Option<&'a str> {
-    let status = pod.status.as_ref()?;
-    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut all = listed.chain(status.pod_ip.as_deref());
+    let listed = pod.own.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let mut all = listed.chain(pod.own.pod_ip.as_deref());
     all.find(|ip| ip.contains(':') == (family == "IPv6") && !ip.is_empty())
 }
 

@@ -95,14 +95,14 @@ pub fn enqueue_services_of_pods(pods: &Informer<CachedPod>, services: &Informer<
 
 /// Whether an update of a pod can change any endpoint.
 fn is_relevant(old: &CachedPod, new: &CachedPod) -> bool {
-    let status =
-        |pod: &CachedPod| pod.status.as_ref().map(|s| (s.phase.clone(), s.pod_ip.clone(), s.pod_ips.clone()));
     crate::pods::is_ready(old) != crate::pods::is_ready(new)
         || old.is_terminating() != new.is_terminating()
         || old.metadata.labels != new.metadata.labels
         || old.uid() != new.uid()
         || crate::pods::node_name(old) != crate::pods::node_name(new)
-        || status(old) != status(new)
+        || crate::pods::phase(old) != crate::pods::phase(new)
+        || old.own.pod_ip != new.own.pod_ip
+        || old.own.pod_ips != new.own.pod_ips
 }
 
 impl Controller for SliceController {

@@ -54,7 +54,7 @@ fn conditions_ports_and_labels() {
     let mut leaving = pod(3, true);
     leaving.metadata.deletion_timestamp = crate::meta::time(at(200));
     let mut over = pod(4, false);
-    over.status.as_mut().unwrap().phase = Some("Succeeded".into());
+    Arc::make_mut(over.status.as_mut().unwrap()).phase = Some("Succeeded".into());
     let pods = [pod(1, true), pod(2, false), leaving, over].map(Arc::new);
     let plan = run(&web(), &pods, &[]);
     let slice = &plan.create[0];

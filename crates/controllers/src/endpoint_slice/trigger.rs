@@ -8,8 +8,6 @@ use amphipod_client::{CachedPod, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 
-use crate::pods;
-
 /// What was told for one service, by pod.
 #[derive(Default)]
 pub struct Told {
@@ -23,8 +21,7 @@ impl Told {
         let mut changes = Vec::new();
         let mut seen = HashMap::with_capacity(all.len());
         for pod in all {
-            let Some(ready) = pods::condition(pod, "Ready") else { continue };
-            let Some(at) = ready.last_transition_time.as_ref().map(|time| time.0) else { continue };
+            let Some(at) = pod.condition("Ready").and_then(|ready| ready.since) else { continue };
             let before = self.pods.get(pod.name()).copied();
             if before.is_none_or(|before| at > before) {
                 changes.push(at);

@@ -63,7 +63,7 @@ fn subsets(service: &Service, all: &[Arc<CachedPod>]) -> (Vec<EndpointSubset>, b
     let mut by_port: BTreeMap<Option<Port>, BTreeSet<Place>> = BTreeMap::new();
     let mut truncated = false;
     for pod in all {
-        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).unwrap_or("");
+        let ip = pod.own.pod_ip.as_deref().unwrap_or("");
         if ip.is_empty() || pods::is_terminal(pod) || (pod.is_terminating() && !unready_too) {
             continue;
         }

@@ -38,8 +38,7 @@ fn match_exit_codes(rule: &PodFailurePolicyRule, pod: &CachedPod) -> Option<Stri
 
 fn match_conditions(rule: &PodFailurePolicyRule, pod: &CachedPod) -> Option<String> {
     let hit = rule.on_pod_conditions.iter().flatten().find(|pattern| {
-        pods::condition(pod, &pattern.type_)
-            .is_some_and(|c| c.status == pattern.status.as_deref().unwrap_or("True"))
+        pod.condition(&pattern.type_).is_some_and(|c| c.status == pattern.status.as_deref().unwrap_or("True"))
     })?;
     Some(format!("Pod {}/{} has condition {}", pod.namespace(), pod.name(), hit.type_))
 }

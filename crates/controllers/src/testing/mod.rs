@@ -21,18 +21,21 @@ pub fn named<T: Resource + Default>(namespace: &str, name: &str) -> T {
 
 pub fn pod(namespace: &str, name: &str, phase: &str) -> CachedPod {
     let mut pod: CachedPod = named(namespace, name);
-    pod.status = Some(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() });
+    pod.status = Some(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }.into());
     pod
 }
 
 pub fn set_ready(pod: &mut CachedPod, since: Option<Timestamp>) {
-    let status = pod.status.get_or_insert_default();
+    let mut whole = pod.to_pod();
+    let status = whole.status.get_or_insert_default();
     status.conditions = Some(vec![PodCondition {
         type_: "Ready".to_owned(),
         status: if since.is_some() { "True" } else { "False" }.to_owned(),
         last_transition_time: since.map(Time),
         ..PodCondition::default()
     }]);
+    // Pods of tests may have a node without a spec.
+    *pod = CachedPod { node_name: pod.node_name.take(), ..whole.into() };
 }
 
 pub fn at(seconds: i64) -> Timestamp {

@@ -68,7 +68,7 @@ fn has_own_address(pod: &CachedPod) -> bool {
 
 /// The address a pod holds of its own.
 fn pod_ip(pod: &CachedPod) -> Option<Ipv4Addr> {
-    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok().filter(|_| has_own_address(pod))
+    pod.own.pod_ip.as_ref()?.parse().ok().filter(|_| has_own_address(pod))
 }
 
 impl Pods {
@@ -150,7 +150,7 @@ impl Pods {
         self.forget(life.take_if(|life| pod.is_none_or(|pod| pod.uid() != life.uid)), pod);
         let pod = pod?;
         let index = self.node_of(pod)?;
-        let is_over = pod.status.as_ref().is_some_and(is_terminal);
+        let is_over = pod.status.as_deref().is_some_and(is_terminal);
         if is_over && pod.metadata.deletion_timestamp.is_none() {
             self.forget(life, Some(pod));
             return None;

@@ -33,8 +33,7 @@ pub fn is_finished(pod: &CachedPod) -> bool {
 
 impl Catalogue {
     pub fn pod(&mut self, pod: &CachedPod) -> PodInfo {
-        let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
-        let started = started.and_then(|time| i64::try_from(time.0.as_nanosecond()).ok());
+        let started = pod.own.start_time.as_ref().and_then(|time| i64::try_from(time.0.as_nanosecond()).ok());
         let parsed = self.parse(pod);
         PodInfo {
             key: pod.key().into(),
@@ -70,10 +69,8 @@ impl Catalogue {
 }
 
 fn is_preempted(pod: &CachedPod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().find(|c| c.type_ == "DisruptionTarget").is_some_and(|c| {
-        c.status == "True" && c.reason.as_deref() == Some(crate::preemption::PREEMPTED_REASON)
-    })
+    let told = pod.condition("DisruptionTarget");
+    told.is_some_and(|c| c.is_true() && c.reason == Some(crate::preemption::PREEMPTED_REASON))
 }
 
 fn owner(symbols: &mut Symbols, pod: &CachedPod) -> Option<Owner> {

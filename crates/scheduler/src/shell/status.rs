@@ -82,16 +82,12 @@ fn news(pod: &CachedPod, why: (&str, &str), nominated: &str, now: Timestamp) -> 
 
 /// The `PodScheduled` condition that says so (for a reason, in words), unless the pod has it already.
 fn unschedulable(pod: &CachedPod, (reason, message): (&str, &str), now: Timestamp) -> Option<Value> {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
-    if old.is_some_and(|c| {
-        c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
-    }) {
+    let old = pod.condition("PodScheduled").filter(|c| c.status == "False");
+    if old.is_some_and(|c| c.reason == Some(reason) && c.message == Some(message)) {
         return None;
     }
     // Another reason for the same status is no transition.
-    let since = old.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref());
-    let since = since.map_or(now, |time| time.0).round(jiff::Unit::Second).unwrap_or_default();
+    let since = old.and_then(|c| c.since).unwrap_or(now).round(jiff::Unit::Second).unwrap_or_default();
     Some(json!({
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
         "lastTransitionTime": since.to_string(), "observedGeneration": pod.metadata.generation,

@@ -145,9 +145,9 @@ impl Cluster {
     }
     async fn condition(&self, name: &str, kind: &str) -> (String, String) {
         let probe = || async {
-            let conditions = self.get(name).await?.status?.conditions?;
-            let found = conditions.into_iter().find(|c| c.type_ == kind)?;
-            Some((found.reason?, found.message?))
+            let pod = self.get(name).await?;
+            let found = pod.condition(kind)?;
+            Some((found.reason?.to_owned(), found.message?.to_owned()))
         };
         eventually(&format!("{name} has the condition {kind}"), probe).await
     }
@@ -242,7 +242,7 @@ async fn room_is_made_for_what_matters_more_and_for_no_more() {
     eventually("the victim is on its way out", terminating).await;
     let uid = cluster.get("important").await.unwrap().metadata.uid.unwrap();
     assert_eq!(cluster.event("victim", "Preempted").await, format!("Preempted by pod {uid} on node n"));
-    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name.clone() };
     assert_eq!(eventually("a node is nominated", nominated).await, "n");
     // What comes later and matters less does not get the room, though it would fit.
     cluster.pod("later", "300m", json!({})).await;
@@ -409,7 +409,7 @@ async fn extenders_have_a_say_where_room_is_made() {
     server.answer("preempt", json!({"NodeNameToMetaVictims": {"a": {"Pods": [{"UID": uids[0]}]}}}));
     cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
     cluster.condition("on-a", "DisruptionTarget").await;
-    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name.clone() };
     assert_eq!(eventually("a node is nominated", nominated).await, "a");
     let question = server.question("preempt").unwrap();
     assert_eq!(question["NodeNameToVictims"]["b"]["Pods"][0]["metadata"]["uid"], uids[1].as_str());
@@ -455,7 +455,7 @@ async fn extenders_name_the_victims() {
     server.answer("preempt", names(&uids[1]));
     cluster.pod("important", "500m", json!({"priorityClassName": "high"})).await;
     cluster.condition("better", "DisruptionTarget").await;
-    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name };
+    let nominated = || async { cluster.get("important").await?.status?.nominated_node_name.clone() };
     assert_eq!(eventually("a node is nominated", nominated).await, "n");
     // The scheduler itself would have taken the one that matters less.
     let ours = server.question("preempt").unwrap()["NodeNameToMetaVictims"]["n"]["Pods"].clone();
