@@ -131,7 +131,7 @@ impl Pods {
     /// The readiness probes of a pod that nothing is imagined of yet, where they matter: caches leave
     /// them out.
     async fn probes(&self, key: &str, pod: &CachedPod) -> Result<Probes, Error> {
-        let is_over = pod.status.as_ref().is_some_and(is_terminal);
+        let is_over = pod.status.as_deref().is_some_and(is_terminal);
         let Some(index) = self.node_of(pod).filter(|_| !is_over) else { return Ok(Probes::new()) };
         let is_known = || self.lives.lock().get(key).is_some_and(|life| life.uid == pod.uid());
         if self.nodes.group(index).behaviour.readiness.is_none() || is_known() {

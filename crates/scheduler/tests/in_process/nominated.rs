@@ -8,7 +8,7 @@ use tower::ServiceExt;
 use super::*;
 
 async fn nominated(cluster: &Cluster, name: &str) -> Option<String> {
-    cluster.get(name).await?.status?.nominated_node_name.filter(|node| !node.is_empty())
+    cluster.get(name).await?.status?.nominated_node_name.clone().filter(|node| !node.is_empty())
 }
 async fn expect(cluster: &Cluster, name: &str, node: Value) {
     let patch = Patch::Merge(json!({"status": {"nominatedNodeName": node}}));
