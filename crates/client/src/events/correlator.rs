@@ -1,6 +1,8 @@
-//! What becomes of an event: a new object, a higher count of one there is, or nothing.
+//! What becomes of an event: a new object, a higher count of one there is, or nothing. Many events that
+//! differ in their words only are told as one whose words are the newest (client-go's EventCorrelator).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Event;
@@ -9,20 +11,57 @@ use tokio::time::Instant;
 
 use super::queue::LANES;
 
-/// Distinct events remembered for counting, of all lanes as many as client-go's 4,096; and how long.
+/// Events, and objects with events, remembered in all lanes: client-go's 4,096.
 const REMEMBERED: usize = 4096 / LANES;
-const REMEMBER: Duration = Duration::from_secs(600);
-/// Per object and source: this many at once, then one each refill (client-go's spam filter).
+/// From so many different ones on, similar events are told as one, if the last of them is not older
+/// than this.
+const SIMILAR: usize = 10;
+const SIMILAR_FOR: Duration = Duration::from_secs(600);
+/// What stands before the newest words of similar events.
+const COMBINED: &str = "(combined from similar events): ";
+/// Per object and source: this many at once, then one each refill.
 const BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
 
+/// The hash of what tells events apart. Two of thousands that clash would be told as one.
+type Identity = u64;
+
+/// What was used last, in two halves: the older one goes when the younger one is full.
+struct Recent<T> {
+    young: HashMap<Identity, T>,
+    old: HashMap<Identity, T>,
+}
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Recent { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<T> Recent<T> {
+    fn entry(&mut self, identity: Identity, new: impl FnOnce() -> T) -> &mut T {
+        if !self.young.contains_key(&identity) && self.young.len() >= REMEMBERED / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let old = &mut self.old;
+        self.young.entry(identity).or_insert_with(|| old.remove(&identity).unwrap_or_else(new))
+    }
+}
+
+/// Events that differ in their words only.
+struct Similar {
+    words: HashSet<Identity>,
+    last: Instant,
+}
+
+/// An event that was told, so often.
 struct Known {
     name: String,
     first: Option<Time>,
     count: i32,
-    seen: Instant,
 }
 
+/// Events that may still be told of an object.
 struct Budget {
     left: f64,
     at: Instant,
@@ -31,8 +70,10 @@ struct Budget {
 /// What was told of the objects of one lane.
 #[derive(Default)]
 pub struct Correlator {
-    known: HashMap<String, Known>,
-    budgets: HashMap<String, Budget>,
+    hasher: RandomState,
+    similar: Recent<Similar>,
+    known: Recent<Known>,
+    budgets: Recent<Budget>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -43,41 +84,54 @@ pub enum Verdict {
 }
 
 impl Correlator {
-    /// A repeat becomes the object it repeats, as that is to be.
+    /// A repeat becomes the object it repeats, as that is to be. What is dropped counts all the same.
     pub fn judge(&mut self, event: &mut Event, now: Instant) -> Verdict {
-        if !self.spend(event, now) {
-            return Verdict::Drop;
-        }
-        if self.known.len() >= REMEMBERED {
-            self.known.retain(|_, known| now.duration_since(known.seen) < REMEMBER);
-            if self.known.len() >= REMEMBERED {
-                self.known.clear();
-            }
-        }
-        let identity = identity(event);
-        match self.known.get_mut(&identity) {
-            Some(known) if now.duration_since(known.seen) < REMEMBER => {
-                known.count += 1;
-                known.seen = now;
-                event.metadata.name = Some(known.name.clone());
-                event.first_timestamp = known.first.clone();
-                event.count = Some(known.count);
-                Verdict::Repeat
-            }
-            _ => {
-                let name = event.metadata.name.clone().unwrap_or_default();
-                let first = event.first_timestamp.clone();
-                self.known.insert(identity, Known { name, first, count: 1, seen: now });
-                Verdict::Create
-            }
-        }
+        let identity = self.combine(event, now);
+        let verdict = self.count(event, identity);
+        if self.spend(event, now) { verdict } else { Verdict::Drop }
     }
-    fn spend(&mut self, event: &Event, now: Instant) -> bool {
-        if self.budgets.len() >= REMEMBERED {
-            self.budgets.clear();
+
+    /// What the event counts as; its words say so where it stands for similar ones.
+    fn combine(&mut self, event: &mut Event, now: Instant) -> Identity {
+        let about = (about(event), &event.type_, &event.reason);
+        let reporter = (&event.reporting_component, &event.reporting_instance);
+        let similar = self.hasher.hash_one((about, reporter));
+        let words = self.hasher.hash_one(&event.message);
+        let same = self.hasher.hash_one((about, &event.involved_object.field_path, words));
+        let record = self.similar.entry(similar, || Similar { words: HashSet::new(), last: now });
+        if now.duration_since(record.last) > SIMILAR_FOR {
+            record.words.clear();
         }
-        let key = format!("{:?}{:?}", event.source, subject(event));
-        let budget = self.budgets.entry(key).or_insert(Budget { left: BURST, at: now });
+        record.last = now;
+        record.words.insert(words);
+        if record.words.len() < SIMILAR {
+            return same;
+        }
+        // It need not grow, only stay too large.
+        record.words.remove(&words);
+        event.message = Some(format!("{COMBINED}{}", event.message.as_deref().unwrap_or_default()));
+        similar
+    }
+
+    fn count(&mut self, event: &mut Event, identity: Identity) -> Verdict {
+        let known = self.known.entry(identity, || Known {
+            name: event.metadata.name.clone().unwrap_or_default(),
+            first: event.first_timestamp.clone(),
+            count: 0,
+        });
+        known.count = known.count.saturating_add(1);
+        if known.count == 1 {
+            return Verdict::Create;
+        }
+        event.metadata.name = Some(known.name.clone());
+        event.first_timestamp.clone_from(&known.first);
+        event.count = Some(known.count);
+        Verdict::Repeat
+    }
+
+    fn spend(&mut self, event: &Event, now: Instant) -> bool {
+        let object = self.hasher.hash_one(about(event));
+        let budget = self.budgets.entry(object, || Budget { left: BURST, at: now });
         let refilled = now.duration_since(budget.at).as_secs_f64() / REFILL_SECONDS;
         budget.left = (budget.left + refilled).min(BURST);
         budget.at = now;
@@ -94,15 +148,14 @@ pub fn subject(event: &Event) -> Option<&String> {
     event.involved_object.uid.as_ref().or(event.involved_object.name.as_ref())
 }
 
-fn identity(event: &Event) -> String {
-    format!(
-        "{:?}|{:?}|{:?}|{:?}|{:?}|{:?}",
-        event.source,
-        event.involved_object.uid,
-        event.involved_object.name,
-        event.involved_object.field_path,
-        event.reason,
-        event.message
+type Text<'a> = &'a Option<String>;
+
+/// The object, and who tells of it.
+fn about(event: &Event) -> ([Text<'_>; 5], Option<[Text<'_>; 2]>) {
+    let object = &event.involved_object;
+    (
+        [&object.kind, &object.namespace, &object.name, &object.uid, &object.api_version],
+        event.source.as_ref().map(|source| [&source.component, &source.host]),
     )
 }
 
@@ -120,15 +173,19 @@ mod tests {
     fn repeats_are_counted_and_floods_held_back() {
         let mut correlator = Correlator::default();
         let now = Instant::now();
-        let mut judge = |message, now| correlator.judge(&mut event("e", message), now);
-        assert_eq!(judge("a", now), Verdict::Create);
-        assert_eq!(judge("a", now), Verdict::Repeat);
-        assert_eq!(judge("b", now), Verdict::Create);
-        for _ in 3..25 {
-            judge("c", now);
+        let mut judge = |message, now| {
+            let mut event = event("e", message);
+            (correlator.judge(&mut event, now), event.count)
+        };
+        assert_eq!(judge("a", now), (Verdict::Create, Some(1)));
+        assert_eq!(judge("b", now), (Verdict::Create, Some(1)));
+        for count in 2..=24 {
+            assert_eq!(judge("a", now), (Verdict::Repeat, Some(count)));
         }
-        assert_eq!(judge("d", now), Verdict::Drop);
-        assert_eq!(judge("d", now + Duration::from_secs(301)), Verdict::Create);
+        assert_eq!(judge("a", now).0, Verdict::Drop);
+        assert_eq!(judge("c", now).0, Verdict::Drop);
+        let later = now + Duration::from_secs(301);
+        assert_eq!(judge("a", later), (Verdict::Repeat, Some(26)), "what was dropped is counted");
     }
 
     #[test]
@@ -143,5 +200,60 @@ mod tests {
             assert_eq!(correlator.judge(&mut again, now), Verdict::Repeat);
             assert_eq!(again, Event { count: Some(count), ..first.clone() });
         }
+    }
+
+    #[test]
+    fn similar_events_are_told_as_one_with_the_newest_words() {
+        let mut correlator = Correlator::default();
+        let now = Instant::now();
+        let mut judge = |message: &str, now| {
+            let mut event = event(message, message);
+            let verdict = correlator.judge(&mut event, now);
+            (verdict, event.metadata.name.unwrap(), event.message.unwrap(), event.count.unwrap())
+        };
+        for number in 1..10 {
+            let words = number.to_string();
+            assert_eq!(judge(&words, now), (Verdict::Create, words.clone(), words, 1));
+        }
+        let combined = |words: &str| format!("(combined from similar events): {words}");
+        assert_eq!(judge("x", now), (Verdict::Create, "x".into(), combined("x"), 1));
+        assert_eq!(judge("y", now), (Verdict::Repeat, "x".into(), combined("y"), 2));
+        assert_eq!(judge("1", now), (Verdict::Repeat, "1".into(), "1".into(), 2), "one of the nine");
+        let later = now + Duration::from_secs(601);
+        assert_eq!(judge("z", later), (Verdict::Create, "z".into(), "z".into(), 1));
+    }
+
+    #[test]
+    fn events_of_other_objects_types_and_reporters_are_others() {
+        let mut correlator = Correlator::default();
+        let now = Instant::now();
+        let changes: [fn(&mut Event); 7] = [
+            |_| {},
+            |event| event.type_ = Some("Warning".into()),
+            |event| event.reason = Some("Other".into()),
+            |event| event.involved_object.kind = Some("Node".into()),
+            |event| event.involved_object.namespace = Some("other".into()),
+            |event| event.involved_object.field_path = Some("spec.containers{c}".into()),
+            |event| event.source = Some(Default::default()),
+        ];
+        for change in changes {
+            for verdict in [Verdict::Create, Verdict::Repeat] {
+                let mut event = event("e", "a");
+                change(&mut event);
+                assert_eq!(correlator.judge(&mut event, now), verdict, "{event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_was_used_last_stays() {
+        let mut recent = Recent::default();
+        for identity in 0..10_000 {
+            *recent.entry(identity, || identity) += 1;
+            assert_eq!(*recent.entry(0, || 0), 1, "used all the time");
+        }
+        assert!(recent.young.len() + recent.old.len() <= REMEMBERED);
+        assert_eq!(*recent.entry(9_990, || 0), 9_991);
+        assert_eq!(*recent.entry(1, || 1), 1, "forgotten");
     }
 }

@@ -152,7 +152,8 @@ async fn persist(api: &Api<Event>, event: &Event, verdict: &Verdict) -> Result<(
 
 async fn send(api: &Api<Event>, event: &Event, verdict: &Verdict) -> Result<(), Error> {
     if *verdict == Verdict::Repeat {
-        let patch = json!({"count": event.count, "lastTimestamp": event.last_timestamp});
+        let patch =
+            json!({"count": event.count, "lastTimestamp": event.last_timestamp, "message": event.message});
         match api.send_patch(event.name(), "", &Patch::Strategic(patch)).await {
             Err(error) if error.is_not_found() => {}
             other => return other,
