@@ -9,6 +9,7 @@ pub mod field;
 mod go_text;
 pub mod intstr;
 pub mod names;
+pub mod node_labels;
 pub mod object;
 pub mod patch;
 pub mod pod_resources;

@@ -147,6 +147,10 @@ impl Client {
     /// The same connection, acting as another user, which the own one must be allowed to.
     pub fn acting_as(&self, user: &str, groups: &[&str]) -> Result<Self, Error> {
         let value = |text: &str| HeaderValue::from_str(text).map_err(http::Error::from);
+        if user.is_empty() {
+            // To the server that is no wish to act as another: it would be oneself.
+            return Err(Error::Api(Box::new(Status::bad_request("there is no name to act as"))));
+        }
         let mut headers = HeaderMap::with_capacity(1 + groups.len());
         headers.insert("impersonate-user", value(user)?);
         for group in groups {
@@ -175,8 +179,14 @@ impl Client {
     }
 
     fn begin(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Answer, Error>> {
-        for (name, value) in self.acting.iter().flat_map(|headers| headers.iter()) {
-            request.headers_mut().append(name, value.clone());
+        if let Some(acting) = &self.acting {
+            let headers = request.headers_mut();
+            for name in acting.keys() {
+                headers.remove(name);
+            }
+            for (name, value) in acting.iter() {
+                headers.append(name, value.clone());
+            }
         }
         self.transport.send(request)
     }
@@ -246,7 +256,7 @@ mod tests {
                         \"impersonate-group\": \"g\"";
         assert_eq!(told(&node).await, expected);
         assert_eq!(told(&client).await, "");
-        assert!(client.acting_as("a\nb", &[]).is_err());
+        assert!(client.acting_as("a\nb", &[]).is_err() && client.acting_as("", &["g"]).is_err());
     }
 
     #[tokio::test]

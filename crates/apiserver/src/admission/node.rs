@@ -1,11 +1,13 @@
 //! Nodes: a new one is tainted until it is ready, and a kubelet touches only what is its own.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use amphipod_api::node_labels::kubelet_may_set;
 use amphipod_api::object;
 use amphipod_api::status::Status;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{audience, blank, creates, forbidden, items, read};
 use crate::authz::node::node_of;
@@ -14,9 +16,6 @@ use crate::seams::{AdmissionRequest, Authorizer, Operation, Reader};
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-/// Labels of these domains say what a node is trusted with; kubelets may not give them to
-/// themselves.
-const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
 
 /// TaintNodesByCondition
 pub fn taint_new(request: &mut AdmissionRequest<'_>) {
@@ -147,17 +146,13 @@ fn own_node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {
     if name != node {
         return Err(forbidden(request, &format!("node {own} is not allowed to modify node {other}")));
     }
-    let labels = |object: &Value| -> Vec<(String, Value)> {
-        let map = object["metadata"]["labels"].as_object();
-        let restricted = map.into_iter().flatten().filter(|(key, _)| key.contains(RESTRICTED_LABELS));
-        restricted.map(|(key, value)| (key.clone(), value.clone())).collect()
+    let what = match request.operation {
+        Operation::Create => "set the following labels",
+        _ => "modify labels",
     };
-    let before = request.old.map(labels).unwrap_or_default();
-    let after = labels(&request.object);
-    let changes = matches!(request.operation, Operation::Create | Operation::Update) && before != after;
-    if changes {
-        let keys: Vec<&str> = after.iter().chain(&before).map(|(key, _)| key.as_str()).collect();
-        return Err(forbidden(request, &format!("is not allowed to modify labels: {}", keys.join(", "))));
+    let keys = labels_of_others(request);
+    if !keys.is_empty() {
+        return Err(forbidden(request, &format!("is not allowed to {what}: {}", keys.join(", "))));
     }
     let update = request.operation == Operation::Update && request.attributes.subresource.is_empty();
     if let Some(old) = request.old.filter(|_| update) {
@@ -169,6 +164,21 @@ fn own_node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+/// The labels that the request changes and a kubelet may not.
+fn labels_of_others<'a>(request: &'a AdmissionRequest<'_>) -> Vec<&'a str> {
+    if !matches!(request.operation, Operation::Create | Operation::Update) {
+        return Vec::new();
+    }
+    let (before, after) = (request.old.and_then(object::labels), object::labels(&request.object));
+    let all: BTreeSet<&str> =
+        before.into_iter().chain(after).flat_map(Map::keys).map(String::as_str).collect();
+    let is_changed = |key: &&str| {
+        let [old, new] = [before, after].map(|labels| labels.and_then(|labels| labels.get(*key)));
+        old != new
+    };
+    all.into_iter().filter(is_changed).filter(|key| !kubelet_may_set(key)).collect()
 }
 
 async fn own_token(

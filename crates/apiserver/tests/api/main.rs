@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod metrics;
 mod negotiation;
+mod node_restriction;
 mod options;
 mod patches;
 mod proxy;

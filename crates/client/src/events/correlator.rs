@@ -40,11 +40,14 @@ impl<T> Default for Recent<T> {
 
 impl<T> Recent<T> {
     fn entry(&mut self, identity: Identity, new: impl FnOnce() -> T) -> &mut T {
-        if !self.young.contains_key(&identity) && self.young.len() >= REMEMBERED / 2 {
-            self.old = std::mem::take(&mut self.young);
+        if !self.young.contains_key(&identity) {
+            let value = self.old.remove(&identity).unwrap_or_else(new);
+            if self.young.len() >= REMEMBERED / 2 {
+                self.old = std::mem::take(&mut self.young);
+            }
+            self.young.insert(identity, value);
         }
-        let old = &mut self.old;
-        self.young.entry(identity).or_insert_with(|| old.remove(&identity).unwrap_or_else(new))
+        self.young.get_mut(&identity).expect("it is there, or was inserted above")
     }
 }
 
@@ -253,7 +256,13 @@ mod tests {
             assert_eq!(*recent.entry(0, || 0), 1, "used all the time");
         }
         assert!(recent.young.len() + recent.old.len() <= REMEMBERED);
-        assert_eq!(*recent.entry(9_990, || 0), 9_991);
+        // Those of the old half are not lost with it when they are asked for.
+        while recent.young.len() < REMEMBERED / 2 {
+            let next = recent.young.len() as u64 + 20_000;
+            recent.entry(next, || next);
+        }
+        let old = *recent.old.keys().next().expect("an old one");
+        assert_eq!(*recent.entry(old, || 0), old + 1);
         assert_eq!(*recent.entry(1, || 1), 1, "forgotten");
     }
 }

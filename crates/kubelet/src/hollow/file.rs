@@ -8,6 +8,7 @@ use std::time::Duration;
 use amphipod_api::codec::{parse_document, parse_go_duration};
 use amphipod_api::field::{Error, Faults, Path};
 use amphipod_api::names;
+use amphipod_api::node_labels::kubelet_may_set;
 use amphipod_api::quantity::Quantity;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
@@ -23,8 +24,6 @@ const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"]
 /// Far beyond what one API server is made for; a slip of the finger must not fill the disk.
 const NODES_MAX: u32 = 100_000;
 const NANOS_PER_UNIT: i128 = 1_000_000_000;
-/// Admission keeps these for administrators.
-const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io";
 const GROUP_FIELDS: [&str; 12] = [
     "count",
     "namePrefix",
@@ -197,12 +196,8 @@ fn group(at: &At, count: u32) -> Group {
 /// What a kubelet may say of its node.
 fn labels(at: &At) -> BTreeMap<String, String> {
     let labels = at.texts(names::label_value);
-    let is_restricted = |key: &&String| {
-        let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-        domain == RESTRICTED_LABELS || domain.ends_with(&format!(".{RESTRICTED_LABELS}"))
-    };
-    for key in labels.keys().filter(is_restricted) {
-        at.fault(Error::forbidden(&at.path.key(key), "kubelets are not let set labels of this domain"));
+    for key in labels.keys().filter(|key| !kubelet_may_set(key)) {
+        at.fault(Error::forbidden(&at.path.key(key), "kubelets are not let set this label"));
     }
     labels
 }

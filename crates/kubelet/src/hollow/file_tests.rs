@@ -109,8 +109,8 @@ fn every_fault_has_its_path() {
             "nodes[0].latencies.start: Invalid value: \"5s-1s\": must be a duration like 250ms, or a range like 1s-5s",
         ),
         (
-            "labels: {a.node-restriction.kubernetes.io/b: c}",
-            "nodes[0].labels[a.node-restriction.kubernetes.io/b]: Forbidden: kubelets are not let set labels of this domain",
+            "labels: {node-role.kubernetes.io/worker: ''}",
+            "nodes[0].labels[node-role.kubernetes.io/worker]: Forbidden: kubelets are not let set this label",
         ),
         (
             "failures: {ready: 2}",

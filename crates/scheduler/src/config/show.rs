@@ -1,6 +1,6 @@
 //! The configuration as it is in force, for `/configz`: under the names Go gives the fields of
-//! kube-scheduler's internal type, which is what kube-scheduler shows. Fields without a meaning here
-//! are not shown, and neither are keys.
+//! kube-scheduler's internal type, which is what kube-scheduler shows: what the file accepts, used here
+//! or not. Keys are not shown.
 
 use amphipod_api::codec::go_duration;
 use base64::Engine as _;
