@@ -223,8 +223,10 @@ impl State {
             return;
         }
         if pod.is_terminating() || is_finished(pod) {
-            self.snapshot.denominate(&info.key);
-            return self.queue.remove(&info.key);
+            let held = self.snapshot.denominate(&info.key).is_some();
+            self.queue.remove(&info.key);
+            // Others may have the room it leaves.
+            return self.happened(held.then_some(Event::PodRemoved(&info)));
         }
         self.nominate_as_told(&info, change);
         self.queue.add(info, Instant::now());

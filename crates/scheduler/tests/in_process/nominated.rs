@@ -106,6 +106,29 @@ async fn room_is_held_for_an_expected_pod_and_no_longer() {
 }
 
 #[tokio::test]
+async fn room_is_held_for_no_pod_that_ends_without_a_node() {
+    let cluster = start().await;
+    cluster.node("a").await;
+    let pods = cluster.api::<Pod>("ns");
+    for (first, waiting) in [("leaving", "next"), ("failed", "last")] {
+        expected(&cluster, first, "800m", "a").await;
+        cluster.pod(waiting, "500m", json!({})).await;
+        let (_, message) = cluster.condition(waiting, "PodScheduled").await;
+        assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu. "), "{message}");
+        if first == "leaving" {
+            let stays = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/stay"]}}));
+            pods.patch(first, &stays).await.unwrap();
+            pods.delete(first, &DeleteParams::default()).await.unwrap();
+        } else {
+            let ended = Patch::Merge(json!({"status": {"phase": "Failed"}}));
+            pods.patch_status(first, &ended).await.unwrap();
+        }
+        assert_eq!(cluster.bound(waiting).await, "a", "after {first}");
+        assert!(cluster.get(first).await.is_some(), "it is still there");
+    }
+}
+
+#[tokio::test]
 async fn room_is_held_on_a_node_that_is_still_to_come() {
     let cluster = start().await;
     expected(&cluster, "first", "800m", "late").await;
