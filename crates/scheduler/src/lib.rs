@@ -29,3 +29,9 @@ pub use framework::Profile;
 pub use metrics::Metrics;
 pub use shell::run;
 pub use snapshot::Snapshot;
+
+/// How new an object is: of two the API shows of it, the later one has the larger number. What has none
+/// is older than any.
+fn version(object: &impl amphipod_client::Resource) -> u64 {
+    object.resource_version().parse().unwrap_or(0)
+}

@@ -21,12 +21,13 @@ pub use kinds::DeviceObject;
 pub use objects::{Claim, Class, MAX_CONSUMERS, Place, Wish};
 pub use result::ClaimWork;
 
-use objects::{Allocation, DeviceId, PoolId, Slice};
+use objects::{DeviceId, PoolId, Slice};
 
 use crate::labels::NodeTerm;
 use crate::pod::PodInfo;
 use crate::storage::{Affected, StorageLog};
 use crate::symbols::{NumberMap, Symbol, Symbols};
+use crate::version;
 
 #[derive(Debug, Default)]
 pub struct Devices {
@@ -36,11 +37,30 @@ pub struct Devices {
     by_node: NumberMap<Option<Symbol>, BTreeSet<String>>,
     by_pool: NumberMap<PoolId, BTreeSet<String>>,
     claims: NumberMap<Symbol, Claim>,
+    /// The version at which the API showed each.
+    versions: NumberMap<Symbol, u64>,
     /// What was decided and the API does not show yet.
-    assumed: NumberMap<Symbol, Allocation>,
+    assumed: NumberMap<Symbol, Assumed>,
     /// How many claims have a device; more than one is somebody's mistake.
     allocated: NumberMap<DeviceId, u32>,
     log: StorageLog,
+}
+
+/// What a claim is about to have, though the API does not say so.
+#[derive(Debug)]
+struct Assumed {
+    work: ClaimWork,
+    devices: Vec<DeviceId>,
+    /// The version of the claim that has it: what the API shows from there on counts, even if the claim
+    /// has lost it by then.
+    written: Option<u64>,
+}
+
+impl Assumed {
+    /// Whether the API's word, of this version, is newer.
+    fn is_past(&self, version: u64, is_allocated: bool) -> bool {
+        self.written.map_or(is_allocated, |written| version >= written)
+    }
 }
 
 /// What a pod's claims come to, without their names.
@@ -141,11 +161,15 @@ impl Devices {
     pub fn set_claim(&mut self, symbols: &mut Symbols, claim: &ResourceClaim) -> bool {
         let key = symbols.intern(&claim.key());
         let new = Claim::parse(symbols, claim, self.claims.get(&key));
-        if self.claims.get(&key) == Some(&new) {
+        let version = version(claim);
+        self.versions.insert(key, version);
+        let is_past =
+            self.assumed.get(&key).is_some_and(|known| known.is_past(version, new.allocation.is_some()));
+        if !is_past && self.claims.get(&key) == Some(&new) {
             return false;
         }
         self.count(key, false);
-        if new.allocation.is_some() {
+        if is_past {
             self.assumed.remove(&key);
         }
         self.claims.insert(key, new);
@@ -157,12 +181,18 @@ impl Devices {
         self.count(key, false);
         self.assumed.remove(&key);
         self.claims.remove(&key);
+        self.versions.remove(&key);
     }
     /// What a claim has, by the API's word or ours, is had by nobody else.
     fn count(&mut self, key: Symbol, more: bool) {
         let claimed = self.claims.get(&key).and_then(|claim| claim.allocation.as_ref());
-        let devices = claimed.or_else(|| self.assumed.get(&key)).map(|allocation| allocation.devices.clone());
-        for id in devices.into_iter().flatten() {
+        let mut devices = claimed.map(|allocation| allocation.devices.clone()).unwrap_or_default();
+        for id in self.assumed.get(&key).iter().flat_map(|assumed| &assumed.devices) {
+            if !devices.contains(id) {
+                devices.push(*id);
+            }
+        }
+        for id in devices {
             let users = self.allocated.entry(id).or_insert(0);
             *users = if more { *users + 1 } else { users.saturating_sub(1) };
             if *users == 0 {
@@ -176,23 +206,54 @@ impl Devices {
     /// Takes for granted what is about to be written.
     pub fn assume(&mut self, symbols: &mut Symbols, work: &ClaimWork) {
         let key = symbols.intern(&work.claim);
-        if work.allocation.is_some() && !self.assumed.contains_key(&key) {
-            self.count(key, false);
+        if self.claim(key).is_none_or(|claim| claim.allocation.is_none()) {
+            self.hold(symbols, key, work, None);
+        }
+    }
+    /// It was written, which made this version of the claim. Whether others may have the devices: the
+    /// claim may have lost them before the answer came.
+    pub fn written(&mut self, symbols: &mut Symbols, work: &ClaimWork, version: u64) -> bool {
+        let key = symbols.intern(&work.claim);
+        if self.versions.get(&key).is_none_or(|seen| *seen >= version) {
+            return self.release(symbols, work);
+        }
+        self.hold(symbols, key, work, Some(version));
+        false
+    }
+    fn hold(&mut self, symbols: &mut Symbols, key: Symbol, work: &ClaimWork, written: Option<u64>) {
+        if let Some(known) = self.assumed.get_mut(&key) {
+            if known.work.pod == work.pod {
+                known.written = written.or(known.written);
+            }
+        } else if work.allocation.is_some() {
             let ids = work.devices.iter().map(|[driver, pool, device]| {
                 (symbols.intern(driver), symbols.intern(pool), symbols.intern(device))
             });
-            self.assumed.insert(key, Allocation { devices: ids.collect(), terms: None });
+            let assumed = Assumed { work: work.clone(), devices: ids.collect(), written };
+            self.count(key, false);
+            self.assumed.insert(key, assumed);
             self.count(key, true);
         }
     }
-    /// It came to nothing, or the API shows it.
-    pub fn release(&mut self, symbols: &Symbols, work: &ClaimWork) {
-        let Some(key) = symbols.find(&work.claim).filter(|key| self.assumed.contains_key(key)) else {
-            return;
-        };
+    /// It came to nothing, or the API shows it. Whether it was taken for granted until now; what is for
+    /// another pod still is.
+    pub fn release(&mut self, symbols: &Symbols, work: &ClaimWork) -> bool {
+        let key = symbols.find(&work.claim);
+        let is_its_own = |key: &Symbol| self.assumed.get(key).is_some_and(|known| known.work.pod == work.pod);
+        let Some(key) = key.filter(is_its_own) else { return false };
         self.count(key, false);
         self.assumed.remove(&key);
         self.count(key, true);
+        true
+    }
+    /// Takes for granted what another view of the same cluster does.
+    pub fn inherit(&mut self, symbols: &mut Symbols, old: &Devices) {
+        for Assumed { work, written, .. } in old.assumed.values() {
+            match written {
+                Some(version) => drop(self.written(symbols, work, *version)),
+                None => self.assume(symbols, work),
+            }
+        }
     }
 }
 

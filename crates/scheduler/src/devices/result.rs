@@ -1,6 +1,7 @@
 //! What is written into a claim that has been given devices.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -15,6 +16,8 @@ use crate::symbols::{Symbol, Symbols};
 pub struct ClaimWork {
     /// `namespace/name`
     pub claim: String,
+    /// The uid of the pod it is for.
+    pub pod: Arc<str>,
     /// `status.allocation`, where the claim has none yet.
     pub allocation: Option<Value>,
     /// Driver, pool and name of the devices nobody else can have then.
@@ -23,13 +26,14 @@ pub struct ClaimWork {
 
 impl ClaimWork {
     /// The pod is only to be added to the claim's consumers.
-    pub fn to_consume(claim: String) -> Self {
-        ClaimWork { claim, allocation: None, devices: Vec::new() }
+    pub fn to_consume(claim: String, pod: Arc<str>) -> Self {
+        ClaimWork { claim, pod, allocation: None, devices: Vec::new() }
     }
+    /// With what the pod of a work is given as well.
     pub fn to_allocate(
+        self,
         devices: &Devices,
         symbols: &Symbols,
-        claim: String,
         wish: &Wish,
         given: &[Given],
         node: Symbol,
@@ -48,7 +52,7 @@ impl ClaimWork {
             allocation["nodeSelector"] = selector;
         }
         let own = given.iter().filter(|given| !given.request.admin);
-        ClaimWork { claim, devices: own.map(names).collect(), allocation: Some(allocation) }
+        ClaimWork { devices: own.map(names).collect(), allocation: Some(allocation), ..self }
     }
 }
 

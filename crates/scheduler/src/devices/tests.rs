@@ -260,13 +260,104 @@ fn a_device_is_given_once_and_comes_back() {
     cluster.snapshot.release_devices(&works);
     assert_eq!(cluster.ask(&["y"]), "2 cannot allocate all claims");
     assert_eq!(cluster.ask(&["x"]), "a", "it is for that node");
-    assert_eq!(cluster.reserve("q", &["x"], "a"), [ClaimWork::to_consume("ns/x".to_owned())]);
+    assert_eq!(cluster.reserve("q", &["x"], "a"), [ClaimWork::to_consume("ns/x".to_owned(), "q".into())]);
     // Whoever only looks after devices may have those of others.
     cluster.claim(&claim("z", exactly(json!({"adminAccess": true}))));
     assert_eq!(cluster.ask(&["z"]), "a");
     let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
     devices.remove_claim(&catalogue.symbols, "ns/x");
     assert_eq!(cluster.ask(&["y"]), "a");
+}
+
+/// One device, and two claims of one at version 9.
+fn one_for_two() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.slice("s", json!({"nodeName": "a"}), devices(&["x"]));
+    ["x", "y"].iter().for_each(|name| cluster.claim(&at(name, 9, json!(null))));
+    cluster
+}
+/// The claim at a version, with what it has then.
+fn at(name: &str, version: u32, allocation: Value) -> Value {
+    let mut claim = claim(name, exactly(json!({})));
+    claim["metadata"]["resourceVersion"] = version.to_string().into();
+    claim["status"] = json!({"allocation": allocation});
+    claim
+}
+const TAKEN: &str = "2 cannot allocate all claims";
+
+#[test]
+fn what_was_written_is_believed_until_the_api_is_as_new() {
+    // The claim as it is seen after it was written at version 10, and what is left for the other.
+    let others = json!({"devices": {"results": [{"request": "r", "driver": "gpu.com", "pool": "else", "device": "d"}]}});
+    for (version, allocation, left) in [
+        (9, json!(null), TAKEN),
+        (9, others.clone(), TAKEN),
+        (10, others, "a"),
+        (10, json!(null), "a"),
+        (100, json!(null), "a"),
+    ] {
+        for seen_first in [false, true] {
+            let mut cluster = one_for_two();
+            let works = cluster.reserve("p", &["x"], "a");
+            let seen = at("x", version, allocation.clone());
+            if seen_first {
+                cluster.claim(&seen);
+            }
+            let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
+            let freed = devices.written(&mut catalogue.symbols, &works[0], 10);
+            assert_eq!(freed, seen_first && version >= 10 && allocation.is_null(), "{seen}");
+            if !seen_first {
+                assert_eq!(cluster.ask(&["y"]), TAKEN, "before {seen}");
+                cluster.claim(&seen);
+            }
+            assert_eq!(cluster.ask(&["y"]), left, "{seen}, first: {seen_first}");
+        }
+    }
+}
+
+#[test]
+fn that_a_claim_has_lost_its_devices_is_news_though_it_was_never_seen_with_them() {
+    let mut cluster = one_for_two();
+    let works = cluster.reserve("p", &["x"], "a");
+    let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
+    devices.written(&mut catalogue.symbols, &works[0], 10);
+    let claim: ResourceClaim = parse(&at("x", 11, json!(null)));
+    assert!(devices.set_claim(&mut catalogue.symbols, &claim));
+    assert!(!devices.set_claim(&mut catalogue.symbols, &claim));
+}
+
+#[test]
+fn a_snapshot_built_anew_goes_on_believing_what_the_api_does_not_show() {
+    for (written, shown, left) in [(None, 9, TAKEN), (Some(10), 9, TAKEN), (Some(10), 11, "a")] {
+        let mut old = one_for_two();
+        let works = old.reserve("p", &["x"], "a");
+        if let Some(version) = written {
+            let Snapshot { catalogue, devices, .. } = &mut old.snapshot;
+            devices.written(&mut catalogue.symbols, &works[0], version);
+        }
+        let mut new = one_for_two();
+        new.claim(&at("x", shown, json!(null)));
+        new.snapshot.inherit_devices(&old.snapshot);
+        assert_eq!(new.ask(&["y"]), left, "{written:?} {shown}");
+        // Nor is it believed for longer than it would have been.
+        new.claim(&at("x", 12, json!(null)));
+        assert_eq!(new.ask(&["y"]), if written.is_some() { "a" } else { TAKEN });
+    }
+}
+
+#[test]
+fn what_another_pod_is_given_is_not_taken_back() {
+    let mut cluster = one_for_two();
+    let old = cluster.reserve("p", &["x"], "a");
+    let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
+    devices.remove_claim(&catalogue.symbols, "ns/x");
+    cluster.claim(&at("x", 20, json!(null)));
+    cluster.reserve("q", &["x"], "a");
+    cluster.snapshot.release_devices(&old);
+    assert_eq!(cluster.ask(&["y"]), TAKEN);
+    let Snapshot { catalogue, devices, .. } = &mut cluster.snapshot;
+    assert!(!devices.written(&mut catalogue.symbols, &old[0], 10), "the answer was late");
+    assert_eq!(cluster.ask(&["y"]), TAKEN);
 }
 
 #[test]

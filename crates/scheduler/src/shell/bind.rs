@@ -28,6 +28,20 @@ pub(super) struct Binding {
     pub attempt: Attempt,
 }
 
+/// That a pod's claims are seen to.
+pub(super) struct Preparation {
+    /// The pod's.
+    uid: Arc<str>,
+    /// What is being written for those that wait for volumes.
+    pub volumes: Reservation,
+}
+
+impl Preparation {
+    pub fn of(pod: &PodInfo, volumes: Reservation) -> Self {
+        Preparation { uid: pod.uid.clone(), volumes }
+    }
+}
+
 /// Why a pod was not bound.
 pub(super) struct NotBound {
     pub why: String,
@@ -47,11 +61,33 @@ impl State {
             None => Vec::new(),
         };
         if !reservation.is_empty() || !claims.is_empty() {
-            self.reservations.insert(pod.key.clone(), (reservation.clone(), claims.clone()));
+            self.preparations.insert(pod.key.clone(), Preparation::of(pod, reservation.clone()));
         }
         let profile = self.core.profile_of(&self.snapshot, &pod.template).unwrap_or(0);
         let timeout = self.core.profiles()[profile].arguments.volume_binding.bind_timeout;
         Work { reservation, claims, timeout }
+    }
+    fn prepared(&mut self, pod: &PodInfo) {
+        if self.preparation(&pod.key, &pod.uid).is_some() {
+            self.preparations.remove(&pod.key);
+        }
+    }
+    /// The API shows what was settled of the pod's volumes, or nothing comes of the pod's claims.
+    fn volumes_settled(&mut self, pod: &CachedPod, work: &Work, bound: bool) {
+        // Or a snapshot built anew would take them for granted again.
+        if let Some(preparation) = self.preparation(&pod.key(), pod.uid()) {
+            preparation.volumes = Reservation::default();
+        }
+        if bound {
+            self.snapshot.release(&work.reservation);
+        } else {
+            self.give_back_volumes(&work.reservation);
+            self.give_back_devices(&work.claims);
+        }
+    }
+    /// None of another pod of the name.
+    fn preparation(&mut self, key: &str, uid: &str) -> Option<&mut Preparation> {
+        self.preparations.get_mut(key).filter(|preparation| &*preparation.uid == uid)
     }
 }
 
@@ -69,7 +105,7 @@ impl Shell {
             }
             Err(why) => Err(NotBound { why, is_gone: false }),
         };
-        self.state.lock().reservations.remove(&pod.key);
+        self.state.lock().prepared(pod);
         let Err(not_bound) = outcome else { return };
         if self.cancel.is_cancelled() {
             return; // whoever leads next decides anew
@@ -91,15 +127,12 @@ impl Shell {
     }
 
     pub(super) async fn prepare(&self, object: &CachedPod, work: &Work) -> Result<(), String> {
-        if let Err(why) = self.bind_volumes(object, work).await {
-            let mut state = self.state.lock();
-            state.give_back_volumes(&work.reservation);
-            state.give_back_devices(&work.claims);
-            drop(state);
+        let bound = self.bind_volumes(object, work).await;
+        self.state.lock().volumes_settled(object, work, bound.is_ok());
+        if bound.is_err() {
             self.work.notify_one();
-            return Err(why);
+            return bound;
         }
-        self.state.lock().snapshot.release(&work.reservation); // the API shows it
         self.claim_devices(object, &work.claims).await
     }
 

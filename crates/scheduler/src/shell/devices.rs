@@ -13,6 +13,7 @@ use crate::devices::{ClaimWork, DeviceObject};
 use crate::framework::{Event, Point};
 use crate::plugins::dynamic_resources;
 use crate::snapshot::Snapshot;
+use crate::version;
 
 /// Keeps a claim that has devices from going before they are given back.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
@@ -61,6 +62,11 @@ impl State {
         let given = works.iter().any(|work| work.allocation.is_some());
         self.happened(given.then_some(Event::Devices));
     }
+    fn devices_written(&mut self, work: &ClaimWork, claim: &ResourceClaim) {
+        let Snapshot { catalogue, devices, .. } = &mut self.snapshot;
+        let freed = devices.written(&mut catalogue.symbols, work, version(claim));
+        self.happened(freed.then_some(Event::Devices));
+    }
 }
 
 impl Shell {
@@ -100,7 +106,12 @@ impl Shell {
             is_as_decided(&claim, &uid, work)?;
             match self.write_claim(&api, &claim, object, work).await {
                 Err(error) if error.is_conflict() && tries < CLAIM_TRIES => tries += 1,
-                written => return written.map_err(|error| error.to_string()),
+                Err(error) => return Err(error.to_string()),
+                Ok(written) => {
+                    self.state.lock().devices_written(work, &written);
+                    self.work.notify_one();
+                    return Ok(());
+                }
             }
             let now = self.answered(api.get(claim.name())).await;
             let lost = |error| format!("get updated claim {} after conflict: {error}", work.claim);
@@ -113,7 +124,7 @@ impl Shell {
         claim: &Arc<ResourceClaim>,
         object: &CachedPod,
         work: &ClaimWork,
-    ) -> Result<(), Error> {
+    ) -> Result<ResourceClaim, Error> {
         let mut claim = claim.clone();
         if work.allocation.is_some()
             && let Some(patch) = protection(&claim)
@@ -121,7 +132,7 @@ impl Shell {
             claim = Arc::new(self.answered(api.patch(claim.name(), &Patch::Merge(patch))).await?);
         }
         let patch = Patch::Merge(consumption(&claim, object, work.allocation.as_ref()));
-        self.answered(api.patch_status(claim.name(), &patch)).await.map(drop)
+        self.answered(api.patch_status(claim.name(), &patch)).await
     }
 
     /// The claim gives its devices back, unless somebody has written it meanwhile.

@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DEFAULT_SCHEDULER};
 use crate::decision::{Decision, Scheduler as Core};
-use crate::devices::ClaimWork;
 use crate::extender::Extenders;
 use crate::framework::Event;
 use crate::metrics::{Metrics, Outcome, Standing};
@@ -32,9 +31,8 @@ use crate::pod::{PodInfo, is_finished, node_name};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
-use crate::storage::Reservation;
 use crate::why::QueueView;
-use bind::Binding;
+use bind::{Binding, Preparation};
 use observe::Sources;
 
 /// The reasons of the condition of a pod without a node.
@@ -53,8 +51,8 @@ struct State {
     queue: Queue,
     /// Pods placed that the API has not been seen to have placed yet.
     assumed: HashMap<Arc<str>, Arc<PodInfo>>,
-    /// What is being written for the claims of those among them that wait for volumes.
-    reservations: HashMap<Arc<str>, (Reservation, Vec<ClaimWork>)>,
+    /// Of those among them that have claims to be seen to first.
+    preparations: HashMap<Arc<str>, Preparation>,
     /// How many events parked pods were told of: a pod that is being decided about misses them.
     events: u64,
 }
@@ -67,7 +65,7 @@ impl State {
             snapshot,
             queue: Queue::new(config.backoff()),
             assumed: HashMap::new(),
-            reservations: HashMap::new(),
+            preparations: HashMap::new(),
             events: 0,
         }
     }

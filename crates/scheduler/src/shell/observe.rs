@@ -100,11 +100,11 @@ impl State {
         state.feed(&sources.budgets, State::budget_changed);
         sources.storage.tell(&mut state);
         sources.devices.tell(&mut state);
-        for (key, (reservation, claims)) in std::mem::take(&mut old.reservations) {
-            state.snapshot.assume(&reservation);
-            state.snapshot.assume_devices(&claims);
-            state.reservations.insert(key, (reservation, claims));
+        state.preparations = std::mem::take(&mut old.preparations);
+        for preparation in state.preparations.values() {
+            state.snapshot.assume(&preparation.volumes);
         }
+        state.snapshot.inherit_devices(&old.snapshot);
         // Those on their way first, or they would be taken for waiting ones.
         for pod in old.assumed.values() {
             let node = pod.node.map(|node| old.snapshot.catalogue.symbols.text(node));

@@ -20,7 +20,7 @@ impl State {
         let assumed = self.assumed.get(key).filter(|pod| &*pod.uid == uid);
         if let Some(node) = assumed.and_then(|pod| pod.node) {
             let node = self.snapshot.catalogue.symbols.text(node).to_owned();
-            return Seen::Binding { node, prepares: self.reservations.contains_key(key) };
+            return Seen::Binding { node, prepares: self.preparations.contains_key(key) };
         }
         self.queue.whereabouts(key, uid).map_or(Seen::Nowhere, Seen::Queued)
     }

@@ -16,6 +16,7 @@ use crate::framework::{Event, Point, StorageChange};
 use crate::plugins::volume_binding;
 use crate::snapshot::Snapshot;
 use crate::storage::{Reservation, SELECTED_NODE, StorageObject};
+use crate::version;
 
 /// That its pod is gone tells a waiting binding nobody; it looks so often itself.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -77,10 +78,6 @@ pub struct Work {
 struct Written {
     claims: Vec<(String, u64)>,
     volumes: Vec<(String, u64)>,
-}
-
-fn version(object: &impl Resource) -> u64 {
-    object.resource_version().parse().unwrap_or(0)
 }
 
 impl Work {

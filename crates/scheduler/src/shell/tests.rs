@@ -2,8 +2,10 @@ use std::time::Duration;
 
 use super::bind::NotBound;
 use super::*;
+use crate::devices::ClaimWork;
 use crate::framework::PluginSet;
 use crate::node::Slot;
+use crate::storage::Reservation;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{Api, DeleteParams, Patch, Writable};
@@ -113,6 +115,12 @@ fn pod(name: &str, node: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [container], "nodeName": node}})
 }
 
+/// What a claim is given that is nowhere but here.
+fn device() -> ClaimWork {
+    let consumed = ClaimWork::to_consume("ns/device".to_owned(), "uid".into());
+    ClaimWork { allocation: Some(json!({})), ..consumed }
+}
+
 fn failed() -> NotBound {
     NotBound { why: "no answer".to_owned(), is_gone: false }
 }
@@ -131,7 +139,9 @@ async fn a_snapshot_built_anew_is_the_same_and_nothing_waiting_is_lost() {
     state.queue.refused(&tried.key, PluginSet::default(), Instant::now());
     assert_eq!(&*tried.key, "ns/waiting");
 
+    state.snapshot.assume_devices(&[device()]);
     let rebuilt = State::rebuilt(&shell.config, &mut state, sources);
+    assert!(state.snapshot.devices.is_pending(state.snapshot.catalogue.symbols.find("ns/device").unwrap()));
     assert_eq!(rebuilt.snapshot.differences(&state.snapshot), [] as [String; 0]);
     assert_eq!((rebuilt.snapshot.pod_count(), rebuilt.assumed.len()), (2, 1), "the placed and the assumed");
     *state = rebuilt;
@@ -199,6 +209,24 @@ async fn another_pod_of_the_name_is_not_taken_for_the_one_before() {
 }
 
 #[tokio::test]
+async fn that_the_claims_of_one_are_seen_to_says_nothing_of_another_of_its_name() {
+    let cluster = Cluster::start().await;
+    let prepare = |pod: &PodInfo| {
+        let preparation = Preparation::of(pod, Reservation::default());
+        cluster.shell.state.lock().preparations.insert(pod.key.clone(), preparation);
+    };
+    let prepares = || cluster.shell.state.lock().preparations.contains_key("ns/waiting");
+    let old = cluster.decided("waiting");
+    cluster.replace("waiting").await;
+    prepare(&cluster.queued("waiting").unwrap());
+    cluster.shell.prepare_and_bind(old).await;
+    assert!(prepares());
+    let new = cluster.decided("waiting");
+    cluster.shell.prepare_and_bind(new).await;
+    assert!(!prepares());
+}
+
+#[tokio::test]
 async fn lesser_pods_are_sent_away_from_the_node_of_the_name_if_it_is_there_yet() {
     let cluster = Cluster::start().await;
     let (pod, object) = cluster.popped("waiting");
@@ -223,7 +251,7 @@ async fn what_is_given_back_is_offered_to_those_that_wait_for_it() {
     let cluster = Cluster::start().await;
     let (volume, sharing) = (("ns/data".to_owned(), "v".to_owned()), "ns/shared".to_owned());
     let reservation = |volumes, provisions| Reservation { node: "n".to_owned(), volumes, provisions };
-    let device = ClaimWork { allocation: Some(json!({})), ..ClaimWork::to_consume("ns/device".to_owned()) };
+    let device = device();
     // Nothing of it exists, so that all of it fails; the last pod can only use one claim.
     let cases = [
         ("VolumeBinding", "waiting", reservation(vec![volume], Vec::new()), Vec::new()),

@@ -29,15 +29,15 @@ impl Snapshot {
         let Some(shape) = &node.shape else { return Vec::new() };
         let keys = pod.devices.iter().flat_map(|claims| claims.iter().filter_map(|c| c.key.ok().flatten()));
         let claims: Vec<_> = keys.filter_map(|key| Some((key, self.devices.claim(key)?))).collect();
-        let name = |key: Symbol| symbols.text(key).to_owned();
+        let consume = |key: Symbol| ClaimWork::to_consume(symbols.text(key).to_owned(), pod.uid.clone());
         let (given, wanted): (Vec<_>, Vec<_>) =
             claims.iter().partition(|(_, claim)| claim.allocation.is_some());
         let consumed = given.iter().filter(|(_, claim)| !claim.consumers.contains(&pod.uid));
-        let mut works: Vec<ClaimWork> = consumed.map(|(key, _)| ClaimWork::to_consume(name(*key))).collect();
+        let mut works: Vec<ClaimWork> = consumed.map(|(key, _)| consume(*key)).collect();
         let wishes: Vec<&Wish> = wanted.iter().map(|(_, claim)| &*claim.wish).collect();
         let given = allocate(&self.devices, symbols, &wishes, node.name, shape).unwrap_or_default();
         works.extend(wanted.iter().zip(&given).map(|((key, claim), given)| {
-            ClaimWork::to_allocate(&self.devices, symbols, name(*key), &claim.wish, given, node.name)
+            consume(*key).to_allocate(&self.devices, symbols, &claim.wish, given, node.name)
         }));
         self.assume_devices(&works);
         works
@@ -46,7 +46,13 @@ impl Snapshot {
         works.iter().for_each(|work| self.devices.assume(&mut self.catalogue.symbols, work));
     }
     pub fn release_devices(&mut self, works: &[ClaimWork]) {
-        works.iter().for_each(|work| self.devices.release(&self.catalogue.symbols, work));
+        for work in works {
+            self.devices.release(&self.catalogue.symbols, work);
+        }
+    }
+    /// Takes for granted of devices what another snapshot of the cluster does.
+    pub fn inherit_devices(&mut self, old: &Snapshot) {
+        self.devices.inherit(&mut self.catalogue.symbols, &old.devices);
     }
     /// The same of one made on another snapshot.
     pub fn assume(&mut self, reservation: &Reservation) {
