@@ -93,7 +93,8 @@ impl State {
 
 impl Shell {
     /// Does what is to be done about the pod's claims, and undoes what can be undone if it is not bound.
-    /// As that may take long, others are told first where the pod is to go.
+    /// As that may take long, others are told first where the pod is to go; and it has a place among
+    /// those on their way only while something of it is written.
     pub(super) async fn prepare_and_bind(&self, mut binding: Binding) {
         binding.object = self.announce(binding.object, &binding.node).await;
         let Binding { pod, object, work, .. } = &binding;
@@ -111,6 +112,7 @@ impl Shell {
             return; // whoever leads next decides anew
         }
         self.disclaim_devices(object, &work.claims).await;
+        let Some(_permit) = self.place_to_write().await else { return };
         self.tell_and_take_back(&binding, &not_bound).await;
     }
 

@@ -87,12 +87,19 @@ impl Shell {
         outcome
     }
 
+    /// What a single write comes to that takes its place among those on their way.
+    pub(super) async fn written<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match self.place_to_write().await {
+            Some(_permit) => self.answered(call).await,
+            None => Err(Error::Transport(ENDS.to_owned())),
+        }
+    }
     /// A place among those on their way to the API server; none once cancelled.
     pub(super) async fn place_to_write(&self) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => None,
-            permit = self.bindings.clone().acquire_owned() => permit.ok(),
+            permit = self.writes.clone().acquire_owned() => permit.ok(),
         }
     }
 }

@@ -129,10 +129,10 @@ impl Shell {
         if work.allocation.is_some()
             && let Some(patch) = protection(&claim)
         {
-            claim = Arc::new(self.answered(api.patch(claim.name(), &Patch::Merge(patch))).await?);
+            claim = Arc::new(self.written(api.patch(claim.name(), &Patch::Merge(patch))).await?);
         }
         let patch = Patch::Merge(consumption(&claim, object, work.allocation.as_ref()));
-        self.answered(api.patch_status(claim.name(), &patch)).await
+        self.written(api.patch_status(claim.name(), &patch)).await
     }
 
     /// The claim gives its devices back, unless somebody has written it meanwhile.
@@ -142,7 +142,7 @@ impl Shell {
         let nothing = json!({"reservedFor": null, "allocation": null, "devices": null});
         let patch = json!({"metadata": {"uid": uid, "resourceVersion": version}, "status": nothing});
         let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
-        if let Err(error) = api.patch_status(claim.name(), &Patch::Merge(patch)).await {
+        if let Err(error) = self.answered(api.patch_status(claim.name(), &Patch::Merge(patch))).await {
             warn!(claim = key, %error, "a claim did not give its devices back");
         }
     }
@@ -155,7 +155,7 @@ impl Shell {
             let patch = json!({"metadata": {"uid": claim.uid()}, "status": {"reservedFor": gone}});
             let api = Api::<ResourceClaim>::of(self.client.clone(), &claim);
             let patch = Patch::Strategic(patch);
-            if let Err(error) = self.answered(api.patch_status(claim.name(), &patch)).await {
+            if let Err(error) = self.written(api.patch_status(claim.name(), &patch)).await {
                 warn!(claim = work.claim, %error, "a claim is still reserved for a pod that was not bound");
             }
         }

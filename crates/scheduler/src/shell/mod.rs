@@ -38,8 +38,8 @@ use observe::Sources;
 /// The reasons of the condition of a pod without a node.
 const UNSCHEDULABLE: &str = "Unschedulable";
 const SCHEDULER_ERROR: &str = "SchedulerError";
-/// Bindings on their way at once; beyond, decisions wait.
-const BINDINGS_IN_FLIGHT: usize = 64;
+/// Pods something is being written for at once; beyond, decisions wait.
+const WRITES_IN_FLIGHT: usize = 64;
 /// Of symbols no object has any more the memory is only given back by building anew; that this is due
 /// is looked for after so many decisions.
 const DECISIONS_BETWEEN_CHECKS: u64 = 10_000;
@@ -161,7 +161,7 @@ struct Shell {
     work: Notify,
     /// Told when anything of storage changes.
     storage_news: Notify,
-    bindings: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
     /// What is being carried out.
     tasks: TaskTracker,
     extenders: Extenders,
@@ -266,7 +266,7 @@ impl Shell {
             config,
             work: Notify::new(),
             storage_news: Notify::new(),
-            bindings: Arc::new(Semaphore::new(BINDINGS_IN_FLIGHT)),
+            writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             tasks: TaskTracker::new(),
             extenders,
             metrics,

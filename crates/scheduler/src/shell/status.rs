@@ -52,7 +52,7 @@ impl Shell {
         }
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}});
         let api = Api::<CachedPod>::namespaced(self.client.clone(), pod.namespace());
-        match self.answered(api.patch_status(pod.name(), &Patch::Merge(patch))).await {
+        match self.written(api.patch_status(pod.name(), &Patch::Merge(patch))).await {
             Ok(told) => Arc::new(told),
             Err(error) => {
                 warn!(pod = pod.key(), node, %error, "where the pod is to go was not written");

@@ -150,7 +150,7 @@ impl Shell {
             let known = sources.volumes.get(volume).ok_or_else(|| no_object("persistentvolume", volume))?;
             let patch = Patch::Merge(binding_of(&known, &object));
             let api = Api::<PersistentVolume>::all(self.client.clone());
-            let new = self.answered(api.patch(volume, &patch)).await.map_err(|error| error.to_string())?;
+            let new = self.written(api.patch(volume, &patch)).await.map_err(|error| error.to_string())?;
             written.volumes.push((volume.clone(), version(&new)));
         }
         for claim in &reservation.provisions {
@@ -162,7 +162,7 @@ impl Shell {
             }}));
             let api = Api::<PersistentVolumeClaim>::of(self.client.clone(), &object);
             let new =
-                self.answered(api.patch(object.name(), &patch)).await.map_err(|error| error.to_string())?;
+                self.written(api.patch(object.name(), &patch)).await.map_err(|error| error.to_string())?;
             written.claims.push((claim.clone(), version(&new)));
         }
         Ok(written)

@@ -10,8 +10,12 @@ use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{Api, DeleteParams, Patch, Writable};
 use amphipod_store::EmbeddedStore;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 async fn create<K: Writable>(client: &Client, namespace: &str, object: Value) {
     let api = match namespace {
@@ -21,7 +25,8 @@ async fn create<K: Writable>(client: &Client, namespace: &str, object: Value) {
     api.create(&K::decode(object.to_string().as_bytes()).unwrap()).await.unwrap();
 }
 
-/// A node, a pod on it, one that waits, one that was given a node of which the API knows nothing yet.
+/// A node, a pod on it, one that waits, one that was given a node of which the API knows nothing yet;
+/// and claims of which no pod knows, with a volume.
 async fn objects(client: &Client) {
     create::<Namespace>(client, "", json!({"metadata": {"name": "ns"}})).await;
     create::<ServiceAccount>(client, "ns", json!({"metadata": {"name": "default"}})).await;
@@ -32,6 +37,14 @@ async fn objects(client: &Client) {
     for (name, node) in [("placed", Value::from("n")), ("waiting", Value::Null), ("assumed", Value::Null)] {
         create::<Pod>(client, "ns", pod(name, node)).await;
     }
+    let size = json!({"storage": "1Gi"});
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": size}, "storageClassName": "late"});
+    create::<PersistentVolumeClaim>(client, "ns", json!({"metadata": {"name": "disk"}, "spec": spec})).await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": size, "hostPath": {"path": "/disk"}});
+    create::<PersistentVolume>(client, "", json!({"metadata": {"name": "disk"}, "spec": spec})).await;
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    let spec = json!({"devices": {"requests": [request]}});
+    create::<ResourceClaim>(client, "ns", json!({"metadata": {"name": "gpu"}, "spec": spec})).await;
 }
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -43,6 +56,8 @@ struct Cluster {
     server: Arc<ApiServer>,
     client: Client,
     watching: CancellationToken,
+    /// The paths of what the scheduler has begun to patch.
+    patched: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for Cluster {
@@ -60,12 +75,21 @@ impl Cluster {
         objects(&client).await;
         let watching = CancellationToken::new();
         let sources = Sources::new(&SharedInformers::new(client.clone(), watching.clone()));
+        let patched = Arc::new(Mutex::new(Vec::new()));
+        let (told, service) =
+            (patched.clone(), server.local_service(UserInfo::new("admin", &["system:masters"])));
+        let own = Client::local(tower::service_fn(move |request: http::Request<_>| {
+            if request.method() == http::Method::PATCH {
+                told.lock().push(request.uri().path().to_owned());
+            }
+            service.clone().oneshot(request)
+        }));
         let (extenders, config, metrics) = (Extenders::default(), Config::default(), Metrics::default());
         let cancel = CancellationToken::new();
-        let shell = Arc::new(Shell::new(client.clone(), sources, extenders, config, metrics, cancel));
+        let shell = Arc::new(Shell::new(own, sources, extenders, config, metrics, cancel));
         shell.sources.synced().await;
         shell.observe(&shell.sources);
-        Cluster { shell, server, client, watching }
+        Cluster { shell, server, client, watching, patched }
     }
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "ns")
@@ -224,6 +248,43 @@ async fn that_the_claims_of_one_are_seen_to_says_nothing_of_another_of_its_name(
     let new = cluster.decided("waiting");
     cluster.shell.prepare_and_bind(new).await;
     assert!(!prepares());
+}
+
+#[tokio::test]
+async fn each_write_for_a_pod_with_claims_waits_for_its_place() {
+    for (places, writes) in [(WRITES_IN_FLIGHT, 6), (0, 0)] {
+        let cluster = Cluster::start().await;
+        let shell = &cluster.shell;
+        let taken = u32::try_from(WRITES_IN_FLIGHT - places).unwrap();
+        let _taken = shell.writes.clone().acquire_many_owned(taken).await.unwrap();
+        let (_, object) = cluster.popped("waiting");
+        let of = |volumes, provisions, claims| {
+            let reservation = Reservation { node: "n".to_owned(), volumes, provisions };
+            storage::Work { reservation, claims, timeout: Duration::ZERO }
+        };
+        let disk = || "ns/disk".to_owned();
+        let volume = of(vec![(disk(), "disk".to_owned())], Vec::new(), Vec::new());
+        let provision = of(Vec::new(), vec![disk()], Vec::new());
+        let devices = of(Vec::new(), Vec::new(), vec![ClaimWork { claim: "ns/gpu".to_owned(), ..device() }]);
+        let given_and_given_back = async {
+            let _ = shell.prepare(&object, &devices).await;
+            shell.disclaim_devices(&object, &devices.claims).await;
+        };
+        let ends = async {
+            if places == 0 {
+                shell.cancel.cancel(); // or they would wait for ever
+            }
+        };
+        let _ = tokio::join!(
+            shell.announce(object.clone(), "n"),
+            shell.prepare(&object, &volume),
+            shell.prepare(&object, &provision),
+            given_and_given_back,
+            ends,
+        );
+        let patched = cluster.patched.lock();
+        assert_eq!(patched.len(), writes, "{patched:?}");
+    }
 }
 
 #[tokio::test]
