@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 pub use catalogue::{Catalogue, TermId};
 pub use devices::{DeviceClaim, NotMade};
-pub use parse::{effect, is_finished, node_name, spread_constraint};
+pub use parse::{
+    effect, holds_room, is_finished, node_name, scheduler_name, spread_constraint, waits_for_node,
+};
 pub use requests::written;
 pub use volumes::{Disk, PodClaim, PodVolumes};
 

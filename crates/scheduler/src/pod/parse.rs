@@ -31,6 +31,22 @@ pub fn is_finished(pod: &CachedPod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// Whether a pod is still to be given a node.
+pub fn waits_for_node(pod: &CachedPod) -> bool {
+    node_name(pod).is_none() && !pod.is_terminating() && !is_finished(pod)
+}
+
+/// The scheduler a pod names.
+pub fn scheduler_name(pod: &CachedPod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
+}
+
+/// The node by the API's word, where a pod holds room that waits for one of these schedulers.
+pub fn holds_room(pod: &CachedPod, ours: impl FnOnce(&str) -> bool) -> Option<&str> {
+    let node = pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())?;
+    (waits_for_node(pod) && ours(scheduler_name(pod))).then_some(node)
+}
+
 impl Catalogue {
     pub fn pod(&mut self, pod: &CachedPod) -> PodInfo {
         let started = pod.own.start_time.as_ref().and_then(|time| i64::try_from(time.0.as_nanosecond()).ok());

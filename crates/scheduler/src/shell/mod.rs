@@ -27,7 +27,7 @@ use crate::extender::Extenders;
 use crate::framework::Event;
 use crate::metrics::{Metrics, Outcome, Standing};
 use crate::plugins::dynamic_resources::Deallocation;
-use crate::pod::{PodInfo, is_finished, node_name};
+use crate::pod::{PodInfo, scheduler_name, waits_for_node};
 use crate::preemption::{Plan, Preemption};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
@@ -236,18 +236,10 @@ pub async fn run(
     Ok(())
 }
 
-/// The scheduler a pod names.
-fn scheduler_name(pod: &CachedPod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
-}
-
 /// What the API shows of this very pod, if it waits for a node yet. Of another pod of its name the
 /// handlers tell.
 fn still_waiting(pods: &Informer<CachedPod>, pod: &PodInfo) -> Option<Arc<CachedPod>> {
-    let waits = |now: &Arc<CachedPod>| {
-        now.uid() == &*pod.uid && node_name(now).is_none() && !now.is_terminating() && !is_finished(now)
-    };
-    pods.get(&pod.key).filter(waits)
+    pods.get(&pod.key).filter(|now| now.uid() == &*pod.uid && waits_for_node(now))
 }
 
 impl Shell {

@@ -9,11 +9,10 @@ use k8s_openapi::api::core::v1::{Namespace, Node, ReplicationController, Service
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::devices::DeviceSources;
-use super::status::nominated_node;
 use super::storage::StorageSources;
 use super::{Config, Shell, State};
 use crate::framework::Event;
-use crate::pod::{PodInfo, is_finished, node_name};
+use crate::pod::{PodInfo, holds_room, node_name, waits_for_node};
 use crate::snapshot::{Budget, Controller, Snapshot};
 
 /// All kinds decisions look at.
@@ -222,7 +221,7 @@ impl State {
         if !ours || decided {
             return;
         }
-        if pod.is_terminating() || is_finished(pod) {
+        if !waits_for_node(pod) {
             let held = self.snapshot.denominate(&info.key).is_some();
             self.queue.remove(&info.key);
             // Others may have the room it leaves.
@@ -235,10 +234,11 @@ impl State {
     /// Room that is being made for a pod according to the API: from before a restart, or by others, for
     /// whom the node need not exist yet.
     fn nominate_as_told(&mut self, info: &Arc<PodInfo>, change: &Change<CachedPod>) {
-        let new = nominated_node(change.object());
+        let ours = |name: &str| self.core.profiles().iter().any(|profile| profile.scheduler_name == name);
+        let new = holds_room(change.object(), ours);
         let old = match change {
-            Change::Updated { old, .. } => nominated_node(old),
-            Change::Added(_) | Change::Deleted(_) => "",
+            Change::Updated { old, .. } => holds_room(old, ours),
+            Change::Added(_) | Change::Deleted(_) => None,
         };
         if old == new {
             // It may ask for something else than before.
@@ -247,13 +247,14 @@ impl State {
             }
             return;
         }
-        if new.is_empty() {
-            self.snapshot.denominate(&info.key);
-        } else {
-            let node = self.snapshot.catalogue.symbols.intern(new);
-            self.snapshot.nominate_for(info.clone(), node);
+        match new {
+            Some(node) => {
+                let node = self.snapshot.catalogue.symbols.intern(node);
+                self.snapshot.nominate_for(info.clone(), node);
+            }
+            None => drop(self.snapshot.denominate(&info.key)),
         }
         // Others may have the room it leaves.
-        self.happened((!old.is_empty()).then_some(Event::PodRemoved(info)));
+        self.happened(old.map(|_| Event::PodRemoved(info)));
     }
 }

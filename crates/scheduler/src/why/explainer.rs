@@ -172,7 +172,8 @@ impl Question {
         let exists = cluster.pods.iter().any(|known| known.uid() == pod.uid());
         let mut assumed = change_requests(&mut pod, &changes.requests);
         assumed.extend(change_nodes(&mut cluster, &changes)?);
-        let snapshot = kept.follow(cluster);
+        let has = |name: &str| config.profiles.iter().any(|profile| profile.scheduler_name == name);
+        let snapshot = kept.follow_as(cluster, has);
         let profiles = config.profiles(&mut snapshot.catalogue);
         let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.clone());
         let ours = profiles.iter().any(|profile| Some(&profile.scheduler_name) == scheduler.as_ref());

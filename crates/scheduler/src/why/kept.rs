@@ -8,8 +8,9 @@ use std::sync::Arc;
 use amphipod_client::{CachedPod, Resource};
 
 use super::Cluster;
+use crate::config::DEFAULT_SCHEDULER;
 use crate::devices::DeviceObject;
-use crate::pod::{is_finished, node_name};
+use crate::pod::holds_room;
 use crate::snapshot::{Budget, Controller, Snapshot};
 use crate::storage::StorageObject;
 
@@ -18,13 +19,17 @@ pub struct Kept {
     snapshot: Snapshot,
     /// What the snapshot was made of.
     cluster: Cluster,
-    /// Pods that wait for room, by key.
+    /// Pods without a node that name one, by key.
     nominated: BTreeMap<String, Arc<CachedPod>>,
 }
 
 impl Kept {
-    /// Brings the snapshot to these objects.
+    /// Brings the snapshot to these objects, as the default scheduler sees them.
     pub fn follow(&mut self, now: Cluster) -> &mut Snapshot {
+        self.follow_as(now, |scheduler| scheduler == DEFAULT_SCHEDULER)
+    }
+    /// The same as schedulers of other names do.
+    pub fn follow_as(&mut self, now: Cluster, ours: impl Fn(&str) -> bool) -> &mut Snapshot {
         if self.snapshot.is_overgrown() {
             *self = Kept::default();
         }
@@ -59,7 +64,7 @@ impl Kept {
             },
         );
         storage_and_devices(&before, now, snapshot);
-        self.pods(&before.pods);
+        self.pods(&before.pods, ours);
         &mut self.snapshot
     }
     pub fn into_snapshot(self) -> Snapshot {
@@ -70,8 +75,9 @@ impl Kept {
         self.cluster.pods.retain(|pod| pod.name() != name || pod.namespace() != namespace);
     }
 
-    /// Pods that wait for room count where it is being made; whether that is there is asked each time.
-    fn pods(&mut self, before: &[Arc<CachedPod>]) {
+    /// Pods that wait for room count where it is being made; whether that is there, and they are `ours`,
+    /// is asked each time.
+    fn pods(&mut self, before: &[Arc<CachedPod>], ours: impl Fn(&str) -> bool) {
         let Kept { snapshot, cluster, nominated } = self;
         for key in nominated.keys() {
             snapshot.denominate(key);
@@ -84,21 +90,17 @@ impl Kept {
         }
         for pod in new {
             snapshot.set_pod(pod);
-            if node_name(pod).is_none() && !is_finished(pod) && nominated_node(pod).is_some() {
+            if holds_room(pod, |_| true).is_some() {
                 nominated.insert(pod.key(), pod.clone());
             }
         }
         for pod in nominated.values() {
-            if let Some(slot) = nominated_node(pod).and_then(|name| snapshot.slot(name)) {
+            if let Some(slot) = holds_room(pod, &ours).and_then(|name| snapshot.slot(name)) {
                 let info = Arc::new(snapshot.catalogue.pod(pod));
                 snapshot.nominate(info, slot);
             }
         }
     }
-}
-
-fn nominated_node(pod: &CachedPod) -> Option<&str> {
-    pod.status.as_ref()?.nominated_node_name.as_deref()
 }
 
 /// What is there no longer, and what was not there before. An object that changed is another one.
@@ -223,6 +225,35 @@ mod tests {
             let built = cluster.snapshot();
             let differences = kept.follow(cluster).differences(&built);
             assert_eq!(differences, [] as [String; 0], "at moment {moment}");
+        }
+    }
+
+    #[test]
+    fn room_is_held_for_pods_the_scheduler_still_waits_for() {
+        let held = |change: Value, ours: &str| {
+            let mut object = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "p"},
+                "spec": {"containers": []}, "status": {"nominatedNodeName": "a"}});
+            for (part, fields) in change.as_object().unwrap() {
+                object[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            }
+            let pods = vec![of::<CachedPod>(object)];
+            let cluster = Cluster { nodes: vec![node("a", "4")], pods, ..Cluster::default() };
+            let mut kept = Kept::default();
+            let snapshot = kept.follow_as(cluster, |name| name == ours);
+            snapshot.nominated_slot("ns/p").is_some()
+        };
+        let cases = [
+            (json!({}), "default-scheduler", true),
+            (json!({}), "other", false),
+            (json!({"spec": {"schedulerName": "other"}}), "default-scheduler", false),
+            (json!({"spec": {"schedulerName": "other"}}), "other", true),
+            (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), "default-scheduler", false),
+            (json!({"status": {"phase": "Succeeded"}}), "default-scheduler", false),
+            (json!({"status": {"nominatedNodeName": ""}}), "default-scheduler", false),
+            (json!({"spec": {"nodeName": "a"}}), "default-scheduler", false),
+        ];
+        for (change, ours, expected) in cases {
+            assert_eq!(held(change.clone(), ours), expected, "{change} {ours}");
         }
     }
 
