@@ -158,7 +158,7 @@ impl Level {
             Ok(arrival) => arrival,
             Err(refusal) => {
                 self.go_on(state);
-                schema.meters().refused(refusal, Duration::ZERO);
+                schema.meters.refused(refusal, Duration::ZERO);
                 return Err(refusal);
             }
         };
@@ -169,7 +169,7 @@ impl Level {
             wake
         });
         self.go_on(state);
-        schema.meters().arrived(arrival.queue_length);
+        schema.meters.arrived(arrival.queue_length);
         let seat = Seat {
             level: self.clone(),
             schema: schema.clone(),
@@ -260,7 +260,7 @@ pub struct Seat {
 impl Seat {
     fn begin(mut self, now: Duration) -> Self {
         self.level.load.served[self.kind as usize].fetch_add(1, Ordering::Relaxed);
-        self.schema.meters().dispatched(now.saturating_sub(self.arrived));
+        self.schema.meters.dispatched(now.saturating_sub(self.arrived));
         self.began = Some(now);
         self
     }
@@ -283,7 +283,7 @@ impl Seat {
         let Some(ticket) = ticket else { return false };
         // The key may be another request's by now.
         self.key = None;
-        ticket.schema.meters().refused(why, now.saturating_sub(self.arrived));
+        ticket.schema.meters.refused(why, now.saturating_sub(self.arrived));
         true
     }
 }
@@ -297,7 +297,7 @@ impl Drop for Seat {
         let now = self.level.clock.now();
         if let Some(began) = self.began {
             self.level.load.served[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
-            self.schema.meters().executed(self.is_watch, now.saturating_sub(began));
+            self.schema.meters.executed(self.is_watch, now.saturating_sub(began));
         }
         self.level.finish(key, now);
     }

@@ -20,7 +20,7 @@ mod schema;
 mod seats;
 mod watches;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use estimate::Stored;
 pub use fair_queue::Refusal;
 pub use level::Seat;
 use level::{Clock, Level, Load};
+use schema::Meters;
 pub use schema::{Crowd, Schema};
 use seats::Width;
 use watches::Watches;
@@ -46,7 +47,7 @@ use crate::bootstrap;
 use crate::cache::Cache;
 use crate::http::limits::Kind;
 use crate::http::path::Query;
-use crate::metrics::FlowControlFamilies;
+use crate::metrics::{FlowControlFamilies, FlowMeters};
 use crate::seams::Attributes;
 
 /// Of its time limit a request spends at most this share waiting for a seat, and never longer than a
@@ -106,6 +107,9 @@ pub struct Asked<'a> {
     pub resource: Option<&'a Resource>,
 }
 
+/// The requests of a level by the names of their schemas, and where their number is shown.
+type Crowds<'a> = BTreeMap<&'a str, (&'a FlowMeters, Crowd)>;
+
 pub struct FlowControl {
     /// Seats of all levels together.
     seats: u32,
@@ -157,7 +161,7 @@ impl FlowControl {
             return Ok(None);
         }
         let width = self.estimate(schema, &asked, cache);
-        schema.meters().estimated(width.seats());
+        schema.meters.estimated(width.seats());
         let patience = (limit / PATIENCE_SHARE).min(MOST_PATIENCE);
         schema.level.enter(schema, asked.attributes, width, patience).await.map(Some)
     }
@@ -189,7 +193,7 @@ impl FlowControl {
             return Width::of(1);
         }
         let watches = self.watches.interested_in(asked);
-        schema.meters().concerned(watches);
+        schema.meters.concerned(watches);
         estimate::write(watches, schema.level.widest())
     }
 
@@ -218,24 +222,22 @@ impl FlowControl {
         for spec in digest.levels {
             self.control(&mut levels, spec);
         }
+        let before = self.schemas.load_full();
+        let known: HashMap<_, _> = before.iter().map(|old| (old.key(), &old.meters)).collect();
         let schemas = digest.schemas.into_iter().filter_map(|spec| {
             let controlled = levels.by_name.get(&spec.level)?;
-            Some(Arc::new(Schema::new(
-                spec,
-                &controlled.spec,
-                controlled.level.clone(),
-                self.families.clone(),
-            )))
+            let meters = known.get(&(&*spec.level, &*spec.name)).map(|meters| Arc::clone(meters));
+            let meters = meters
+                .unwrap_or_else(|| Arc::new(Meters::new(&spec.level, &spec.name, self.families.clone())));
+            Some(Arc::new(Schema::new(spec, &controlled.spec, controlled.level.clone(), meters)))
         });
-        let schemas = schemas.collect::<Vec<_>>();
-        let before = self.schemas.swap(Arc::new(schemas));
-        let now = self.schemas.load();
-        let is_gone =
-            |old: &Schema| !now.iter().any(|new| new.name == old.name && new.level.name == old.level.name);
-        for old in before.iter().filter(|old| is_gone(old)) {
-            self.families.forget_schema(&old.level.name, &old.name);
+        let schemas = Arc::new(schemas.collect::<Vec<_>>());
+        self.schemas.store(schemas.clone());
+        let now: HashSet<_> = schemas.iter().map(|new| new.key()).collect();
+        for old in before.iter().filter(|old| !now.contains(&old.key())) {
+            old.meters.close();
         }
-        debug!(schemas = now.len(), levels = levels.by_name.len(), "flow control follows its objects");
+        debug!(schemas = schemas.len(), levels = levels.by_name.len(), "flow control follows its objects");
         self.reckon(&mut levels);
     }
 
@@ -305,25 +307,28 @@ impl FlowControl {
     /// Brings the figures up to this moment.
     pub fn show(&self) {
         let levels = self.levels.lock();
-        let mut crowds: BTreeMap<(String, String), Crowd> = BTreeMap::new();
-        for schema in self.schemas.load().iter().filter(|schema| schema.was_used()) {
-            crowds.insert((schema.level.name.clone(), schema.name.clone()), Crowd::default());
+        let schemas = self.schemas.load();
+        let mut of_level: BTreeMap<&str, Crowds> = BTreeMap::new();
+        for schema in schemas.iter() {
+            if let Some(series) = schema.meters.used() {
+                let crowds = of_level.entry(&schema.level.name).or_default();
+                crowds.insert(&schema.name, (series, Crowd::default()));
+            }
         }
         for (name, controlled) in &levels.by_name {
+            let mut crowds = of_level.remove(name.as_str()).unwrap_or_default();
+            // Requests of the level stand still meanwhile.
             let seat_seconds = controlled.level.inspect(|requests| {
                 for request in requests.requests() {
-                    let key = (name.clone(), request.payload.schema.name.clone());
                     // A schema that is gone has no series any more.
-                    if let Some(crowd) = crowds.get_mut(&key) {
+                    if let Some((_, crowd)) = crowds.get_mut(request.payload.schema.name.as_str()) {
                         crowd.count(request.started.is_some(), request.width.seats());
                     }
                 }
                 requests.meter() as f64 / 1e9
             });
             self.families.show_level(&controlled.standing(seat_seconds));
-        }
-        for ((level, schema), crowd) in &crowds {
-            self.families.show_crowd(level, schema, crowd);
+            crowds.values().for_each(|(series, crowd)| series.show(crowd));
         }
         self.families.show_fair_fraction(levels.fair_fraction);
     }

@@ -1,7 +1,7 @@
 //! A FlowSchema as requests meet it: what it means, where it leads, what it counts in.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Response};
@@ -11,7 +11,7 @@ use super::dealer::flow_number;
 use super::fair_queue::Refusal;
 use super::level::Level;
 use super::matching::Matcher;
-use crate::metrics::{FlowControlFamilies, FlowMeters};
+use crate::metrics::{FlowControlFamilies, FlowMeters, Late};
 use crate::seams::Attributes;
 
 const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
@@ -24,9 +24,8 @@ pub struct Schema {
     distinguisher: Distinguisher,
     uid: HeaderValue,
     level_uid: HeaderValue,
-    families: Arc<FlowControlFamilies>,
-    /// Made for the first request: most schemas of most clusters have none.
-    meters: OnceLock<Meters>,
+    /// Shared with the schemas that this one follows under its name: their requests may still be here.
+    pub meters: Arc<Meters>,
 }
 
 impl fmt::Debug for Schema {
@@ -39,12 +38,7 @@ impl fmt::Debug for Schema {
 }
 
 impl Schema {
-    pub fn new(
-        spec: SchemaSpec,
-        level_spec: &LevelSpec,
-        level: Arc<Level>,
-        families: Arc<FlowControlFamilies>,
-    ) -> Self {
+    pub fn new(spec: SchemaSpec, level_spec: &LevelSpec, level: Arc<Level>, meters: Arc<Meters>) -> Self {
         let header = |uid: &str| HeaderValue::from_str(uid).unwrap_or(HeaderValue::from_static(""));
         Schema {
             uid: header(&spec.uid),
@@ -53,8 +47,7 @@ impl Schema {
             level,
             matcher: spec.matcher,
             distinguisher: spec.distinguisher,
-            families,
-            meters: OnceLock::new(),
+            meters,
         }
     }
 
@@ -87,44 +80,61 @@ impl Schema {
         headers.insert(SCHEMA_UID, self.uid.clone());
     }
 
-    pub fn meters(&self) -> &Meters {
-        self.meters.get_or_init(|| Meters {
-            is_exempt: self.is_exempt(),
-            series: self.families.meters(&self.level.name, &self.name),
-        })
-    }
-
-    pub fn was_used(&self) -> bool {
-        self.meters.get().is_some()
+    /// What its requests are counted under: its level and its name.
+    pub fn key(&self) -> (&str, &str) {
+        (&self.level.name, &self.name)
     }
 }
 
-/// Counts what becomes of requests.
+/// Counts what becomes of the requests of a schema, for as long as there is one of that name and level.
 pub struct Meters {
-    is_exempt: bool,
-    series: FlowMeters,
+    level: String,
+    schema: String,
+    families: Arc<FlowControlFamilies>,
+    /// Made for the first request: most schemas of most clusters have none.
+    series: Late<FlowMeters>,
 }
 
 impl Meters {
+    pub fn new(level: &str, schema: &str, families: Arc<FlowControlFamilies>) -> Self {
+        Meters { level: level.to_owned(), schema: schema.to_owned(), families, series: Late::default() }
+    }
+
+    /// `None`: the schema is gone, and what becomes of its last requests is counted nowhere.
+    fn series(&self) -> Option<&FlowMeters> {
+        self.series.get(|| self.families.meters(&self.level, &self.schema))
+    }
+
     pub fn estimated(&self, seats: u32) {
-        self.series.estimated(seats);
+        self.series().inspect(|series| series.estimated(seats));
     }
     pub fn concerned(&self, watches: u32) {
-        self.series.concerned(watches);
+        self.series().inspect(|series| series.concerned(watches));
     }
     pub fn arrived(&self, queue_length: Option<usize>) {
         if let Some(length) = queue_length {
-            self.series.queued(length);
+            self.series().inspect(|series| series.queued(length));
         }
     }
     pub fn dispatched(&self, waited: Duration) {
-        self.series.dispatched((!self.is_exempt).then_some(waited));
+        let waited = (self.level != EXEMPT).then_some(waited);
+        self.series().inspect(|series| series.dispatched(waited));
     }
     pub fn executed(&self, is_watch: bool, took: Duration) {
-        self.series.executed(is_watch, took);
+        self.series().inspect(|series| series.executed(is_watch, took));
     }
     pub fn refused(&self, why: Refusal, waited: Duration) {
-        self.series.refused(why, waited);
+        self.series().inspect(|series| series.refused(why, waited));
+    }
+
+    /// `None`: none of its requests has come yet.
+    pub fn used(&self) -> Option<&FlowMeters> {
+        self.series.made()
+    }
+
+    /// The schema is gone: its series go, and nothing brings them back.
+    pub fn close(&self) {
+        self.series.close().inspect(|series| series.close());
     }
 }
 

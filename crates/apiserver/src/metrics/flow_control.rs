@@ -1,8 +1,9 @@
 //! What is measured of flow control, in Kubernetes' names and labels. What a request counts in is
 //! found once for each FlowSchema, when its first request comes.
 
-use std::time::Duration;
+mod meters;
 
+pub use meters::{FlowMeters, Late};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Histograms, histograms};
-use crate::flow_control::{Crowd, Refusal, Standing};
+use crate::flow_control::{Refusal, Standing};
 
 /// Upper bounds in seconds of waits and executions, as upstream's.
 const DURATIONS: [f64; 12] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
@@ -116,6 +117,10 @@ impl Flows {
         );
         registry.register("work_estimated_seats", "Seats requests were estimated at", self.seats.clone());
         registry.register("watch_count_samples", "Watches that writes concerned", self.watches.clone());
+    }
+
+    fn executed(&self, flow: &Flow, r#type: &'static str) -> Histogram {
+        self.executions.get_or_create_owned(&Executed { flow: flow.clone(), r#type })
     }
 
     /// A schema's series go with it: their number stays that of the schemas there are.
@@ -246,31 +251,8 @@ impl FlowControlFamilies {
 
     /// What the requests of a schema are counted in.
     pub fn meters(&self, level: &str, schema: &str) -> FlowMeters {
-        let flow = flow(level, schema);
-        let executed =
-            |r#type| self.flows.executions.get_or_create(&Executed { flow: flow.clone(), r#type }).clone();
-        FlowMeters {
-            dispatched: self.flows.dispatched.get_or_create(&flow).clone(),
-            waits: self.flows.waits.get_or_create(&Waited { flow: flow.clone(), execute: "true" }).clone(),
-            executions: executed("regular"),
-            lengths: self.flows.lengths.get_or_create(&flow).clone(),
-            seats: self.flows.seats.get_or_create(&flow).clone(),
-            flows: self.flows.clone(),
-            flow,
-        }
-    }
-
-    /// Shows how many of a schema's requests there are.
-    pub fn show_crowd(&self, level: &str, schema: &str, crowd: &Crowd) {
-        let flow = flow(level, schema);
-        for (family, number) in [
-            (&self.flows.waiting, crowd.waiting),
-            (&self.flows.waiting_seats, crowd.waiting_seats),
-            (&self.flows.executing, crowd.executing),
-            (&self.flows.executing_seats, crowd.executing_seats),
-        ] {
-            family.get_or_create(&flow).set(i64::from(number));
-        }
+        let (priority_level, flow_schema) = (level.to_owned(), schema.to_owned());
+        FlowMeters::new(self.flows.clone(), Flow { priority_level, flow_schema })
     }
 
     pub fn show_level(&self, standing: &Standing) {
@@ -281,66 +263,7 @@ impl FlowControlFamilies {
         self.levels.fair_fraction.set(fraction);
     }
 
-    pub fn forget_schema(&self, level: &str, schema: &str) {
-        self.flows.forget(&flow(level, schema));
-    }
-
     pub fn forget_level(&self, level: &str) {
         self.levels.forget(&Level { priority_level: level.to_owned() });
-    }
-}
-
-fn flow(level: &str, schema: &str) -> Flow {
-    Flow { priority_level: level.to_owned(), flow_schema: schema.to_owned() }
-}
-
-/// The series of one schema.
-#[derive(Debug)]
-pub struct FlowMeters {
-    dispatched: Counter,
-    waits: Histogram,
-    executions: Histogram,
-    lengths: Histogram,
-    seats: Histogram,
-    /// For what is rare.
-    flows: Flows,
-    flow: Flow,
-}
-
-impl FlowMeters {
-    pub fn estimated(&self, seats: u32) {
-        self.seats.observe(seats.into());
-    }
-
-    pub fn concerned(&self, watches: u32) {
-        self.flows.watches.get_or_create(&self.flow).observe(watches.into());
-    }
-
-    pub fn queued(&self, length: usize) {
-        self.lengths.observe(length as f64);
-    }
-
-    /// `None`: those of the exempt level do not wait.
-    pub fn dispatched(&self, waited: Option<Duration>) {
-        self.dispatched.inc();
-        if let Some(waited) = waited {
-            self.waits.observe(waited.as_secs_f64());
-        }
-    }
-
-    pub fn executed(&self, is_watch: bool, took: Duration) {
-        let took = took.as_secs_f64();
-        if !is_watch {
-            return self.executions.observe(took);
-        }
-        let labels = Executed { flow: self.flow.clone(), r#type: "watch" };
-        self.flows.executions.get_or_create(&labels).observe(took);
-    }
-
-    pub fn refused(&self, why: Refusal, waited: Duration) {
-        let flow = self.flow.clone();
-        self.flows.rejected.get_or_create(&Refused { flow: flow.clone(), reason: why.reason() }).inc();
-        let labels = Waited { flow, execute: "false" };
-        self.flows.waits.get_or_create(&labels).observe(waited.as_secs_f64());
     }
 }

@@ -32,7 +32,7 @@ use crate::seams::Attributes;
 use access::Access;
 pub use access::Step;
 use cache::CacheFamilies;
-pub use flow_control::{FlowControlFamilies, FlowMeters};
+pub use flow_control::{FlowControlFamilies, FlowMeters, Late};
 use labels::{
     Answered, BuildLabels, ClusterLabels, DryTarget, KindLabels, ResourceLabels, StoreLabels, StoredLabels,
     Target, Terminated, VersionedLabels, resource_labels, store_labels,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use amphipod_api::scheduling_review::Changes;
 use amphipod_api::status::Status;
 use amphipod_apiserver::ApiServer;
-use amphipod_apiserver::seams::SchedulingExplainer;
+use amphipod_apiserver::seams::{Attributes, SchedulingExplainer, UserInfo};
 use http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -61,6 +61,17 @@ async fn until_taken_for(user: &Server, schema: &str) {
         }
     };
     tokio::time::timeout(DEADLINE, taken).await.expect("the objects are followed");
+}
+
+/// The same without a request, where one would wait.
+async fn until_meant(api: &ApiServer, user: &str, schema: &str) {
+    let asked = Attributes {
+        user: UserInfo::new(user, &["system:authenticated"]),
+        verb: "get".into(),
+        path: "/version".into(),
+        ..Attributes::default()
+    };
+    until("the objects are followed", || api.flow_control.classify(&asked).name == schema).await;
 }
 
 /// Sends jane's requests to a small level that responds so; a server and jane.
@@ -295,6 +306,37 @@ async fn a_level_that_is_gone_lets_its_requests_end() {
     until("all have ended", || server.api.flow_control.load()[1].1 == 0).await;
     server.api.flow_control.adjust();
     assert_eq!(rows(&server, "dump_priority_levels", &["small"]).await, Vec::<Vec<String>>::new());
+}
+
+#[tokio::test]
+async fn figures_of_a_schema_last_as_long_as_it() {
+    let (server, _) = small(&one_queue(5)).await;
+    let executing =
+        "apiserver_flowcontrol_current_executing_requests{priority_level=\"small\",flow_schema=\"of-one\"}";
+    let writes = held(&server.api, 3).await;
+    assert_eq!(series(&server, executing).await, Some(3.0));
+    let mut other = schema("joe");
+    other["metadata"]["name"] = json!("of-another");
+    server.post(&format!("{FLOW}/flowschemas"), &other).await.expect(201);
+    until_meant(&server.api, "joe", "of-another").await;
+    assert_eq!(series(&server, executing).await, Some(3.0), "all schemas were read anew");
+    writes[0].abort();
+    until("one has ended", || server.api.flow_control.load()[1].1 == 2).await;
+    assert_eq!(series(&server, executing).await, Some(2.0));
+
+    let another = held(&server.api, 1).await;
+    let api = server.api.clone();
+    let waiting = tokio::spawn(async move { endless(&api, "jane", MAPS).await });
+    until_waiting(&server.api, 1).await;
+    server.delete(&format!("{FLOW}/flowschemas/of-one")).await.expect(200);
+    until_meant(&server.api, "jane", "global-default").await;
+    waiting.abort();
+    until_waiting(&server.api, 0).await;
+    writes.iter().chain(&another).for_each(JoinHandle::abort);
+    until("all have ended", || server.api.flow_control.load()[1].1 == 0).await;
+    let metrics = text(&server, "/metrics").await;
+    assert!(metrics.contains("flow_schema=\"exempt\""), "those that are here have theirs");
+    assert!(!metrics.contains("flow_schema=\"of-one\""), "its last requests do not bring them back");
 }
 
 #[tokio::test]
