@@ -243,7 +243,8 @@ impl Level {
     }
 }
 
-/// What a request is served with, until its answer is out. Given back when dropped.
+/// What a request is served with until its answer is made, one that is streamed until its last piece is
+/// taken. Given back when dropped.
 #[derive(Debug)]
 pub struct Seat {
     level: Arc<Level>,

@@ -48,6 +48,7 @@ use crate::cache::Cache;
 use crate::http::limits::Kind;
 use crate::http::path::Query;
 use crate::metrics::{FlowControlFamilies, FlowMeters};
+use crate::registry::options;
 use crate::seams::Attributes;
 
 /// Of its time limit a request spends at most this share waiting for a seat, and never longer than a
@@ -170,7 +171,7 @@ impl FlowControl {
         let attributes = asked.attributes;
         let is_list = match attributes.verb.as_str() {
             "list" => true,
-            "watch" => asked.query.flag("sendInitialEvents"),
+            "watch" => options::begins_with_state(asked.query),
             "create" | "update" | "patch" | "delete" if attributes.resource_request => {
                 return self.estimate_write(schema, attributes);
             }

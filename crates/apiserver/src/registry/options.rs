@@ -225,6 +225,15 @@ pub fn check_watch(cx: &Context) -> Result<(), Status> {
     cx.refuse_options("ListOptions", &faults)
 }
 
+/// Whether a watch begins with everything there is: where it asks for that, and where it neither says so nor
+/// names a revision to go on from.
+pub fn begins_with_state(query: &Query) -> bool {
+    match query.contains("sendInitialEvents") {
+        true => query.flag("sendInitialEvents"),
+        false => matches!(query.text("resourceVersion"), "" | "0"),
+    }
+}
+
 /// The request's selectors, checked against what the resource selects by. A name in the path
 /// (a watch of one object) selects too.
 pub fn selector(cx: &Context, collection: &Collection) -> Result<Selector, Status> {
@@ -257,6 +266,23 @@ mod tests {
         assert_eq!(refusal("limit=abc").as_deref(), Some(text));
         let text = "strconv.ParseInt: parsing \"99999999999999999999\": value out of range";
         assert_eq!(refusal("limit=99999999999999999999").as_deref(), Some(text));
+    }
+
+    #[test]
+    fn watches_begin_with_the_state_where_they_go_on_from_nowhere() {
+        for (query, does) in [
+            ("", true),
+            ("resourceVersion=0", true),
+            ("resourceVersion=7", false),
+            ("sendInitialEvents=true", true),
+            ("sendInitialEvents", true),
+            ("sendInitialEvents=true&resourceVersion=7", true),
+            ("sendInitialEvents=false", false),
+            ("sendInitialEvents=false&resourceVersion=0", false),
+            ("sendInitialEvents=false&resourceVersion=7", false),
+        ] {
+            assert_eq!(begins_with_state(&Query::parse(Some(query))), does, "{query}");
+        }
     }
 
     #[test]

@@ -67,15 +67,14 @@ struct WatchOptions {
 fn parse(cx: &Context) -> Result<WatchOptions, Status> {
     let version = cx.query.text("resourceVersion");
     options::check_watch(cx)?;
-    let send_initial = cx.query.contains("sendInitialEvents").then(|| cx.query.flag("sendInitialEvents"));
     let revision = match version {
         "" | "0" => None,
         text => Some(options::revision(text)?),
     };
-    let start = match (send_initial, revision) {
-        (Some(true), _) | (None, None) => Start::InitialState,
-        (Some(false), None) => Start::Now,
-        (_, Some(revision)) => Start::After(revision),
+    let start = match revision {
+        _ if options::begins_with_state(&cx.query) => Start::InitialState,
+        None => Start::Now,
+        Some(revision) => Start::After(revision),
     };
     let timeout = match cx.query.text("timeoutSeconds") {
         "" | "0" => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),

@@ -369,12 +369,20 @@ async fn what_a_list_reads_and_whom_a_write_is_told_to_takes_seats() {
     large_maps(&server).await;
     // The estimate is of what is there; this read waits until all is.
     server.get(MAPS).await.expect(200);
-    let request = Request::builder().uri(MAPS).body(Vec::new()).expect("a request");
-    let list = jane.raw(request).await;
-    let shown = rows(&server, "dump_requests", &["global-default", "global-default"]).await;
-    // Four objects of a tenth of a megabyte and more, and one small one.
-    assert_eq!((shown.len(), shown[0][6].as_str()), (1, "5"), "{shown:?}");
-    drop(list);
+    for query in [
+        "",
+        "?watch=1",
+        "?watch=1&resourceVersion=0",
+        "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
+    ] {
+        let request = Request::builder().uri(format!("{MAPS}{query}")).body(Vec::new()).expect("a request");
+        let answer = jane.raw(request).await;
+        let shown = rows(&server, "dump_requests", &["global-default", "global-default"]).await;
+        // Four objects of a tenth of a megabyte and more, and one small one.
+        assert_eq!((shown.len(), shown[0][6].as_str()), (1, "5"), "{query} {shown:?}");
+        drop(answer);
+        until("its seats are given back", || server.api.flow_control.load()[0].1 == 0).await;
+    }
     let mut watches = Vec::new();
     for _ in 0..25 {
         watches.push(server.watch(&format!("{MAPS}?watch=1")).await);
