@@ -1,12 +1,12 @@
 //! Keeps flow control to its objects: follows FlowSchemas and PriorityLevelConfigurations through the
 //! watch cache, writes what is to be said of them, and has seats lent anew every ten seconds.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use amphipod_api::status::Status;
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -27,26 +27,35 @@ const ADJUSTMENT_PERIOD: Duration = Duration::from_secs(10);
 /// contradict each other for ever.
 const MAX_WRITES: usize = 6;
 const WRITES_PERIOD: Duration = Duration::from_secs(60);
+/// Statuses are written so many at once: enough not to wait for each write's way to the disk, few beside the
+/// seats that clients write with.
+const CONCURRENT_WRITES: usize = 16;
 /// What was put off is looked at again after so many seconds, at random so that servers do not meet.
 const PUT_OFF_SECONDS: std::ops::Range<u64> = 30..75;
 /// After a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who wrote to which schema lately, oldest first.
+/// When each schema was written to lately, oldest first.
 #[derive(Debug, Default)]
-struct Writes(VecDeque<(Instant, String)>);
+struct Writes(HashMap<String, VecDeque<Instant>>);
 
 impl Writes {
-    /// Whether this schema may be written to now; it is then taken for written to.
-    fn allow(&mut self, schema: &str, now: Instant) -> bool {
-        while self.0.front().is_some_and(|(then, _)| now - *then >= WRITES_PERIOD) {
-            self.0.pop_front();
-        }
-        let is_allowed = self.0.iter().filter(|(_, other)| other == schema).count() < MAX_WRITES;
-        if is_allowed {
-            self.0.push_back((now, schema.to_owned()));
-        }
-        is_allowed
+    /// Divides what is to be said by whether it may be written now; that is then taken for written.
+    fn divide(&mut self, verdicts: Vec<Verdict>, now: Instant) -> (Vec<Verdict>, Vec<Verdict>) {
+        self.0.retain(|_, times| {
+            while times.front().is_some_and(|then| now - *then >= WRITES_PERIOD) {
+                times.pop_front();
+            }
+            !times.is_empty()
+        });
+        verdicts.into_iter().partition(|verdict| {
+            let times = self.0.entry(verdict.schema.clone()).or_default();
+            let is_allowed = times.len() < MAX_WRITES;
+            if is_allowed {
+                times.push_back(now);
+            }
+            is_allowed
+        })
     }
 }
 
@@ -102,11 +111,10 @@ impl Keeper {
         let mut digest = digest(&levels, &schemas, &bootstrap::flow_control::mandatory());
         let verdicts = std::mem::take(&mut digest.verdicts);
         server.flow_control.obey(digest);
-        let now = Instant::now();
-        let (due, put_off): (Vec<Verdict>, Vec<Verdict>) =
-            verdicts.into_iter().partition(|verdict| self.writes.allow(&verdict.schema, now));
-        let written = join_all(due.iter().map(|verdict| write(api, verdict))).await;
-        if written.contains(&false) {
+        let (due, put_off) = self.writes.divide(verdicts, Instant::now());
+        let writes = stream::iter(due).map(|verdict| write(api, verdict)).buffer_unordered(CONCURRENT_WRITES);
+        let are_written = writes.fold(true, async |all, is_written| all && is_written).await;
+        if !are_written {
             return Ok(Some(RETRY_PAUSE));
         }
         let later = || Duration::from_secs(rand::rng().random_range(PUT_OFF_SECONDS));
@@ -139,7 +147,7 @@ impl Keeper {
 }
 
 /// Applies one condition and leaves others alone. False: it is to be tried again.
-async fn write(api: &dyn Loopback, verdict: &Verdict) -> bool {
+async fn write(api: &dyn Loopback, verdict: Verdict) -> bool {
     let path = format!(
         "/apis/{GROUP}/v1/flowschemas/{}/status?fieldManager={FIELD_MANAGER}&force=true",
         verdict.schema
@@ -181,12 +189,25 @@ mod tests {
     fn a_status_is_not_written_for_ever() {
         let mut writes = Writes::default();
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let allowed = (0..8).filter(|second| writes.allow("a", at(*second))).count();
-        assert_eq!(allowed, MAX_WRITES);
-        assert!(writes.allow("b", at(8)));
-        assert!(!writes.allow("a", at(59)));
-        assert!(writes.allow("a", at(60)), "the first is a minute ago");
-        assert!(!writes.allow("a", at(60)));
+        let verdict = |schema: &str| Verdict {
+            schema: schema.to_owned(),
+            status: "True",
+            reason: "NotFound",
+            message: String::new(),
+        };
+        let mut allowed = |schemas: &[&str], second| {
+            let verdicts = schemas.iter().copied().map(verdict).collect();
+            let (due, put_off) = writes.divide(verdicts, start + Duration::from_secs(second));
+            assert_eq!(due.len() + put_off.len(), schemas.len());
+            due.into_iter().map(|verdict| verdict.schema).collect::<Vec<_>>().concat()
+        };
+        let by_second = (0..8).map(|second| allowed(&["a"], second)).collect::<Vec<_>>();
+        assert_eq!(by_second.concat(), "a".repeat(MAX_WRITES));
+        assert_eq!(allowed(&["a", "b"], 8), "b");
+        assert_eq!(allowed(&["a"], 59), "");
+        assert_eq!(allowed(&["a"], 60), "a", "the first is a minute ago");
+        assert_eq!(allowed(&["a"], 60), "");
+        assert_eq!(allowed(&["b"], 200), "b");
+        assert_eq!(writes.0.len(), 1, "what was long ago is forgotten");
     }
 }
