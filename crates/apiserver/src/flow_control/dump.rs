@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::level::{Level, Requests, Ticket};
 use super::seats::SeatTime;
 use super::{Controlled, FlowControl};
-use crate::flow_control::fair_queue::Request;
+use crate::flow_control::fair_queue::{Queue, Request};
 
 const LEVELS: &str = "PriorityLevelName, ActiveQueues, IsIdle, IsQuiescing, WaitingRequests, ExecutingRequests, \
                       DispatchedRequests, RejectedRequests, TimedoutRequests, CancelledRequests";
@@ -105,7 +105,9 @@ fn seat_seconds(time: SeatTime) -> String {
 
 fn queues(level: &Level) -> Vec<Row> {
     level.inspect(|requests| {
-        let rows = requests.queues().iter().enumerate().map(|(index, queue)| {
+        let unmade = Queue::default();
+        let queues = requests.queues().iter().chain(std::iter::repeat_n(&unmade, requests.unmade()));
+        let rows = queues.enumerate().map(|(index, queue)| {
             vec![
                 level.name.clone(),
                 index.to_string(),

@@ -72,7 +72,8 @@ pub struct Totals {
 pub struct QueueSet<P> {
     response: Response,
     limit: u32,
-    /// Those beyond the configured number are left from before and only drain.
+    /// Made up to the last that anything was dealt to: most levels of most clusters need few of the many they
+    /// may have. Those beyond the configured number are left from before and only drain.
     queues: Vec<Queue>,
     requests: Slab<Request<P>>,
     /// Until when everything below has been accounted for.
@@ -122,10 +123,6 @@ impl<P> QueueSet<P> {
     pub fn configure(&mut self, response: Response, limit: u32, now: Duration) {
         self.sync(now);
         (self.response, self.limit) = (response, limit);
-        let wanted = response.queues();
-        if self.queues.len() < wanted {
-            self.queues.resize_with(wanted, Queue::default);
-        }
         self.drop_spare_queues();
         self.dispatch();
     }
@@ -186,13 +183,17 @@ impl<P> QueueSet<P> {
         let mut at = 0;
         dealer.deal(flow, |card| {
             let turn = (at + dealer.hand() - first) % dealer.hand();
-            let rank = (self.queues[card].work_waiting, turn);
+            let rank = (self.queues.get(card).map_or(0, |queue| queue.work_waiting), turn);
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, card));
             }
             at += 1;
         });
-        best.map(|(_, card)| card)
+        let (_, card) = best?;
+        if self.queues.len() <= card {
+            self.queues.resize_with(card + 1, Queue::default);
+        }
+        Some(card)
     }
 
     /// The queue's length then.
@@ -412,6 +413,10 @@ impl<P> QueueSet<P> {
     }
     pub fn queues(&self) -> &[Queue] {
         &self.queues
+    }
+    /// Queues it may have beside those.
+    pub fn unmade(&self) -> usize {
+        self.response.queues().saturating_sub(self.queues.len())
     }
     pub fn requests(&self) -> impl Iterator<Item = &Request<P>> {
         self.requests.values()
