@@ -170,7 +170,20 @@ pub async fn until(what: &str, is_so: impl Fn() -> bool) {
 
 /// Sends a request whose body never ends.
 pub async fn endless(api: &Arc<ApiServer>, user: &str, path: &str) -> Answer {
-    let frames = futures::stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from("{"))) });
+    endless_from(api, user, path, || ()).await
+}
+
+/// The same, and calls `begun` when it is served: when its body is first asked for.
+pub async fn endless_from(
+    api: &Arc<ApiServer>,
+    user: &str,
+    path: &str,
+    begun: impl FnOnce() + Send + 'static,
+) -> Answer {
+    let frames = futures::stream::once(async {
+        begun();
+        Ok::<_, std::io::Error>(Frame::data(Bytes::from("{")))
+    });
     let body = StreamBody::new(frames.chain(futures::stream::pending()));
     let request = Request::builder().method("POST").uri(path).header("content-type", "application/json");
     let service = api.local_service(UserInfo::new(user, &["system:authenticated"]));
