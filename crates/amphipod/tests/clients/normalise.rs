@@ -22,7 +22,7 @@ impl Rules {
             rule(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d \+0000".into(), "<time>"),
             rule(r#"(resourceVersion"?: "?|Resource Version: +)\d+"#.into(), "$1<rv>"),
             rule(r"(resource version to be 1, was )\d+".into(), "$1<rv>"),
-            rule(r"\b10\.244\.\d+\.\d+\b".into(), "<pod-ip>"),
+            rule(r"\b10\.(?:244|128)\.\d+\.\d+\b".into(), "<pod-ip>"),
             rule(r"\b10\.96\.\d+\.\d+\b".into(), "<cluster-ip>"),
             rule(r"(:|NodePort: +\S+ +|nodePort: )3[0-2]\d{3}\b".into(), "$1<node-port>"),
             rule(format!(r"([-=]|-hash: ){NAME}{{8,10}}\b"), "$1<hash>"),
