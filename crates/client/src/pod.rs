@@ -9,13 +9,11 @@ mod own;
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements, Volume,
-};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 
 use crate::interner::Interner;
-use crate::{Error, Resource};
+use crate::{Error, Resource, Writable};
 use incoming::{IncomingPod, IncomingPods};
 use own::Own;
 
@@ -81,24 +79,31 @@ impl Condition<'_> {
     }
 }
 
+/// As it comes to a cache.
 impl From<Pod> for CachedPod {
-    fn from(mut pod: Pod) -> Self {
-        let node_name = pod.spec.as_mut().and_then(|spec| spec.node_name.take());
-        if let Some(spec) = &mut pod.spec {
-            cut_spec(spec, node_name.is_some());
-        }
-        let mut own = Own::default();
-        if let Some(status) = &mut pod.status {
-            cut_status(status, pod.spec.as_ref());
-            own = Own::take(status);
-        }
-        CachedPod {
-            metadata: pod.metadata,
-            node_name: node_name.map(String::into_boxed_str),
-            spec: pod.spec.map(|spec| shared(&SPECS, &spec)),
-            status: pod.status.map(|status| shared(&STATUSES, &status)),
-            own,
-        }
+    fn from(pod: Pod) -> Self {
+        CachedPod::decode(&pod.encode())
+            .expect("a pod that is held was decoded or can be: all it has is typed")
+    }
+}
+
+/// What is kept of a pod whose unwanted parts were skipped.
+fn kept(mut pod: Pod) -> CachedPod {
+    let node_name = pod.spec.as_mut().and_then(|spec| spec.node_name.take());
+    if let Some(spec) = pod.spec.as_mut().filter(|_| node_name.is_some()) {
+        settle(spec);
+    }
+    let mut own = Own::default();
+    if let Some(status) = &mut pod.status {
+        cut_status(status, pod.spec.as_ref());
+        own = Own::take(status);
+    }
+    CachedPod {
+        metadata: pod.metadata,
+        node_name: node_name.map(String::into_boxed_str),
+        spec: pod.spec.map(|spec| shared(&SPECS, &spec)),
+        status: pod.status.map(|status| shared(&STATUSES, &status)),
+        own,
     }
 }
 
@@ -126,11 +131,11 @@ impl Resource for CachedPod {
 
     fn decode(json: &[u8]) -> Result<Self, Error> {
         let pod = serde_json::from_slice(json).and_then(IncomingPod::read);
-        pod.map(CachedPod::from).map_err(undecodable)
+        pod.map(kept).map_err(undecodable)
     }
     fn decode_list(json: &[u8]) -> Result<(ListMeta, Vec<Self>), Error> {
         let IncomingPods { metadata, items } = serde_json::from_slice(json).map_err(undecodable)?;
-        let pods = items.into_iter().map(|pod| pod.read().map(CachedPod::from).map_err(undecodable));
+        let pods = items.into_iter().map(|pod| pod.read().map(kept).map_err(undecodable));
         Ok((metadata, pods.collect::<Result<_, _>>()?))
     }
 }
@@ -143,50 +148,13 @@ fn shared<T: Clone + PartialEq + serde::Serialize>(all: &Interner<T>, value: &T)
     all.share(value, &serde_json::to_vec(value).unwrap_or_default())
 }
 
-fn cut_spec(spec: &mut PodSpec, has_node: bool) {
-    spec.containers.iter_mut().for_each(cut_container);
-    spec.init_containers.iter_mut().flatten().for_each(cut_container);
-    spec.ephemeral_containers = None;
-    spec.security_context = None;
-    spec.dns_config = None;
-    spec.host_aliases = None;
-    spec.image_pull_secrets = None;
-    if let Some(volumes) = &mut spec.volumes {
-        volumes.retain(is_storage);
+/// What the pod asked of nodes was settled with its own; a daemon's pods differ in nothing else.
+fn settle(spec: &mut PodSpec) {
+    spec.node_selector = None;
+    spec.topology_spread_constraints = None;
+    if let Some(affinity) = &mut spec.affinity {
+        affinity.node_affinity = None;
     }
-    if has_node {
-        // What the pod asked of nodes was settled with its own; a daemon's pods differ in nothing else.
-        spec.node_selector = None;
-        spec.topology_spread_constraints = None;
-        if let Some(affinity) = &mut spec.affinity {
-            affinity.node_affinity = None;
-        }
-    }
-}
-
-fn cut_container(container: &mut Container) {
-    container.args = None;
-    container.command = None;
-    container.env = None;
-    container.env_from = None;
-    container.lifecycle = None;
-    container.liveness_probe = None;
-    container.readiness_probe = None;
-    container.startup_probe = None;
-    container.security_context = None;
-    container.volume_devices = None;
-    container.volume_mounts = None;
-}
-
-/// Volumes that bind a pod to storage, and so to nodes; the others are made where the pod runs.
-fn is_storage(volume: &Volume) -> bool {
-    volume.config_map.is_none()
-        && volume.downward_api.is_none()
-        && volume.empty_dir.is_none()
-        && volume.host_path.is_none()
-        && volume.image.is_none()
-        && volume.projected.is_none()
-        && volume.secret.is_none()
 }
 
 fn cut_status(status: &mut PodStatus, spec: Option<&PodSpec>) {
@@ -285,24 +253,73 @@ mod tests {
             Special::Time | Special::MicroTime => json!("2026-01-01T00:00:00Z"),
             Special::IntOrString | Special::Quantity => json!("1"),
             Special::FieldsV1 => json!({"f:metadata": {}}),
-            _ => message.fields.iter().map(|field| (field.name.to_owned(), shaped(field))).collect(),
+            _ => {
+                let members = message.fields.iter().flat_map(|field| match (field.inline, shaped(field)) {
+                    (true, Value::Object(members)) => members.into_iter().collect::<Vec<_>>(),
+                    (_, value) => vec![(field.name.to_owned(), value)],
+                });
+                members.collect()
+            }
+        }
+    }
+
+    /// Takes members out of each object that a path leads to; lists are gone into.
+    fn without(value: &mut Value, path: &[&str], members: &[&str]) {
+        match (value, path) {
+            (Value::Array(items), _) => items.iter_mut().for_each(|item| without(item, path, members)),
+            (Value::Object(map), []) => map.retain(|member, _| !members.contains(&member.as_str())),
+            (value, [first, rest @ ..]) => without(&mut value[*first], rest, members),
+            _ => panic!("no object"),
         }
     }
 
     #[test]
-    fn what_is_read_of_a_pod_is_what_is_kept_of_a_whole_one() {
+    fn of_everything_a_pod_may_say_this_is_left_out_and_nothing_else() {
         let mut whole = sample(schema::of("v1", "Pod").expect("a kind"));
         let volume = whole["spec"]["volumes"][0].as_object().expect("a volume").clone();
-        let of_each_source = volume.into_iter().map(|(source, value)| json!({"name": "v", source: value}));
-        whole["spec"]["volumes"] = of_each_source.collect();
-        let pod: Pod = serde_json::from_value(whole.clone()).expect("a pod");
-        assert!(pod.metadata.managed_fields.is_some());
-        let mut kept = CachedPod::from(pod);
-        kept.metadata.managed_fields = None;
-        assert_eq!(cached(&whole), kept);
-        let list = json!({"metadata": {"resourceVersion": "7"}, "items": [whole]});
+        let of_each_source = volume.into_iter().filter(|(source, _)| source != "name");
+        whole["spec"]["volumes"] =
+            of_each_source.map(|(source, value)| json!({"name": source, source: value})).collect();
+        let pod: Pod = serde_json::from_value(whole).expect("a pod");
+        let mut expected = serde_json::to_value(&pod).expect("a value");
+        without(&mut expected, &["metadata"], &["managedFields"]);
+        let of_spec =
+            ["ephemeralContainers", "securityContext", "dnsConfig", "hostAliases", "imagePullSecrets"];
+        without(&mut expected, &["spec"], &of_spec);
+        // It has a node.
+        without(&mut expected, &["spec"], &["nodeSelector", "topologySpreadConstraints"]);
+        without(&mut expected, &["spec", "affinity"], &["nodeAffinity"]);
+        let run = [
+            "args",
+            "command",
+            "env",
+            "envFrom",
+            "lifecycle",
+            "securityContext",
+            "volumeDevices",
+            "volumeMounts",
+        ];
+        let probes = ["livenessProbe", "readinessProbe", "startupProbe"];
+        for containers in ["containers", "initContainers"] {
+            without(&mut expected, &["spec", containers], &[&run[..], &probes].concat());
+        }
+        let made_there = ["configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"]
+            .map(Value::from);
+        let volumes = expected["spec"]["volumes"].as_array_mut().expect("volumes");
+        assert!(made_there.iter().all(|name| volumes.iter().any(|volume| volume["name"] == *name)));
+        volumes.retain(|volume| !made_there.contains(&volume["name"]));
+        for statuses in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+            // All containers have one name, and the resources that are asked for.
+            let alike = ["resources", "allocatedResources"];
+            without(&mut expected, &["status", statuses], &[&["volumeMounts", "user"][..], &alike].concat());
+        }
+        let list = json!({"metadata": {"resourceVersion": "7"}, "items": [pod.clone()]});
         let (metadata, pods) = CachedPod::decode_list(list.to_string().as_bytes()).expect("a list");
-        assert_eq!((metadata.resource_version.as_deref(), pods), (Some("7"), vec![kept]));
+        assert_eq!(
+            (metadata.resource_version.as_deref(), &pods[..]),
+            (Some("7"), &[CachedPod::from(pod)][..])
+        );
+        assert_eq!(serde_json::to_value(pods[0].to_pod()).expect("a value"), expected);
     }
 
     #[test]

@@ -8,19 +8,7 @@ use super::*;
 
 /// A scheduler behind a seam, and the end of it.
 fn schedule_behind(seam: &Seam, cancel: &CancellationToken) -> JoinHandle<Result<(), Error>> {
-    let (client, cancel) = (seam.client.clone(), cancel.clone());
-    let informers = SharedInformers::new(client.clone(), cancel.clone());
-    tokio::spawn(async move {
-        amphipod_scheduler::run(
-            client,
-            &informers,
-            Config::default(),
-            Metrics::default(),
-            QueueView::default(),
-            cancel,
-        )
-        .await
-    })
+    tokio::spawn(scheduler(seam.client.clone(), Config::default(), Metrics::default(), cancel.clone()))
 }
 
 async fn ended(scheduler: JoinHandle<Result<(), Error>>) {

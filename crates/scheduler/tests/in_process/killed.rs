@@ -53,19 +53,8 @@ impl Process {
                 answer
             }
         });
-        runtime.spawn(async move {
-            let (client, cancel) = (Client::local(lossy), CancellationToken::new());
-            let informers = SharedInformers::new(client.clone(), cancel.clone());
-            amphipod_scheduler::run(
-                client,
-                &informers,
-                Config::default(),
-                Metrics::default(),
-                QueueView::default(),
-                cancel,
-            )
-            .await
-        });
+        let client = Client::local(lossy);
+        runtime.spawn(scheduler(client, Config::default(), Metrics::default(), CancellationToken::new()));
         Process { runtime, lost, open }
     }
     async fn kill(mut self) {

@@ -38,17 +38,7 @@ async fn stand_by(client: Client, name: &str, reigns: watch::Sender<Reigns>, can
             reigns.send_modify(|reigns| {
                 (reigns.begun, reigns.going_on) = (reigns.begun + 1, reigns.going_on + 1)
             });
-            let informers = SharedInformers::new(own.clone(), working.clone());
-            amphipod_scheduler::run(
-                own,
-                &informers,
-                Config::default(),
-                Metrics::default(),
-                QueueView::default(),
-                working,
-            )
-            .await
-            .unwrap();
+            scheduler(own, Config::default(), Metrics::default(), working).await.unwrap();
             reigns.send_modify(|reigns| reigns.going_on -= 1);
         };
         leader::lead(client.clone(), lease, cancel.clone(), work).await.unwrap();
@@ -157,9 +147,7 @@ impl ByFile {
         let (cancel, metrics) = (cluster.cancel.child_token(), Metrics::default());
         let (own, stop) = (client.clone(), cancel.clone());
         runtime.spawn(leader::lead(client, lease, stop, |working| async move {
-            let informers = SharedInformers::new(own.clone(), working.clone());
-            let queue = QueueView::default();
-            amphipod_scheduler::run(own, &informers, config, metrics, queue, working).await.unwrap();
+            scheduler(own, config, metrics, working).await.unwrap();
         }));
         ByFile { runtime: Some(runtime), cancel, bindings }
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use amphipod_apiserver::seams::UserInfo;
 use amphipod_apiserver::{ApiServer, Config as ServerConfig};
 use amphipod_client::{
-    Api, CachedPod, Client, DeleteParams, ListParams, Patch, Resource, SharedInformers, Writable,
+    Api, CachedPod, Client, DeleteParams, Error, ListParams, Patch, Resource, SharedInformers, Writable,
 };
 use amphipod_scheduler::why::QueueView;
 use amphipod_scheduler::{Config, Metrics};
@@ -91,6 +91,17 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl Fn
     }
 }
 
+/// A scheduler with caches and a queue of its own.
+async fn scheduler(
+    client: Client,
+    config: Config,
+    metrics: Metrics,
+    run: CancellationToken,
+) -> Result<(), Error> {
+    let informers = SharedInformers::new(client.clone(), run.clone());
+    amphipod_scheduler::run(client, &informers, config, metrics, QueueView::default(), run).await
+}
+
 impl Cluster {
     fn schedule(&self, config: Config) -> Metrics {
         let client = Client::local(self.server.local_service(seam::scheduler_user()));
@@ -98,14 +109,8 @@ impl Cluster {
     }
     fn schedule_as(&self, client: Client, config: Config) -> Metrics {
         let metrics = Metrics::default();
-        let counted = metrics.clone();
-        let informers = SharedInformers::new(client.clone(), self.cancel.clone());
-        let cancel = self.cancel.clone();
-        tokio::spawn(async move {
-            amphipod_scheduler::run(client, &informers, config, counted, QueueView::default(), cancel)
-                .await
-                .unwrap();
-        });
+        let running = scheduler(client, config, metrics.clone(), self.cancel.clone());
+        tokio::spawn(async { running.await.unwrap() });
         metrics
     }
     fn api<K: Resource>(&self, namespace: &str) -> Api<K> {
