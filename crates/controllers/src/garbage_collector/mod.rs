@@ -27,9 +27,9 @@ use crate::{Error, meta};
 const WORKERS: usize = 20;
 /// Dependents let go at once, for one owner.
 const RELEASES_AT_ONCE: usize = 32;
-/// To let one dependent go that others change meanwhile: as often as client-go's default retry. After that
-/// the owner comes back, and all kinds are listed for it again.
-const RELEASE_ATTEMPTS: usize = 5;
+/// To let one dependent go, or to delete it, while others change it: as often as client-go's default retry.
+/// After that the key comes back, and everything is looked up again.
+const ATTEMPTS: usize = 5;
 /// Owners known to be gone, so that a thousand orphans ask for theirs once.
 const REMEMBERED_ABSENT: usize = 500;
 
@@ -127,10 +127,10 @@ impl Collector {
         match decide(&object, &states, has_dependents, dependents_wait) {
             Verdict::Keep => Ok(()),
             Verdict::Drop(owners) => self.set_owners(&api, &object, &owners).await,
-            Verdict::Delete(policy) => self.delete(&api, &object, policy).await,
+            Verdict::Delete(policy) => self.delete(&api, object, policy).await,
             Verdict::UnblockAndDelete(owners) => {
                 self.set_owners(&api, &object, &owners).await?;
-                self.delete(&api, &object, "Foreground").await
+                self.delete(&api, Metadata { owner_references: owners, ..object }, "Foreground").await
             }
         }
     }
@@ -214,16 +214,33 @@ impl Collector {
         }
     }
 
-    async fn delete(&self, api: &Dynamic, object: &Metadata, policy: &'static str) -> Result<(), Error> {
+    /// Deletes the version that was judged, or a later one of the same owners: who gave it another owner
+    /// since then saved it, and it is judged anew.
+    async fn delete(&self, api: &Dynamic, mut object: Metadata, policy: &'static str) -> Result<(), Error> {
         debug!(name = object.name, namespace = object.namespace, policy, "collecting");
-        let params = DeleteParams {
-            uid: Some(object.uid.clone()),
-            propagation: Some(policy),
-            ..DeleteParams::default()
-        };
-        match api.delete(&object.name, &params).await {
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-            other => Ok(other?),
+        let mut attempts = 0;
+        loop {
+            let params = DeleteParams {
+                uid: Some(object.uid.clone()),
+                resource_version: Some(object.resource_version.clone()),
+                propagation: Some(policy),
+                ..DeleteParams::default()
+            };
+            attempts += 1;
+            let conflict = match api.delete(&object.name, &params).await {
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) if error.is_conflict() => error,
+                other => return Ok(other?),
+            };
+            match api.get(&object.name).await {
+                Ok(now) if now.uid != object.uid => return Ok(()),
+                Ok(now) if now.owner_references == object.owner_references && attempts < ATTEMPTS => {
+                    object = now
+                }
+                Ok(_) => return Err(conflict.into()),
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -280,7 +297,7 @@ impl Collector {
             }
             attempts += 1;
             match self.set_owners(&api, &object, &rest).await {
-                Err(Error::Client(error)) if error.is_conflict() && attempts < RELEASE_ATTEMPTS => {}
+                Err(Error::Client(error)) if error.is_conflict() && attempts < ATTEMPTS => {}
                 other => return other,
             }
         }

@@ -97,3 +97,29 @@ async fn a_dependent_that_changes_while_it_is_let_go_is_not_looked_for_again() {
     let let_go = world.api::<Secret>("ns").get("dependent").await.unwrap();
     assert_eq!(let_go.metadata.owner_references, None);
 }
+
+/// Judged before it got an owner that stays, deleted after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gets_another_owner_while_it_is_judged_stays() {
+    let world = World::with_namespace("ns").await;
+    tokio::spawn(run(world.scope()));
+    let going = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "owner"}})).await;
+    let heir = world.create::<ConfigMap>("ns", json!({"metadata": {"name": "heir"}})).await;
+    secret_of(&world, "dependent", going.uid()).await;
+    until_heard(&world, "first").await;
+
+    world.hold("secrets/dependent");
+    delete(&world, "owner", "Background").await;
+    world.until_held("secrets/dependent").await;
+    let owner =
+        |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
+    let both = json!([owner("owner", going.uid()), owner("heir", heir.uid())]);
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": both}}));
+    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
+    world.pass("secrets/dependent");
+    let left = async || {
+        let owners = world.api::<Secret>("ns").get("dependent").await.unwrap().metadata.owner_references;
+        owners.filter(|owners| owners.len() == 1)
+    };
+    assert_eq!(eventually("the owner that is gone is left out", left).await[0].name, "heir");
+}
