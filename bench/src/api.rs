@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -37,6 +37,27 @@ pub struct Options {
     /// The server's process, for figures of its memory; on this machine only.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Only these figures.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Figure>,
+}
+
+/// A group of figures that are taken together.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Figure {
+    ConfigMaps,
+    Reads,
+    Applies,
+    Watchers,
+    Pods,
+    /// Of the pods that are made for it.
+    Lists,
+}
+
+impl Options {
+    fn wants(&self, figure: Figure) -> bool {
+        self.only.is_empty() || self.only.contains(&figure)
+    }
 }
 
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
@@ -55,22 +76,35 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
 
 async fn figures(wire: &Wire, options: &Options, report: &mut Report) -> Outcome<()> {
     let period = Duration::from_secs(options.seconds);
-    for clients in [1, 64] {
-        let object = move |index: usize| config_map(&format!("c{clients}-{index}"));
-        let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
-        let rate = creates(wire, path, clients, period, object).await?;
-        rate.report(report, &format!("create ConfigMap 1 KB, {clients} clients"));
+    if options.wants(Figure::ConfigMaps) {
+        for clients in [1, 64] {
+            let object = move |index: usize| config_map(&format!("c{clients}-{index}"));
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+            let rate = creates(wire, path, clients, period, object).await?;
+            rate.report(report, &format!("create ConfigMap 1 KB, {clients} clients"));
+        }
     }
-    reads(wire, 64, period).await?.report(report, "get ConfigMap, 64 clients");
-    applies(wire, 64, period).await?.report(report, "server-side apply of a Deployment, 64 clients");
-    watch::figures(wire, options, report).await?;
-    let aside = format!("/api/v1/namespaces/{ASIDE}/pods");
-    let one = creates(wire, aside, 1, period, |index| pod(&format!("one-{index}"))).await?;
-    one.report(report, "create pod, 1 client");
-    let start = Instant::now();
-    create_pods(wire, options.pods).await?;
-    report.add("create pod, 64 clients", options.pods as f64 / start.elapsed().as_secs_f64(), "/s");
-    lists(wire, options, report).await
+    if options.wants(Figure::Reads) {
+        reads(wire, 64, period).await?.report(report, "get ConfigMap, 64 clients");
+    }
+    if options.wants(Figure::Applies) {
+        let rate = applies(wire, 64, period).await?;
+        rate.report(report, "server-side apply of a Deployment, 64 clients");
+    }
+    if options.wants(Figure::Watchers) {
+        watch::figures(wire, options, report).await?;
+    }
+    if options.wants(Figure::Pods) {
+        let aside = format!("/api/v1/namespaces/{ASIDE}/pods");
+        let one = creates(wire, aside, 1, period, |index| pod(&format!("one-{index}"))).await?;
+        one.report(report, "create pod, 1 client");
+    }
+    if options.wants(Figure::Pods) || options.wants(Figure::Lists) {
+        let start = Instant::now();
+        create_pods(wire, options.pods).await?;
+        report.add("create pod, 64 clients", options.pods as f64 / start.elapsed().as_secs_f64(), "/s");
+    }
+    if options.wants(Figure::Lists) { lists(wire, options, report).await } else { Ok(()) }
 }
 
 /// Pods need the namespace's account; it comes a moment after the namespace.
@@ -145,7 +179,9 @@ async fn creates(
 }
 
 async fn reads(wire: &Wire, clients: usize, period: Duration) -> Outcome<Rate> {
-    let (wire, path) = (wire.clone(), format!("/api/v1/namespaces/{NAMESPACE}/configmaps/c1-0"));
+    let all = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+    wire.call(Call::post(&all, &config_map("read"))).await?;
+    let (wire, path) = (wire.clone(), format!("{all}/read"));
     closed_loop(clients, period, move |_| {
         let (wire, path) = (wire.clone(), path.clone());
         async move { wire.drain(Call::get(&path)).await.map(|_| ()) }

@@ -57,7 +57,14 @@ async fn figures(options: &Options, report: &mut Report, with_api: bool) -> Outc
     report.add("idle CPU", ticks as f64 / start.elapsed().as_secs_f64(), "% of a core");
     report.add("idle resident memory", process::resident_mb(pid)?, "MB");
     if with_api {
-        let options = api::Options { kubeconfig, seconds: 5, pods: 10_000, watchers: 1_000, pid: Some(pid) };
+        let options = api::Options {
+            kubeconfig,
+            seconds: 5,
+            pods: 10_000,
+            watchers: 1_000,
+            pid: Some(pid),
+            only: Vec::new(),
+        };
         api::run(&options, report).await?;
         report.add("resident memory after the load", process::resident_mb(pid)?, "MB");
     }
