@@ -7,10 +7,9 @@ use amphipod_api::apply;
 use amphipod_api::object;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_store::{Compare, Op, Txn};
+use amphipod_store::{Compare, Op, Text, Txn};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
@@ -30,7 +29,7 @@ pub struct CacheReader {
     cache: Arc<Cache>,
     catalog: Arc<ArcSwap<Catalog>>,
     /// By where the text stands, which is kept with them: as long as it is, nothing else stands there.
-    values: Mutex<HashMap<usize, (Bytes, Arc<Value>)>>,
+    values: Mutex<HashMap<usize, (Text, Arc<Value>)>>,
 }
 
 impl CacheReader {
@@ -74,9 +73,9 @@ impl Reader for CacheReader {
         plural: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Option<Text>, Status> {
         let found = self.entry(group, plural, namespace, name).await?;
-        Ok(found.map(|(entry, _)| entry.bytes.clone()))
+        Ok(found.map(|(entry, _)| entry.text.clone()))
     }
 
     async fn labels(
@@ -103,7 +102,7 @@ impl Reader for CacheReader {
             namespace => format!("{}{namespace}/", collection.prefix),
         };
         let snapshot = collection.snapshot();
-        Ok(Listing { revision, items: within(&snapshot, &scope, &scope).map(|e| e.bytes.clone()).collect() })
+        Ok(Listing { revision, items: within(&snapshot, &scope, &scope).map(|e| e.text.clone()).collect() })
     }
 
     async fn last_change(&self, group: &str, plural: &str) -> Result<u64, Status> {
@@ -114,19 +113,18 @@ impl Reader for CacheReader {
     }
 
     /// Writes read the same few objects again and again, which are parsed once per version.
-    fn value(&self, bytes: &Bytes) -> Result<Arc<Value>, Status> {
-        let place = bytes.as_ptr().addr();
-        let known = |(text, value): &(Bytes, Arc<Value>)| (text == bytes).then(|| value.clone());
-        if let Some(value) = self.values.lock().get(&place).and_then(known) {
-            return Ok(value);
+    fn value(&self, text: &Text) -> Result<Arc<Value>, Status> {
+        let place = text.place();
+        if let Some((_, value)) = self.values.lock().get(&place) {
+            return Ok(value.clone());
         }
-        let value: Arc<Value> = serde_json::from_slice(bytes).map(Arc::new).map_err(Status::internal)?;
-        if bytes.len() <= MAX_KEPT_BYTES {
+        let value = Arc::new(encode::decode(&text.contiguous())?);
+        if text.len() <= MAX_KEPT_BYTES {
             let mut values = self.values.lock();
             if values.len() >= MAX_KEPT_VALUES {
                 values.clear();
             }
-            values.insert(place, (bytes.clone(), value.clone()));
+            values.insert(place, (text.clone(), value.clone()));
         }
         Ok(value)
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use amphipod_api::resource::Resource;
 use amphipod_api::scheduling_review::Changes;
 use amphipod_api::status::Status;
+use amphipod_store::Text;
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
 
@@ -178,7 +178,7 @@ pub trait TokenIssuer: Send + Sync {
 pub struct Listing {
     pub revision: u64,
     /// Stored JSON objects (in the storage version), in key order.
-    pub items: Vec<Bytes>,
+    pub items: Vec<Text>,
 }
 
 /// Lookups in the watch cache, by group and plural of a built-in (or custom) resource. Every read
@@ -193,7 +193,7 @@ pub trait Reader: Send + Sync {
         plural: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Bytes>, Status>;
+    ) -> Result<Option<Text>, Status>;
     /// Empty `namespace` lists all namespaces.
     async fn list(&self, group: &str, plural: &str, namespace: &str) -> Result<Listing, Status>;
     /// Revision of the newest change in this collection: an index derived from it is stale when
@@ -209,8 +209,8 @@ pub trait Reader: Send + Sync {
         keys: &[&str],
     ) -> Result<Option<Vec<Option<String>>>, Status>;
     /// What an object that was read says.
-    fn value(&self, bytes: &Bytes) -> Result<Arc<Value>, Status> {
-        serde_json::from_slice(bytes).map(Arc::new).map_err(Status::internal)
+    fn value(&self, text: &Text) -> Result<Arc<Value>, Status> {
+        serde_json::from_slice(&text.contiguous()).map(Arc::new).map_err(Status::internal)
     }
 }
 

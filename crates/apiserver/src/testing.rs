@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use amphipod_api::object;
 use amphipod_api::status::Status;
+use amphipod_store::Text;
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::{ApiServer, UserInfo};
 #[derive(Default)]
 struct State {
     revision: u64,
-    objects: BTreeMap<(String, String, String, String), Bytes>,
+    objects: BTreeMap<(String, String, String, String), Text>,
     changes: BTreeMap<(String, String), u64>,
 }
 
@@ -52,7 +52,7 @@ impl Reader for MemoryReader {
         plural: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Option<Text>, Status> {
         let key = (group.into(), plural.into(), namespace.into(), name.into());
         Ok(self.0.lock().objects.get(&key).cloned())
     }
@@ -64,8 +64,8 @@ impl Reader for MemoryReader {
         name: &str,
         keys: &[&str],
     ) -> Result<Option<Vec<Option<String>>>, Status> {
-        let Some(bytes) = self.get(group, plural, namespace, name).await? else { return Ok(None) };
-        let object = self.value(&bytes)?;
+        let Some(text) = self.get(group, plural, namespace, name).await? else { return Ok(None) };
+        let object = self.value(&text)?;
         let value = |key: &&str| Some(object::labels(&object)?.get(*key)?.as_str()?.to_owned());
         Ok(Some(keys.iter().map(value).collect()))
     }
@@ -75,7 +75,7 @@ impl Reader for MemoryReader {
             .objects
             .iter()
             .filter(|((g, p, n, _), _)| g == group && p == plural && (namespace.is_empty() || n == namespace))
-            .map(|(_, bytes)| bytes.clone())
+            .map(|(_, text)| text.clone())
             .collect();
         Ok(Listing { revision: state.revision, items })
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::text::Text;
+
 /// A point in the store's history; 0 is "before everything", the first write makes 1.
 pub type Revision = u64;
 pub type LeaseId = i64;
@@ -15,7 +17,7 @@ pub struct KeyValue {
     pub key: Key,
     /// The stored object. Where the put named a stamp position, the decimal `mod_revision` stands
     /// there already: reading never rewrites.
-    pub value: Bytes,
+    pub value: Text,
     pub create_revision: Revision,
     pub mod_revision: Revision,
     /// 1 at creation, one more with each put.

@@ -10,8 +10,10 @@ mod embedded;
 mod etcd;
 #[cfg(feature = "suite")]
 pub mod suite;
+mod text;
 
 pub use contract::*;
 pub use embedded::{EmbeddedStore, Faults, Options, Step};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdStore, TlsFiles};
+pub use text::Text;

@@ -24,6 +24,7 @@ use futures::StreamExt;
 use crate::contract::{
     Compare, Error, Event, KeyValue, LeaseId, Op, Range, Revision, Store, Txn, TxnResult, WatchStream,
 };
+use crate::text::Text;
 
 /// Longest wait for something that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -100,8 +101,8 @@ async fn keys_at(store: &dyn Store, prefix: &str, revision: Revision) -> Result<
     Ok(items.iter().map(|item| format!("{}={}", item.key, text(&item.value))).collect())
 }
 
-fn text(value: &Bytes) -> String {
-    String::from_utf8_lossy(value).into_owned()
+fn text(value: &Text) -> String {
+    String::from_utf8_lossy(&value.contiguous()).into_owned()
 }
 
 /// The next batch, or a failed test.

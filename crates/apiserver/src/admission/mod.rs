@@ -112,7 +112,7 @@ async fn read(
     name: &str,
 ) -> Result<Option<Arc<Value>>, Status> {
     let found = reader.get(group, plural, namespace, name).await?;
-    found.map(|bytes| reader.value(&bytes)).transpose()
+    found.map(|text| reader.value(&text)).transpose()
 }
 
 async fn read_all(
@@ -122,7 +122,7 @@ async fn read_all(
     namespace: &str,
 ) -> Result<Vec<Arc<Value>>, Status> {
     let listing = reader.list(group, plural, namespace).await?;
-    listing.items.iter().map(|bytes| reader.value(bytes)).collect()
+    listing.items.iter().map(|text| reader.value(text)).collect()
 }
 
 /// Null, absent or "".

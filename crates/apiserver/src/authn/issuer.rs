@@ -137,8 +137,8 @@ fn check_seconds(seconds: i64) -> Result<(), Status> {
 impl Issuer {
     async fn read(&self, plural: &str, namespace: &str, name: &str) -> Result<Value, Status> {
         let found = self.reader.get("", plural, namespace, name).await?;
-        let bytes = found.ok_or_else(|| Status::not_found("", plural, name))?;
-        serde_json::from_slice(&bytes).map_err(Status::internal)
+        let text = found.ok_or_else(|| Status::not_found("", plural, name))?;
+        serde_json::from_slice(&text.contiguous()).map_err(Status::internal)
     }
 
     /// Where the pod runs; of a node that is gone its name is still told.

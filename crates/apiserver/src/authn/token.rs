@@ -174,9 +174,9 @@ async fn alive(
         .get("", plural, namespace, &reference.name)
         .await
         .map_err(|status| TokenError::Lookup(Box::new(status)))?;
-    let Some(bytes) = found else { return Ok(false) };
-    let value: Value =
-        serde_json::from_slice(&bytes).map_err(|e| TokenError::Lookup(Box::new(Status::internal(e))))?;
+    let Some(text) = found else { return Ok(false) };
+    let value: Value = serde_json::from_slice(&text.contiguous())
+        .map_err(|e| TokenError::Lookup(Box::new(Status::internal(e))))?;
     Ok(object::uid(&value) == reference.uid && !gone(&value, now))
 }
 

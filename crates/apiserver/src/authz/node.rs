@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use amphipod_api::status::Status;
+use amphipod_store::Text;
 use serde_json::Value;
 
 use super::rules::Rule;
@@ -87,15 +88,14 @@ impl NodeAuthorizer {
 
     async fn pod_refers(&self, request: &Attributes, node: &str) -> Result<bool, Status> {
         let pods = self.reader.list("", "pods", &request.namespace).await?;
-        // Only pods whose bytes name both the node and the object are worth parsing.
+        // Only pods whose texts name both the node and the object are worth parsing.
         let quoted = |text: &str| format!("\"{text}\"").into_bytes();
         let (node_bytes, name_bytes) = (quoted(node), quoted(&request.name));
-        let candidates = pods.items.iter().filter(|bytes| {
-            contains(bytes, &node_bytes)
-                && (contains(bytes, &name_bytes) || contains(bytes, b"\"ephemeral\""))
+        let candidates = pods.items.iter().filter(|text| {
+            contains(text, &node_bytes) && (contains(text, &name_bytes) || contains(text, b"\"ephemeral\""))
         });
-        for bytes in candidates {
-            let pod: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+        for text in candidates {
+            let pod: Value = serde_json::from_slice(&text.contiguous()).map_err(Status::internal)?;
             if pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node)
                 && refers_to(&pod, &request.resource, &request.name)
             {
@@ -106,8 +106,9 @@ impl NodeAuthorizer {
     }
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+/// No string of a pod's spec reaches from one chunk into the next: only managedFields are cut.
+fn contains(text: &Text, needle: &[u8]) -> bool {
+    text.chunks().any(|chunk| chunk.windows(needle.len()).any(|window| window == needle))
 }
 
 fn own_lease(request: &Attributes, node: &str) -> Decision {

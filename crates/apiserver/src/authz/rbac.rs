@@ -7,8 +7,8 @@ use std::sync::Arc;
 use amphipod_api::object;
 use amphipod_api::selector::LabelSelector;
 use amphipod_api::status::Status;
+use amphipod_store::Text;
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::rules::Rule;
@@ -118,10 +118,10 @@ impl Rbac {
         name: &str,
     ) -> Result<Option<Vec<Rule>>, Status> {
         if kind != "ClusterRole" {
-            let Some(bytes) = self.reader.get(GROUP, "roles", namespace, name).await? else {
+            let Some(text) = self.reader.get(GROUP, "roles", namespace, name).await? else {
                 return Ok(None);
             };
-            let role: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+            let role: Value = serde_json::from_slice(&text.contiguous()).map_err(Status::internal)?;
             return Ok(Some(Rule::list(&role["rules"])));
         }
         let roles = parse(&self.reader.list(GROUP, "clusterroles", "").await?.items);
@@ -148,11 +148,11 @@ fn group_key(name: &str) -> String {
     format!("g/{name}")
 }
 
-fn parse(items: &[Bytes]) -> Vec<Value> {
-    items.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect()
+fn parse(items: &[Text]) -> Vec<Value> {
+    items.iter().filter_map(|text| serde_json::from_slice(&text.contiguous()).ok()).collect()
 }
 
-fn build(revisions: [u64; 4], lists: &[Vec<Bytes>]) -> Index {
+fn build(revisions: [u64; 4], lists: &[Vec<Text>]) -> Index {
     let cluster_roles = cluster_role_rules(&parse(&lists[0]));
     let roles: HashMap<(String, String), Arc<Vec<Rule>>> = parse(&lists[1])
         .iter()

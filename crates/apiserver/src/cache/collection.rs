@@ -393,8 +393,10 @@ fn not_served(error: StoreError) -> StoreError {
     error
 }
 
+/// What successors have in common with what they replaced is theirs.
 fn kept_bytes(change: &Change) -> usize {
-    change.previous.as_ref().map_or(0, |entry| entry.bytes.len())
+    let successor = change.current.as_ref().map(|entry| &entry.text);
+    change.previous.as_ref().map_or(0, |entry| entry.text.held_bytes(successor))
 }
 
 fn newer_than(window: &VecDeque<Arc<Change>>, revision: Revision) -> Vec<Arc<Change>> {

@@ -1,12 +1,13 @@
-//! One cached object: the wire bytes shared with the store, and a packed extract for selectors.
+//! One cached object: the wire text shared with the store, and a packed extract for selectors.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use amphipod_api::protobuf::{self, Writer};
 use amphipod_api::resource::Resource;
 use amphipod_api::selector::{FieldSelector, LabelSelector};
 use amphipod_api::status::Status;
-use amphipod_store::{Error as StoreError, Key, KeyValue, Revision};
+use amphipod_store::{Error as StoreError, Key, KeyValue, Revision, Text};
 use bytes::Bytes;
 
 use super::extract::{Found, Wanted};
@@ -23,9 +24,9 @@ const ABSENT: &str = "\u{1}";
 pub struct Entry {
     pub key: Key,
     /// The object in its storage version, resourceVersion in place.
-    pub bytes: Bytes,
+    pub text: Text,
     pub revision: Revision,
-    /// Where in `bytes` the resourceVersion's digits stand.
+    /// Where in `text` the resourceVersion's digits stand.
     stamp: (u32, u32),
     /// Selectable fields in the collection's order, then label keys and values in turn.
     packed: Box<str>,
@@ -35,14 +36,15 @@ pub struct Entry {
 impl Entry {
     /// `kind` says what the object should be stored as, where somebody else wrote it.
     pub fn new(wanted: &Wanted, kind: Option<&Kind>, item: &KeyValue) -> Result<Self, StoreError> {
-        let (bytes, found) = match wanted.extract(&item.value) {
-            Ok(found) if is_stamped(&item.value, &found, item.mod_revision) => (item.value.clone(), found),
+        let stored = item.value.contiguous();
+        let (text, found) = match wanted.extract(&stored) {
+            Ok(found) if is_stamped(&stored, &found, item.mod_revision) => (item.value.clone(), found),
             _ => {
-                let bytes = foreign::rewritten(kind, item)?;
+                let text = foreign::rewritten(kind, item)?;
                 let found = wanted
-                    .extract(&bytes)
+                    .extract(&text.contiguous())
                     .map_err(|e| StoreError::Unreadable { key: item.key.to_string(), why: e.to_string() })?;
-                (bytes, found)
+                (text, found)
             }
         };
         let mut packed = String::new();
@@ -62,7 +64,7 @@ impl Entry {
         let stamp = (u32::try_from(at).unwrap_or(0), u32::try_from(length).unwrap_or(0));
         Ok(Entry {
             key: item.key.clone(),
-            bytes,
+            text,
             revision: item.mod_revision,
             stamp,
             packed: packed.into(),
@@ -72,7 +74,7 @@ impl Entry {
 
     /// The object as a protobuf message in its storage version.
     pub fn message(&self, writer: Writer) -> Result<Bytes, protobuf::Error> {
-        self.message.get(writer, &self.bytes)
+        self.message.get(writer, &self.text)
     }
 
     /// `[<namespace>/]<name>`: the key below the collection's prefix.
@@ -80,14 +82,15 @@ impl Entry {
         self.key.strip_prefix(prefix).unwrap_or(&self.key)
     }
 
-    /// The bytes as they were, but at another resourceVersion: three chunks, nothing copied but
-    /// the digits. Deletions are shown so.
-    pub fn restamped(&self, revision: Revision) -> [Bytes; 3] {
+    /// The text, or how it looks at another resourceVersion: deletions are shown so.
+    pub fn shown(&self, restamp: Option<Revision>) -> Shown<'_> {
         let (at, length) = (self.stamp.0 as usize, self.stamp.1 as usize);
-        if at == 0 {
-            return [self.bytes.clone(), Bytes::new(), Bytes::new()];
+        match restamp {
+            Some(revision) if at > 0 => {
+                Shown { text: &self.text, stamp: at..at + length, digits: revision.to_string() }
+            }
+            _ => Shown { text: &self.text, stamp: 0..0, digits: String::new() },
         }
-        [self.bytes.slice(..at), Bytes::from(revision.to_string()), self.bytes.slice(at + length..)]
     }
 
     fn parts(&self) -> impl Iterator<Item = &str> {
@@ -105,6 +108,48 @@ impl Entry {
             }
         }
         None
+    }
+}
+
+/// An entry's text with other digits in place of its stamp; nothing else of it is copied.
+pub struct Shown<'a> {
+    text: &'a Text,
+    stamp: Range<usize>,
+    digits: String,
+}
+
+impl Shown<'_> {
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        self.text.len() - self.stamp.len() + self.digits.len()
+    }
+
+    /// From front to back.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let (before, after) = self.around();
+        let digits = std::iter::once(self.digits.as_bytes());
+        self.text.chunks_in(before).chain(digits).chain(self.text.chunks_in(after))
+    }
+
+    /// The same, to send later.
+    pub fn slices(&self) -> impl Iterator<Item = Bytes> {
+        let (before, after) = self.around();
+        let digits = std::iter::once_with(|| Bytes::from(self.digits.clone()));
+        self.text.slices_in(before).chain(digits).chain(self.text.slices_in(after))
+    }
+
+    /// In one piece.
+    pub fn contiguous(&self) -> Cow<'_, [u8]> {
+        if self.digits.is_empty() {
+            return self.text.contiguous();
+        }
+        let mut whole = Vec::with_capacity(self.size());
+        self.chunks().for_each(|chunk| whole.extend_from_slice(chunk));
+        whole.into()
+    }
+
+    fn around(&self) -> (Range<usize>, Range<usize>) {
+        (0..self.stamp.start, self.stamp.end..self.text.len())
     }
 }
 

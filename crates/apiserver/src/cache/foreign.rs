@@ -3,8 +3,7 @@
 //! written here, and rewritten by the next update.
 
 use amphipod_api::{object, protobuf, schema};
-use amphipod_store::{Error as StoreError, KeyValue};
-use bytes::Bytes;
+use amphipod_store::{Error as StoreError, KeyValue, Text};
 use serde_json::{Value, json};
 
 use crate::registry::encode;
@@ -71,7 +70,7 @@ pub fn refuse_encrypted(item: &KeyValue) -> Result<(), StoreError> {
     if !item.value.starts_with(ENCRYPTED) {
         return Ok(());
     }
-    let shown = &item.value[..item.value.len().min(MARK_BYTES)];
+    let shown: Vec<u8> = item.value.chunks_in(0..MARK_BYTES).collect::<Vec<_>>().concat();
     let end =
         shown.iter().enumerate().filter(|(_, byte)| **byte == b':').nth(4).map_or(shown.len(), |(at, _)| at);
     Err(StoreError::Unreadable {
@@ -85,15 +84,16 @@ pub fn refuse_encrypted(item: &KeyValue) -> Result<(), StoreError> {
 }
 
 /// The value as this server would have stored it.
-pub fn rewritten(kind: Option<&Kind>, item: &KeyValue) -> Result<Bytes, StoreError> {
+pub fn rewritten(kind: Option<&Kind>, item: &KeyValue) -> Result<Text, StoreError> {
     refuse_encrypted(item)?;
     let unreadable = |why: String| StoreError::Unreadable { key: item.key.to_string(), why };
-    let mut value: Value = if protobuf::is_enveloped(&item.value) {
+    let stored = item.value.contiguous();
+    let mut value: Value = if protobuf::is_enveloped(&stored) {
         let read_as =
-            |stored: &str| kind.filter(|kind| same_shape(kind, stored)).map(|k| k.api_version.as_str());
-        protobuf::decode_as(&item.value, read_as).map_err(|e| unreadable(e.to_string()))?
+            |version: &str| kind.filter(|kind| same_shape(kind, version)).map(|k| k.api_version.as_str());
+        protobuf::decode_as(&stored, read_as).map_err(|e| unreadable(e.to_string()))?
     } else {
-        serde_json::from_slice(&item.value).map_err(|e| unreadable(e.to_string()))?
+        serde_json::from_slice(&stored).map_err(|e| unreadable(e.to_string()))?
     };
     if !value.is_object() {
         return Err(unreadable("it is no JSON object".to_owned()));
@@ -104,7 +104,7 @@ pub fn rewritten(kind: Option<&Kind>, item: &KeyValue) -> Result<Bytes, StoreErr
     let encoded = encode::object(&value).map_err(|status| unreadable(status.message))?;
     let digits = item.mod_revision.to_string();
     let (before, after) = encoded.bytes.split_at(encoded.stamp);
-    Ok([before, digits.as_bytes(), after].concat().into())
+    Ok(Text::new(&[before, digits.as_bytes(), after]))
 }
 
 fn to_stored_version(kind: &Kind, value: &mut Value) -> Result<(), String> {
@@ -156,7 +156,7 @@ fn same_shape(kind: &Kind, stored: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn item(value: impl Into<Bytes>) -> KeyValue {
+    fn item(value: impl Into<Text>) -> KeyValue {
         KeyValue {
             key: "/registry/x/a".into(),
             value: value.into(),
@@ -172,8 +172,8 @@ mod tests {
     }
 
     fn read(kind: &Kind, value: &Value) -> Result<Value, String> {
-        let bytes = rewritten(Some(kind), &item(value.to_string())).map_err(|e| e.to_string())?;
-        Ok(serde_json::from_slice(&bytes).expect("JSON"))
+        let text = rewritten(Some(kind), &item(value.to_string())).map_err(|e| e.to_string())?;
+        Ok(serde_json::from_slice(&text.contiguous()).expect("JSON"))
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         old[at - 1] += 5;
         old[at - 3] += 5;
         let read = rewritten(Some(&kind("cronjobs", "batch/v1")), &item(old.clone())).expect("readable");
-        let read: Value = serde_json::from_slice(&read).expect("JSON");
+        let read: Value = serde_json::from_slice(&read.contiguous()).expect("JSON");
         assert_eq!(
             (&read["apiVersion"], &read["spec"]["schedule"]),
             (&json!("batch/v1"), &json!("* * * * *"))

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amphipod_api::protobuf::{Error, Writer};
+use amphipod_store::Text;
 use bytes::Bytes;
 
 /// 150,000 pods' worth at 1.6 KB each.
@@ -18,11 +19,11 @@ static KEPT_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub struct Message(OnceLock<Bytes>);
 
 impl Message {
-    pub fn get(&self, writer: Writer, json: &[u8]) -> Result<Bytes, Error> {
+    pub fn get(&self, writer: Writer, json: &Text) -> Result<Bytes, Error> {
         if let Some(kept) = self.0.get() {
             return Ok(kept.clone());
         }
-        let mut bytes = writer.message(json)?;
+        let mut bytes = writer.message(&json.contiguous())?;
         bytes.shrink_to_fit();
         let made = Bytes::from(bytes);
         if KEPT_BYTES.fetch_add(made.len(), Ordering::Relaxed) + made.len() > MAX_KEPT_BYTES

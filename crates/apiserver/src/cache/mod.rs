@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_store::{Error as StoreError, Event, Key, KeyValue, Range, Revision, Store};
-use bytes::Bytes;
+use amphipod_store::{Error as StoreError, Event, Key, KeyValue, Range, Revision, Store, Text};
 use futures::StreamExt;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use collection::{Change, Collection, Interest, Snapshot, Standing, TooOld, Watcher, within};
-pub use entry::{Entry, Selector};
+pub use entry::{Entry, Selector, Shown};
 pub use extract::Wanted;
 use foreign::Kind;
 
@@ -214,9 +213,9 @@ impl Cache {
     }
 
     /// An item of any collection in the form that the cache would serve.
-    pub fn readable(&self, item: KeyValue) -> Result<Bytes, Status> {
+    pub fn readable(&self, item: KeyValue) -> Result<Text, Status> {
         match self.collection_of(&item.key) {
-            Some(collection) => collection.read(&item).map(|entry| entry.bytes).map_err(storage_status),
+            Some(collection) => collection.read(&item).map(|entry| entry.text).map_err(storage_status),
             None => Ok(item.value),
         }
     }

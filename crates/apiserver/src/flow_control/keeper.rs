@@ -88,7 +88,7 @@ impl Objects {
 fn values(collection: &Collection) -> Vec<Value> {
     let snapshot = collection.snapshot();
     // What is not readable is not in a snapshot, and text that is no JSON is not readable.
-    snapshot.values().filter_map(|entry| serde_json::from_slice(&entry.bytes).ok()).collect()
+    snapshot.values().filter_map(|entry| serde_json::from_slice(&entry.text.contiguous()).ok()).collect()
 }
 
 /// Waits for any change, and takes along what else has changed.

@@ -360,6 +360,6 @@ fn stored(cache: &Cache, resource: &Resource) -> Option<Stored> {
     let snapshot = cache.loaded(resource)?.snapshot();
     let sampled = snapshot.values().take(SAMPLED_OBJECTS);
     let (number, bytes) =
-        sampled.fold((0, 0), |(number, bytes), entry| (number + 1, bytes + entry.bytes.len() as u64));
+        sampled.fold((0, 0), |(number, bytes), entry| (number + 1, bytes + entry.text.len() as u64));
     Some(Stored { objects: snapshot.len() as u64, average_bytes: bytes / u64::max(number, 1) })
 }

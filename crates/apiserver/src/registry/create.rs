@@ -30,7 +30,7 @@ pub async fn create(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Res
         cx.warn(warning);
     }
     let stored = insert_new(server, cx, decoded.value).await?;
-    view::stored_response(cx, StatusCode::CREATED, &stored.bytes)
+    view::stored_response(cx, StatusCode::CREATED, &stored.text)
 }
 
 /// Creates an object that came in a request; the generated name is drawn anew where it is taken.
@@ -167,5 +167,5 @@ async fn dry(server: &ApiServer, cx: &Context, value: Value) -> Result<Existing,
     if super::existing(server, &cx.resource, &key).await?.is_some() {
         return Err(already_exists(cx, &name, !object::generate_name(&value).is_empty()));
     }
-    Ok(Existing { bytes: unwritten(&cx.resource, value, 0)?, revision: 0 })
+    Ok(Existing { text: unwritten(&cx.resource, value, 0)?, revision: 0 })
 }

@@ -39,7 +39,7 @@ pub async fn delete(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Res
     let code = if waiting { StatusCode::ACCEPTED } else { StatusCode::OK };
     let plural = cx.resource.plural.as_ref();
     if !deleted.gone || cx.resource.delete_answers_object() {
-        return view::stored_response(cx, code, &deleted.last.bytes);
+        return view::stored_response(cx, code, &deleted.last.text);
     }
     let value = deleted.last.value(&cx.resource)?;
     let mut status = Status::success();
@@ -91,8 +91,8 @@ async fn execute(
     match plan(cx.strategy(), old, options, cx.now) {
         Plan::Leave => Ok(Deleted { last: stored, gone: false }),
         Plan::Mark(new) if options.dry_run => {
-            let bytes = unwritten(&cx.resource, new, stored.revision)?;
-            Ok(Deleted { last: Existing { bytes, revision: stored.revision }, gone: false })
+            let text = unwritten(&cx.resource, new, stored.revision)?;
+            Ok(Deleted { last: Existing { text, revision: stored.revision }, gone: false })
         }
         Plan::Mark(new) => {
             let last = put(server, &cx.resource, key, new, stored.revision).await?;

@@ -92,7 +92,7 @@ pub fn type_prefix(kind: &str, api_version: &str) -> Vec<u8> {
 }
 
 /// The metadata object within encoded bytes: a scan for the matching brace, no parsing.
-pub fn metadata_slice(bytes: &Bytes) -> Option<Bytes> {
+pub fn metadata_slice(bytes: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = b"\"metadata\":";
     let start = bytes.windows(KEY.len()).position(|w| w == KEY)? + KEY.len();
     let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
@@ -107,7 +107,7 @@ pub fn metadata_slice(bytes: &Bytes) -> Option<Bytes> {
             (false, b'}') => {
                 depth -= 1;
                 if depth == 0 {
-                    return Some(bytes.slice(start..=start + index));
+                    return Some(&bytes[start..=start + index]);
                 }
             }
             _ => {}
@@ -141,7 +141,7 @@ mod tests {
         let mut want = value;
         want["metadata"]["resourceVersion"] = "42".into();
         assert_eq!(decode(&bytes).expect("decodes"), want);
-        let slice = metadata_slice(&bytes.into()).expect("metadata");
-        assert_eq!(decode(&slice).expect("metadata decodes"), want["metadata"]);
+        let slice = metadata_slice(&bytes).expect("metadata");
+        assert_eq!(decode(slice).expect("metadata decodes"), want["metadata"]);
     }
 }

@@ -55,7 +55,8 @@ pub async fn list(server: &ApiServer, cx: Arc<Context>) -> Result<Response<Body>
 fn ranked(cx: &Context, mut page: Page) -> Page {
     let rank = table::rank(&cx.resource.group, &cx.resource.plural);
     if let Some(rank) = rank.filter(|_| cx.accepted.form == Form::Table) {
-        let rank_of = |entry: &Arc<Entry>| view::served(&cx.resource, &entry.bytes).map_or(0, |o| rank(&o));
+        let rank_of =
+            |entry: &Arc<Entry>| view::served(&cx.resource, &entry.text.contiguous()).map_or(0, |o| rank(&o));
         page.entries.sort_by_cached_key(rank_of);
     }
     page
@@ -199,7 +200,7 @@ pub async fn get(server: &ApiServer, cx: &Context) -> Result<Response<Body>, Sta
         text => server.cache.wait_for(options::revision(text)?).await?,
     }
     let entry = collection.get(&super::key(cx)).map_err(storage_status)?.ok_or_else(|| cx.not_found())?;
-    view::stored_response(cx, StatusCode::OK, &entry.bytes)
+    view::stored_response(cx, StatusCode::OK, &entry.text)
 }
 
 #[cfg(test)]

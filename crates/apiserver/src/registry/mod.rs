@@ -19,8 +19,7 @@ pub mod watch;
 
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
-use amphipod_store::{Compare, Error as StoreError, KeyValue, Op, Revision, Txn, TxnResult};
-use bytes::Bytes;
+use amphipod_store::{Compare, Error as StoreError, KeyValue, Op, Revision, Text, Txn, TxnResult};
 use serde_json::Value;
 
 pub use beside::Beside;
@@ -55,14 +54,14 @@ pub fn key(cx: &Context) -> String {
 /// An object as it is stored.
 #[derive(Clone, Debug)]
 pub struct Existing {
-    pub bytes: Bytes,
+    pub text: Text,
     pub revision: Revision,
 }
 
 impl Existing {
     /// In the request's version.
     pub fn value(&self, resource: &Resource) -> Result<Value, Status> {
-        view::served(resource, &self.bytes)
+        view::served(resource, &self.text.contiguous())
     }
 }
 
@@ -75,7 +74,7 @@ pub async fn existing(
     let collection = server.cache.collection(resource).await?;
     server.cache.fresh().await?;
     let found = collection.get(key).map_err(storage_status)?;
-    Ok(found.map(|e| Existing { bytes: e.bytes.clone(), revision: e.revision }))
+    Ok(found.map(|e| Existing { text: e.text.clone(), revision: e.revision }))
 }
 
 /// Why a write did not happen.
@@ -202,7 +201,7 @@ async fn commit(
     if outcome.succeeded {
         server.cache.note_written(outcome.revision);
         let written = outcome.written.into_iter().next();
-        return Ok(written.map(|item| Existing { bytes: item.value, revision: item.mod_revision }));
+        return Ok(written.map(|item| Existing { text: item.value, revision: item.mod_revision }));
     }
     let current = outcome.current.into_iter().next().flatten();
     Err(Lost::Race(current.map(|item| as_found(server, item)).transpose()?))
@@ -231,11 +230,11 @@ async fn transact(server: &ApiServer, resource: &Resource, mut txn: Txn) -> Resu
 /// What stands in the store, whoever wrote it.
 fn as_found(server: &ApiServer, item: KeyValue) -> Result<Existing, Status> {
     let revision = item.mod_revision;
-    Ok(Existing { bytes: server.cache.readable(item)?, revision })
+    Ok(Existing { text: server.cache.readable(item)?, revision })
 }
 
 /// The stored object again, with the revision of another write: what a dry run answers.
-pub fn unwritten(resource: &Resource, mut value: Value, revision: Revision) -> Result<Bytes, Status> {
+pub fn unwritten(resource: &Resource, mut value: Value, revision: Revision) -> Result<Text, Status> {
     let metadata = amphipod_api::object::metadata_mut(&mut value);
     if revision > 0 {
         metadata.insert("resourceVersion".into(), revision.to_string().into());

@@ -33,7 +33,7 @@ pub struct ExpectedSize(pub usize);
 /// Writes a page in the form asked for.
 pub async fn respond(cx: Arc<Context>, page: Page) -> Result<Response<Body>, Status> {
     let encoding = cx.accepted.encoding;
-    let size = page.entries.iter().map(|e| e.bytes.len()).sum::<usize>();
+    let size = page.entries.iter().map(|e| e.text.len()).sum::<usize>();
     let content = match (encoding, view::stored_writer(&cx)) {
         (_, Some(writer)) => message_list::content(&cx.resource, writer, page).await?,
         (Encoding::Protobuf, None) => protobuf(cx, page).await?,
@@ -161,7 +161,7 @@ impl Renderer {
 
     /// One item of the list as a value.
     fn value(&self, entry: &Entry) -> Result<Value, Status> {
-        let mut value = view::served(&self.cx.resource, &entry.bytes)?;
+        let mut value = view::served(&self.cx.resource, &entry.text.contiguous())?;
         Ok(match self.cx.accepted.form {
             Form::Object => {
                 if let Some(fields) = value.as_object_mut() {
@@ -185,14 +185,15 @@ impl Renderer {
     fn compact(&self, entry: &Entry, out: &mut BytesMut) -> Result<(), Status> {
         let accepted = self.cx.accepted;
         match (accepted.form, self.stored_form) {
-            (Form::Object, true) => match entry.bytes.strip_prefix(self.type_prefix.as_slice()) {
-                Some(rest) => {
+            (Form::Object, true) => {
+                let mut from = 0;
+                if entry.text.starts_with(&self.type_prefix) {
+                    from = self.type_prefix.len();
                     out.put_u8(b'{');
-                    out.put_slice(rest);
                 }
-                None => out.put_slice(&entry.bytes),
-            },
-            (Form::PartialMetadata, true) => view::partial_text(&entry.bytes, accepted, out),
+                entry.text.chunks_in(from..entry.text.len()).for_each(|chunk| out.put_slice(chunk));
+            }
+            (Form::PartialMetadata, true) => view::partial_text(&entry.text.contiguous(), accepted, out),
             _ => serde_json::to_writer(out.writer(), &self.value(entry)?).map_err(Status::internal)?,
         }
         Ok(())

@@ -79,7 +79,7 @@ pub async fn update(server: &ApiServer, cx: &Context, body: Bytes) -> Result<Res
 
 pub fn respond(cx: &Context, outcome: &Outcome) -> Result<Response<Body>, Status> {
     let code = if outcome.created { StatusCode::CREATED } else { StatusCode::OK };
-    view::stored_response(cx, code, &outcome.stored.bytes)
+    view::stored_response(cx, code, &outcome.stored.text)
 }
 
 /// The body must be about the object of the URL; what it leaves out is filled in.
@@ -168,16 +168,16 @@ async fn attempt(
     let expected = current.revision;
     if dry_run {
         return Ok(Existing {
-            bytes: unwritten(&cx.resource, new, current.revision)?,
+            text: unwritten(&cx.resource, new, current.revision)?,
             revision: current.revision,
         });
     }
     let written = if gone {
-        let bytes = unwritten(&cx.resource, new, current.revision)?;
+        let text = unwritten(&cx.resource, new, current.revision)?;
         let beside = services::release(server, &cx.resource, &old).await?;
         remove(server, &cx.resource, key, current.revision, beside)
             .await
-            .map(|()| Existing { bytes, revision: current.revision })
+            .map(|()| Existing { text, revision: current.revision })
     } else if new == old {
         return Ok(current);
     } else {

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use amphipod_api::resource::Resource;
 use amphipod_api::status::Status;
 use amphipod_api::{codec, field, object, protobuf, table};
+use amphipod_store::Text;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
@@ -114,11 +115,11 @@ pub fn partial(mut value: Value, accepted: Accepted) -> Value {
 }
 
 /// The same, cut from the text of an object.
-pub fn partial_text(stored: &Bytes, accepted: Accepted, out: &mut BytesMut) {
+pub fn partial_text(stored: &[u8], accepted: Accepted, out: &mut BytesMut) {
     let version = accepted.meta_version();
     let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{version}\",\"metadata\":");
     out.put_slice(head.as_bytes());
-    out.put_slice(&encode::metadata_slice(stored).unwrap_or(Bytes::from_static(b"{}")));
+    out.put_slice(encode::metadata_slice(stored).unwrap_or(b"{}"));
     out.put_u8(b'}');
 }
 
@@ -170,18 +171,18 @@ pub fn value_response(cx: &Context, code: StatusCode, value: &Value) -> Result<R
 
 /// Answers with a stored object; plain JSON goes out as it is stored, protobuf without a value
 /// in between.
-pub fn stored_response(cx: &Context, code: StatusCode, stored: &Bytes) -> Result<Response<Body>, Status> {
+pub fn stored_response(cx: &Context, code: StatusCode, stored: &Text) -> Result<Response<Body>, Status> {
     let accepted = cx.accepted;
     let as_is = accepted.encoding == Encoding::Json && accepted.form == Form::Object && !accepted.pretty;
     if as_is && is_stored_form(&cx.resource) {
-        return Ok(response(code, Encoding::Json.media_type(), body::full(stored.clone())));
+        return Ok(response(code, Encoding::Json.media_type(), body::full(stored.to_bytes())));
     }
     if let Some(writer) = stored_writer(cx) {
-        let message = writer.message(stored).map_err(Status::internal)?;
+        let message = writer.message(&stored.contiguous()).map_err(Status::internal)?;
         let bytes = writer.enveloped(&message);
         return Ok(response(code, accepted.encoding.media_type(), body::full(bytes)));
     }
-    let value = served(&cx.resource, stored)?;
+    let value = served(&cx.resource, &stored.contiguous())?;
     object_response(cx, code, value)
 }
 

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{options, view};
 use crate::body::{self, Body, BoxError};
-use crate::cache::{Change, Collection, Entry, Interest, Selector, Watcher, expired, within};
+use crate::cache::{Change, Collection, Entry, Interest, Selector, Shown, Watcher, expired, within};
 use crate::context::Context;
 use crate::http::negotiate::{Encoding, Form};
 use crate::server::ApiServer;
@@ -232,13 +232,10 @@ impl Shaper {
         restamp: Option<Revision>,
         out: &mut Frames,
     ) -> Result<(), Status> {
-        let chunks = match restamp {
-            Some(revision) => entry.restamped(revision),
-            None => [entry.bytes.clone(), Bytes::new(), Bytes::new()],
-        };
+        let shown = entry.shown(restamp);
         if let Some(writer) = self.writer {
             let message = match restamp {
-                Some(_) => writer.message(&chunks.concat()).map(Bytes::from),
+                Some(_) => writer.message(&shown.contiguous()).map(Bytes::from),
                 None => entry.message(writer),
             };
             let frame = message.and_then(|message| writer.watch_frame(kind, &message));
@@ -247,25 +244,21 @@ impl Shaper {
         }
         match self.cut {
             Some(Form::Object) => {
-                out.push(head(kind));
-                chunks.into_iter().for_each(|chunk| out.push(chunk));
-                out.push(Bytes::from_static(b"}\n"));
+                out.copy(head(kind));
+                out.push_shown(&shown);
+                out.copy(b"}\n");
                 return Ok(());
             }
             Some(Form::PartialMetadata) => {
-                let whole = match restamp {
-                    Some(_) => chunks.concat().into(),
-                    None => entry.bytes.clone(),
-                };
                 let mut frame = BytesMut::from(head(kind));
-                view::partial_text(&whole, self.cx.accepted, &mut frame);
+                view::partial_text(&shown.contiguous(), self.cx.accepted, &mut frame);
                 frame.extend_from_slice(b"}\n");
                 out.push(frame.freeze());
                 return Ok(());
             }
             Some(Form::Table) | None => {}
         }
-        let value = view::served(&self.cx.resource, &chunks.concat())?;
+        let value = view::served(&self.cx.resource, &shown.contiguous())?;
         let value = view::formed(&self.cx, value, !self.columns_sent);
         self.columns_sent = true;
         out.push(self.frame(kind, &value)?);
@@ -311,12 +304,12 @@ impl Shaper {
     }
 }
 
-fn head(kind: &str) -> Bytes {
-    Bytes::from_static(match kind {
+fn head(kind: &str) -> &'static [u8] {
+    match kind {
         "ADDED" => b"{\"type\":\"ADDED\",\"object\":",
         "MODIFIED" => b"{\"type\":\"MODIFIED\",\"object\":",
         _ => b"{\"type\":\"DELETED\",\"object\":",
-    })
+    }
 }
 
 /// Frames on their way out. Small ones are gathered, so that a burst costs one write instead of
@@ -333,14 +326,25 @@ struct Frames {
 }
 
 impl Frames {
-    fn push(&mut self, bytes: Bytes) {
+    fn copy(&mut self, bytes: &[u8]) {
         self.uncounted += bytes.len();
         self.bytes += bytes.len();
+        self.gathered.extend_from_slice(bytes);
+    }
+    fn push(&mut self, bytes: Bytes) {
         if bytes.len() <= GATHERED_BYTES {
-            self.gathered.extend_from_slice(&bytes);
+            return self.copy(&bytes);
+        }
+        self.uncounted += bytes.len();
+        self.bytes += bytes.len();
+        self.close();
+        self.ready.push_back(bytes);
+    }
+    fn push_shown(&mut self, shown: &Shown<'_>) {
+        if shown.size() <= GATHERED_BYTES {
+            shown.chunks().for_each(|chunk| self.copy(chunk));
         } else {
-            self.close();
-            self.ready.push_back(bytes);
+            shown.slices().for_each(|slice| self.push(slice));
         }
     }
     fn close(&mut self) {

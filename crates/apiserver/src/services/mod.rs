@@ -144,7 +144,7 @@ impl Given {
         server.cache.fresh().await?;
         let mut ranges = Vec::new();
         for entry in cidrs.snapshot().values() {
-            let cidr = decode(&entry.bytes)?;
+            let cidr = decode(&entry.text.contiguous())?;
             if gives(&cidr) {
                 ranges.extend(blocks(&cidr, entry));
             }
@@ -230,7 +230,7 @@ impl Given {
             match self.address(*address)? {
                 None => beside.expect(&key, 0),
                 Some(entry) => {
-                    let claim = decode(&entry.bytes)?;
+                    let claim = decode(&entry.text.contiguous())?;
                     let ours = Owner::of_address(&claim) == Some(owner) && claims::is_ours(&claim);
                     if ours && object::finalizers(&claim).is_empty() {
                         beside.delete(&key, entry.revision);
@@ -242,7 +242,7 @@ impl Given {
             let key = port_key(*port);
             match self.port(*port)? {
                 None => beside.expect(&key, 0),
-                Some(entry) if Owner::of_port(&decode(&entry.bytes)?) == owner => {
+                Some(entry) if Owner::of_port(&decode(&entry.text.contiguous())?) == owner => {
                     beside.delete(&key, entry.revision);
                 }
                 Some(_) => {}

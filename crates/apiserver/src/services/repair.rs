@@ -86,7 +86,11 @@ struct Finding {
 fn seen(collection: &Collection) -> Result<Vec<Seen>, Status> {
     let snapshot = collection.snapshot();
     let all = snapshot.values().map(|entry| {
-        Ok(Seen { key: entry.key.to_string(), revision: entry.revision, value: decode(&entry.bytes)? })
+        Ok(Seen {
+            key: entry.key.to_string(),
+            revision: entry.revision,
+            value: decode(&entry.text.contiguous())?,
+        })
     });
     all.collect()
 }
@@ -103,7 +107,9 @@ impl State {
         server.cache.fresh().await?;
         let mut all_blocks = Vec::new();
         for entry in cidrs.snapshot().values() {
-            all_blocks.extend(blocks(&decode(&entry.bytes)?, entry).into_iter().map(|range| range.block));
+            all_blocks.extend(
+                blocks(&decode(&entry.text.contiguous())?, entry).into_iter().map(|range| range.block),
+            );
         }
         let services = seen(&services)?;
         let named = |seen: Seen| Some((object::name(&seen.value).parse().ok()?, seen));

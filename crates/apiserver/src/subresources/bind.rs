@@ -48,7 +48,7 @@ pub async fn bind(
     let mut stored = existing(server, &pods, &key).await?;
     for _ in 0..ATTEMPTS {
         let current = stored.take().ok_or_else(|| Status::not_found("", "pods", name))?;
-        let (pod, rest) = Sketch::new(&current.bytes, LOOKED_AT)?;
+        let (pod, rest) = Sketch::new(&current.text.contiguous(), LOOKED_AT)?;
         let pod = bound(&key, pod, &binding, &cx.now_text)?;
         if dry_run {
             return success(cx);

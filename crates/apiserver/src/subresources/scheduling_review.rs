@@ -84,5 +84,5 @@ async fn described(server: &ApiServer, cx: &Context, mut pod: Value) -> Result<B
     let content = pod.to_string();
     let decoded =
         codec::decode(content.as_bytes(), codec::JSON, creating.expected(), creating.field_validation()?)?;
-    Ok(create::insert_new(server, &creating, decoded.value).await?.bytes)
+    Ok(create::insert_new(server, &creating, decoded.value).await?.text.to_bytes())
 }

@@ -19,6 +19,7 @@ mod replicas;
 mod restart;
 mod scale;
 mod services;
+mod sharing;
 mod signing;
 mod streams;
 mod subresources;

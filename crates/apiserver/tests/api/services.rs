@@ -37,7 +37,10 @@ async fn serve(store: &Arc<dyn Store>, cidrs: &[&str], node_ports: std::ops::Ran
 async fn stored(store: &dyn Store, prefix: &str) -> Vec<(String, Value)> {
     let read = store.range(Range::prefix(prefix)).await.expect("a read");
     let parse = |value: &[u8]| serde_json::from_slice(value).expect("JSON");
-    read.items.iter().map(|item| (item.key[prefix.len()..].to_owned(), parse(&item.value))).collect()
+    read.items
+        .iter()
+        .map(|item| (item.key[prefix.len()..].to_owned(), parse(&item.value.contiguous())))
+        .collect()
 }
 
 /// Every address and node port is one service's, each has its claim and there are no others.

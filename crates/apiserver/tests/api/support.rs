@@ -100,8 +100,11 @@ impl Server {
     }
 
     pub async fn watch(&self, path: &str) -> Watch {
-        let request = Request::builder().uri(path).body(Vec::new()).expect("a request");
-        let answer = self.raw(request).await;
+        self.watch_as(path, "application/json").await
+    }
+    pub async fn watch_as(&self, path: &str, accept: &str) -> Watch {
+        let request = Request::builder().uri(path).header("accept", accept);
+        let answer = self.raw(request.body(Vec::new()).expect("a request")).await;
         assert_eq!(answer.status(), 200);
         let chunks =
             answer.into_body().into_data_stream().map(|c| c.expect("an unbroken answer")).boxed_local();
@@ -117,10 +120,18 @@ pub struct Watch {
 impl Watch {
     /// The next event; `None` at the end.
     pub async fn next(&mut self) -> Option<Value> {
+        let line = self.next_line().await?;
+        Some(serde_json::from_str(&line).expect("an event"))
+    }
+    /// The next event as it was sent.
+    pub async fn line(&mut self) -> String {
+        self.next_line().await.expect("an event")
+    }
+    async fn next_line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).expect("an event"));
+                return Some(String::from_utf8(line).expect("text").trim_end().to_owned());
             }
             let wait = std::time::Duration::from_secs(60);
             let chunk = tokio::time::timeout(wait, self.chunks.next()).await.expect("an event in time");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::state::{Commit, Map};
+use super::state::{Change, Commit, Map};
 use crate::contract::{Key, KeyValue, Revision};
 
 /// Revisions between two kept maps: the most commits a read in the past has to undo.
@@ -137,10 +137,15 @@ impl Past {
     }
 }
 
+/// A piece that several values share counts where a value with it was replaced by one without: of all
+/// changes of a key that keep the piece alive that is the last. So nothing that only the past keeps goes
+/// uncounted, and what versions of an object have in common is not counted for each of them.
 fn kept_bytes(commit: &Commit) -> usize {
-    let replaced = commit.changes.iter().filter_map(|change| change.previous.as_deref());
-    let replaced: usize = replaced.map(|item| size_of::<KeyValue>() + item.value.len()).sum();
-    commit.changes.len() * CHANGE_BYTES + replaced
+    let replaced = |change: &Change| {
+        let successor = change.current.as_ref().map(|item| &item.value);
+        change.previous.as_ref().map(|item| size_of::<KeyValue>() + item.value.held_bytes(successor))
+    };
+    commit.changes.len() * CHANGE_BYTES + commit.changes.iter().filter_map(replaced).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -148,6 +153,7 @@ mod tests {
     use super::super::state::State;
     use super::*;
     use crate::contract::Op;
+    use crate::text::Text;
     use bytes::Bytes;
 
     fn write(state: &mut State, history: &mut History, op: Op) {
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_in_bytes_with_all_it_takes() {
-        let replacing = CHANGE_BYTES + size_of::<KeyValue>() + 1;
+        let replacing = CHANGE_BYTES + size_of::<KeyValue>() + Text::from("x").held_bytes(None);
         let (mut state, mut history) = (State::default(), History::new(0, usize::MAX, 4 * replacing));
         for step in 0..30 {
             put(&mut state, &mut history, format!("/{step}"));
@@ -213,5 +219,28 @@ mod tests {
             put(&mut state, &mut history, "/0".into());
         }
         assert_eq!((history.oldest(), history.newest()), (35, 39));
+    }
+
+    #[test]
+    fn what_versions_share_counts_once_it_is_only_past() {
+        let (mut state, mut history) = (State::default(), History::new(0, usize::MAX, usize::MAX));
+        let value = |fields: &str| format!(r#"{{"fieldsV1":{{"f:{}":{{}}}}}}"#, fields.repeat(1000));
+        let mut kept = |op: Op| {
+            let before = history.bytes;
+            write(&mut state, &mut history, op);
+            history.bytes - before
+        };
+        let mut put = |fields: &str| {
+            let value = Bytes::from(value(fields));
+            kept(Op::Put { key: "/k".into(), value, stamp: None, lease: None })
+        };
+        assert_eq!(put("a"), CHANGE_BYTES);
+        let same = put("a");
+        assert!(same < CHANGE_BYTES + 300, "{same}: the next version keeps what they share");
+        assert!((same + 1000..same + 1100).contains(&put("b")), "no later one has it");
+        let deleted = kept(Op::Delete { key: "/k".into() });
+        assert!((same + 1000..same + 1100).contains(&deleted), "{deleted}");
+        history.compact(history.newest());
+        assert_eq!(history.bytes, 0);
     }
 }

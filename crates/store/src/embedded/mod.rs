@@ -51,7 +51,8 @@ pub struct Options {
     pub snapshot_log_bytes: u64,
     /// Events kept in memory for watches and reads in the past.
     pub history_events: usize,
-    /// Bytes of memory for the same: replaced values, and what it takes to keep them findable.
+    /// Bytes of memory for the same: replaced values without what their successors have in common with
+    /// them, and what it takes to keep them findable.
     pub history_bytes: usize,
     /// Whether an acknowledged write survives a power loss. Without it only the end of the process is
     /// survived; for throw-away clusters and tests.

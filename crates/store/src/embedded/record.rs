@@ -2,6 +2,7 @@
 
 use super::state::Commit;
 use crate::contract::{LeaseId, Revision};
+use crate::text::Text;
 
 const TXN: u8 = 1;
 const LEASE_GRANT: u8 = 2;
@@ -34,7 +35,7 @@ pub(super) fn encode_commit(commit: &Commit, out: &mut Vec<u8>) {
                 out.push(OP_PUT);
                 out.extend_from_slice(&item.lease.unwrap_or(0).to_le_bytes());
                 put_bytes(out, item.key.as_bytes());
-                put_bytes(out, &item.value);
+                put_text(out, &item.value);
             }
             (None, previous) => {
                 out.push(OP_DELETE);
@@ -102,6 +103,11 @@ fn decode_op<'a>(reader: &mut Reader<'a>) -> Result<RecordOp<'a>, String> {
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_len(out, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+pub(super) fn put_text(out: &mut Vec<u8>, text: &Text) {
+    put_len(out, text.len());
+    text.chunks().for_each(|chunk| out.extend_from_slice(chunk));
 }
 
 /// Lengths are bounded by the largest transaction, far below 4 GiB.

@@ -6,8 +6,6 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use bytes::Bytes;
-
 use super::Options;
 use super::files::{self, Files, io_error};
 use super::frame::{self, FORMAT_VERSION, HEADER_BYTES, Header, HeaderError, SEGMENT_MAGIC};
@@ -219,8 +217,7 @@ impl Replay {
         for op in ops {
             match op {
                 RecordOp::Put { key, value, lease } => {
-                    let value = Bytes::copy_from_slice(value);
-                    changes.push(self.state.put(key, value, lease, revision));
+                    changes.push(self.state.put(key, value.into(), lease, revision));
                 }
                 RecordOp::Delete { key } => changes.extend(self.state.delete(key)),
             }

@@ -10,11 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use bytes::Bytes;
-
 use super::files::{self, Faults, Step, io_error};
 use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header, SNAPSHOT_MAGIC};
-use super::record::{Reader, put_bytes};
+use super::record::{Reader, put_bytes, put_text};
 use super::state::State;
 use crate::contract::{Error, Key, KeyValue};
 
@@ -137,7 +135,7 @@ fn encode_item(item: &KeyValue, out: &mut Vec<u8>) {
     out.extend_from_slice(&item.version.to_le_bytes());
     out.extend_from_slice(&item.lease.unwrap_or(0).to_le_bytes());
     put_bytes(out, item.key.as_bytes());
-    put_bytes(out, &item.value);
+    put_text(out, &item.value);
 }
 
 /// Reads a snapshot back.
@@ -243,7 +241,7 @@ fn decode_items(body: &[u8], state: &mut State) -> Result<(), String> {
         let (create_revision, mod_revision, version) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let lease = reader.lease()?;
         let key: Key = Arc::from(reader.str()?);
-        let value = Bytes::copy_from_slice(reader.bytes()?);
+        let value = reader.bytes()?.into();
         state.insert(KeyValue { key, value, create_revision, mod_revision, version, lease });
     }
     Ok(())

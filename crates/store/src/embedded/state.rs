@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
 use crate::contract::{Compare, Error, Key, KeyValue, LeaseId, Op, Revision, Txn};
+use crate::text::Text;
 
 pub(super) type Map = OrdMap<Key, Arc<KeyValue>>;
 
@@ -19,7 +19,7 @@ pub(super) struct State {
     pub leases: OrdMap<LeaseId, Lease>,
     /// The highest lease id ever granted.
     pub last_lease: LeaseId,
-    /// Sum of key and value lengths.
+    /// Sum of key and value lengths, as on disk: what values share in memory counts for each.
     pub live_bytes: u64,
 }
 
@@ -107,7 +107,7 @@ impl State {
         Some(Commit { revision, changes })
     }
 
-    pub fn put(&mut self, key: &str, value: Bytes, lease: Option<LeaseId>, revision: Revision) -> Change {
+    pub fn put(&mut self, key: &str, value: Text, lease: Option<LeaseId>, revision: Revision) -> Change {
         let previous = self.map.get(key).cloned();
         let (key, create_revision, version) = match &previous {
             Some(item) => (item.key.clone(), item.create_revision, item.version + 1),
@@ -175,19 +175,17 @@ fn weight(item: &KeyValue) -> u64 {
     (item.key.len() + item.value.len()) as u64
 }
 
-/// A copy of its own, exactly as long as needed: the caller's bytes may be a slice of something large.
-fn stamped(value: &Bytes, stamp: Option<usize>, revision: Revision) -> Bytes {
-    let Some(at) = stamp else { return Bytes::copy_from_slice(value) };
-    let digits = revision.to_string();
-    let mut out = Vec::with_capacity(value.len() + digits.len());
-    out.extend_from_slice(&value[..at]);
-    out.extend_from_slice(digits.as_bytes());
-    out.extend_from_slice(&value[at..]);
-    Bytes::from(out)
+/// A copy of its own: the caller's bytes may be a slice of something large.
+fn stamped(value: &[u8], stamp: Option<usize>, revision: Revision) -> Text {
+    let Some(at) = stamp else { return Text::new(&[value]) };
+    let (before, after) = value.split_at(at);
+    Text::new(&[before, revision.to_string().as_bytes(), after])
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn put(key: &str, value: &'static str, stamp: Option<usize>, lease: Option<LeaseId>) -> Op {
@@ -199,7 +197,7 @@ mod tests {
         for (value, stamp, want) in
             [("ab", None, "ab"), ("ab", Some(0), "7ab"), ("ab", Some(1), "a7b"), ("ab", Some(2), "ab7")]
         {
-            assert_eq!(stamped(&Bytes::from_static(value.as_bytes()), stamp, 7), want.as_bytes());
+            assert_eq!(stamped(value.as_bytes(), stamp, 7), *want);
         }
     }
 

@@ -234,7 +234,7 @@ fn item(keys: &Keys, kv: v3::KeyValue) -> Option<KeyValue> {
     let mod_revision = revision(kv.mod_revision);
     Some(KeyValue {
         key: keys.our_key(&kv.key)?,
-        value: stamp::filled(kv.value, mod_revision),
+        value: stamp::filled(&kv.value, mod_revision),
         create_revision: revision(kv.create_revision),
         mod_revision,
         version: revision(kv.version),

@@ -1,9 +1,8 @@
 //! The revision in a value: etcd tells it only once the value is stored, so the value is stored with
 //! an empty `metadata.resourceVersion`, and reading fills the revision in.
 
-use bytes::Bytes;
-
 use crate::contract::Revision;
+use crate::text::Text;
 
 /// The place between the quotes of an empty `metadata.resourceVersion` of a JSON object.
 pub(super) fn hole(value: &[u8]) -> Option<usize> {
@@ -14,15 +13,11 @@ pub(super) fn hole(value: &[u8]) -> Option<usize> {
     value[version..].starts_with(b"\"\"").then_some(version + 1)
 }
 
-/// The value as the contract shows it.
-pub(super) fn filled(value: Bytes, revision: Revision) -> Bytes {
-    let Some(at) = hole(&value) else { return value };
-    let digits = revision.to_string();
-    let mut out = Vec::with_capacity(value.len() + digits.len());
-    out.extend_from_slice(&value[..at]);
-    out.extend_from_slice(digits.as_bytes());
-    out.extend_from_slice(&value[at..]);
-    out.into()
+/// The value as the contract shows it: a copy, for what etcd sends is a slice of a whole answer.
+pub(super) fn filled(value: &[u8], revision: Revision) -> Text {
+    let Some(at) = hole(value) else { return value.into() };
+    let (before, after) = value.split_at(at);
+    Text::new(&[before, revision.to_string().as_bytes(), after])
 }
 
 /// Steps over JSON text without understanding more of it than where things end.
@@ -135,7 +130,7 @@ mod tests {
             ),
         ];
         for (before, after) in cases {
-            assert_eq!(filled(Bytes::from(before), 42), after);
+            assert_eq!(filled(before.as_bytes(), 42), *after);
         }
         for untouched in [
             "",
@@ -153,7 +148,7 @@ mod tests {
             r#"{"spec":{"resourceVersion":""}}"#,
             "{\"a\":\"\\",
         ] {
-            assert_eq!(filled(Bytes::from(untouched), 42), untouched);
+            assert_eq!(filled(untouched.as_bytes(), 42), *untouched);
         }
     }
 }

@@ -106,7 +106,7 @@ fn decode(shared: &Shared, txn: &Txn, response: v3::TxnResponse) -> Result<TxnRe
         };
         written.push(KeyValue {
             key: key.as_str().into(),
-            value: stamp::filled(value.clone(), newest),
+            value: stamp::filled(value, newest),
             create_revision,
             mod_revision: newest,
             version,

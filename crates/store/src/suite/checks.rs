@@ -83,11 +83,17 @@ pub async fn stamps_the_revision(store: Arc<dyn Store>) {
         write(&*store, vec![put("/count", "x")]).await;
     }
     let base = revision(&*store).await;
-    let value = Bytes::from_static(br#"{"kind":"X","metadata":{"resourceVersion":"","name":"a"}}"#);
-    let op = Op::Put { key: "/a".into(), value, stamp: Some(43), lease: None };
+    // Long enough to be kept apart from the rest.
+    let fields = format!(r#"[{{"fieldsV1":{{"f:{}":{{}}}}}}]"#, "x".repeat(1000));
+    let object = |revision: &str| {
+        format!(
+            r#"{{"kind":"X","metadata":{{"resourceVersion":"{revision}","managedFields":{fields},"name":"a"}}}}"#
+        )
+    };
+    let op = Op::Put { key: "/a".into(), value: object("").into(), stamp: Some(43), lease: None };
     let mut stream = store.watch("/", base).await.expect("watch");
     let result = write(&*store, vec![op]).await;
-    let want = format!(r#"{{"kind":"X","metadata":{{"resourceVersion":"{}","name":"a"}}}}"#, base + 1);
+    let want = object(&(base + 1).to_string());
     assert_eq!(text(&result.written[0].value), want);
     assert_eq!(get(&*store, "/a").await, result.written.first().cloned());
     let told = events_until(&mut stream, base, 1).await;

@@ -40,7 +40,12 @@ impl Model {
                 return Op::Delete { key };
             }
             let len = random.below(120) as usize;
-            let value = format!("{:016x}", random.number()).repeat(len / 16 + 1);
+            let mut value = format!("{:016x}", random.number()).repeat(len / 16 + 1);
+            if random.below(4) == 0 {
+                // Values of which a part is kept once.
+                let fields = "x".repeat(130 + random.below(2) as usize);
+                value = format!("{{\"fieldsV1\":{{\"{fields}\":{{}}}},\"value\":\"{value}\"}}");
+            }
             Op::Put { key, value: Bytes::from(value), stamp: None, lease: None }
         });
         ops.collect()
@@ -69,7 +74,8 @@ impl Model {
     pub async fn read(store: &dyn Store, at: Option<Revision>) -> Result<Model, Error> {
         let result = store.range(Range { revision: at, ..Range::prefix("/") }).await?;
         let item = |item: KeyValue| {
-            let fields = (item.value.to_vec(), item.create_revision, item.mod_revision, item.version);
+            let fields =
+                (item.value.contiguous().into_owned(), item.create_revision, item.mod_revision, item.version);
             (item.key.to_string(), fields)
         };
         let items = result.items.into_iter().map(item).collect();
@@ -114,7 +120,7 @@ async fn replay(stream: &mut WatchStream, models: &[Model]) {
                     let stood = before.get(current.key.as_ref()).map(|item| (item.1, item.3 + 1));
                     let want = stood.unwrap_or((current.mod_revision, 1));
                     assert_eq!((current.create_revision, current.version), want);
-                    items.insert(current.key.to_string(), current.value.to_vec());
+                    items.insert(current.key.to_string(), current.value.contiguous().into_owned());
                 }
                 Event::Delete { key, .. } => {
                     assert!(before.contains_key(key.as_ref()), "what was not there is not deleted");

@@ -32,7 +32,7 @@ async fn counts(store: &EmbeddedStore) -> [u64; WRITERS] {
         let number = |value: &[u8]| -> u64 {
             std::str::from_utf8(value).unwrap().trim_start_matches('x').parse().unwrap()
         };
-        let numbers: Vec<_> = items.iter().map(|item| number(&item.value)).collect();
+        let numbers: Vec<_> = items.iter().map(|item| number(&item.value.contiguous())).collect();
         assert!(numbers.is_empty() || numbers.len() == KEYS, "in part: {items:?}");
         assert!(numbers.iter().all(|number| *number == numbers[0]), "in part: {items:?}");
         *count = numbers.first().copied().unwrap_or(0);

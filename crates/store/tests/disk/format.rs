@@ -20,7 +20,7 @@ async fn reads_format_1() {
     let all = store.range(Range::prefix("/")).await.unwrap();
     let show = |item: &amphipod_store::KeyValue| {
         let (created, modified, version) = (item.create_revision, item.mod_revision, item.version);
-        let value = String::from_utf8_lossy(&item.value).into_owned();
+        let value = String::from_utf8_lossy(&item.value.contiguous()).into_owned();
         format!("{}={value} {created} {modified} {version} {:?}", item.key, item.lease)
     };
     let items: Vec<_> = all.items.iter().map(show).collect();

@@ -23,8 +23,9 @@ async fn read(store: &dyn Store, key: &str) -> (u64, Revision) {
         match store.range(Range::key(key)).await {
             Ok(result) => {
                 let item = result.items.first();
-                let number =
-                    item.map_or(0, |item| std::str::from_utf8(&item.value).unwrap().parse().unwrap());
+                let number = item.map_or(0, |item| {
+                    std::str::from_utf8(&item.value.contiguous()).unwrap().parse().unwrap()
+                });
                 return (number, item.map_or(0, |item| item.mod_revision));
             }
             Err(error) => assert!(begin.elapsed() < DEADLINE, "reads do not come back: {error}"),
@@ -90,7 +91,7 @@ async fn follow(mut stream: WatchStream, last: &BTreeMap<String, u64>) {
         revision = batch.revision;
         for event in batch.events {
             let Event::Put(current) = event else { panic!("nothing is deleted") };
-            let number: u64 = std::str::from_utf8(&current.value).unwrap().parse().unwrap();
+            let number: u64 = std::str::from_utf8(&current.value.contiguous()).unwrap().parse().unwrap();
             let before = seen.insert(current.key.to_string(), number).unwrap_or(0);
             assert_eq!(number, before + 1, "{}", current.key);
         }

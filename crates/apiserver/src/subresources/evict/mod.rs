@@ -229,11 +229,11 @@ async fn guarding(
     let mut matching = Vec::new();
     let scope = format!("{}{}/", collection.prefix, cx.namespace());
     for entry in within(&collection.snapshot(), &scope, &scope) {
-        let budget = view::served(budgets, &entry.bytes)?;
+        let budget = view::served(budgets, &entry.text.contiguous())?;
         // One that cannot be read selects nothing.
         let Ok(selector) = LabelSelector::from_object(&budget["spec"]["selector"]) else { continue };
         if selector.matches_object(pod) {
-            let stored = Existing { bytes: entry.bytes.clone(), revision: entry.revision };
+            let stored = Existing { text: entry.text.clone(), revision: entry.revision };
             matching.push((object::name(&budget).to_owned(), stored));
         }
     }

@@ -115,7 +115,9 @@ async fn address_of_service(server: &ApiServer, cx: &Context, name: &Name) -> Re
     let selector = Selector::new(&slices, &collection.prefix, pointers, owned, FieldSelector::default())?;
     let snapshot = collection.snapshot();
     let entries = within(&snapshot, &scope, &scope).filter(|entry| selector.matches(entry));
-    let found = entries.map(|entry| view::served(&slices, &entry.bytes)).collect::<Result<Vec<_>, _>>()?;
+    let found = entries
+        .map(|entry| view::served(&slices, &entry.text.contiguous()))
+        .collect::<Result<Vec<_>, _>>()?;
     service_address(&service, &found, name, usize::from(rand::random::<u16>()))
 }
 
