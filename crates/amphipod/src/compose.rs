@@ -38,6 +38,13 @@ impl Failure {
     }
 }
 
+/// What components are called, upstream too where they are there.
+pub const SCHEDULER: &str = "kube-scheduler";
+pub const CONTROLLERS: &str = "kube-controller-manager";
+pub const KUBELET: &str = "kubelet";
+pub const PROXY: &str = "kube-proxy";
+pub const DNS: &str = "amphipod-dns";
+
 /// Clients of a server in this process, one identity each.
 #[derive(Clone)]
 pub struct Local(pub Arc<ApiServer>, Metrics);
@@ -50,13 +57,18 @@ impl Local {
         server.metrics.also(move || shown.render());
         Local(server, metrics)
     }
-    pub fn client(&self, user: &str, groups: &[&str]) -> Client {
+    /// For a component, under the name it has upstream: it stands in the managedFields of what it writes.
+    pub fn client(&self, component: &str, user: &str, groups: &[&str]) -> Client {
         let mut groups = groups.to_vec();
         groups.push("system:authenticated");
-        Client::local(self.0.local_service(UserInfo::new(user, &groups))).counted(&self.1)
+        let service = self.0.local_service(UserInfo::new(user, &groups));
+        Client::local(service).counted(&self.1).called(component)
     }
     pub fn admin(&self) -> Client {
-        self.client("kubernetes-admin", &["system:masters"])
+        self.client("amphipod", "kubernetes-admin", &["system:masters"])
+    }
+    pub fn scheduler(&self) -> Client {
+        self.client(SCHEDULER, "system:kube-scheduler", &[])
     }
     /// Has the server explain scheduling, with the scheduler's own eyes, for as long as what is returned
     /// lives. `queue`: that of the scheduler of this process.
@@ -66,7 +78,7 @@ impl Local {
         source: impl FnOnce(&Client) -> why::Source,
         queue: Option<why::QueueView>,
     ) -> Arc<dyn SchedulingExplainer> {
-        let client = self.client("system:kube-scheduler", &[]);
+        let client = self.scheduler();
         let source = source(&client);
         let explainer: Arc<dyn SchedulingExplainer> =
             Arc::new(Why(why::Explainer::new(client, source, config, queue)));
@@ -76,11 +88,11 @@ impl Local {
     /// A controller's own service account, as kube-controller-manager uses them.
     pub fn controller(&self, name: &str) -> Client {
         let user = format!("system:serviceaccount:kube-system:{name}");
-        self.client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+        self.client(CONTROLLERS, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
     }
     /// The informers every component of this process shares: read-only, but of everything.
     pub fn informers(&self, cancel: CancellationToken) -> SharedInformers {
-        SharedInformers::new(self.client(INFORMERS_USER, &[]), cancel)
+        SharedInformers::new(self.client("amphipod", INFORMERS_USER, &[]), cancel)
     }
 }
 

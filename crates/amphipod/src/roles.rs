@@ -103,8 +103,12 @@ pub fn apiserver(options: &ApiserverOptions) -> Result<ExitCode, Failure> {
 }
 
 /// A client and the informers of a role that runs alone.
-async fn remote(kubeconfig: &Path, cancel: &CancellationToken) -> Result<(Client, SharedInformers), Failure> {
-    let client = Client::from_kubeconfig(kubeconfig).await?;
+async fn remote(
+    component: &str,
+    kubeconfig: &Path,
+    cancel: &CancellationToken,
+) -> Result<(Client, SharedInformers), Failure> {
+    let client = Client::from_kubeconfig(kubeconfig).await?.called(component);
     Ok((client.clone(), SharedInformers::new(client, cancel.clone())))
 }
 
@@ -167,7 +171,7 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
         ));
     };
     alone(|cancel| async move {
-        let (client, informers) = remote(&kubeconfig, &cancel).await?;
+        let (client, informers) = remote(compose::SCHEDULER, &kubeconfig, &cancel).await?;
         let lease = config.leader_election.lease(&identity());
         let metrics = amphipod_scheduler::Metrics::default();
         if let Some(serving) = options.serving.serving(SCHEDULER_PORT) {
@@ -185,7 +189,7 @@ pub fn scheduler(options: &SchedulerOptions) -> Result<ExitCode, Failure> {
 
 pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode, Failure> {
     alone(|cancel| async move {
-        let (client, informers) = remote(&options.role.kubeconfig, &cancel).await?;
+        let (client, informers) = remote(compose::CONTROLLERS, &options.role.kubeconfig, &cancel).await?;
         let root_ca = match &options.root_ca_file {
             Some(path) => std::fs::read_to_string(path)?,
             None => authority_of(&options.role.kubeconfig)?,
@@ -195,7 +199,7 @@ pub fn controller_manager(options: &ControllerManagerOptions) -> Result<ExitCode
         for name in amphipod_controllers::names() {
             let user = format!("system:serviceaccount:kube-system:{name}");
             let client = Client::impersonating(&options.role.kubeconfig, &user).await?;
-            clients.insert(name, client.counted(&counts));
+            clients.insert(name, client.counted(&counts).called(compose::CONTROLLERS));
         }
         let own = client.clone();
         let client_for = move |name: &str| clients.get(name).unwrap_or(&own).clone();
@@ -282,8 +286,7 @@ pub fn spawn_local_plane(
     cancel: &CancellationToken,
     mut spawn: impl FnMut(&'static str, Role),
 ) {
-    let (client, shared, stop) =
-        (local.client("system:kube-scheduler", &[]), informers.clone(), cancel.clone());
+    let (client, shared, stop) = (local.scheduler(), informers.clone(), cancel.clone());
     let metrics = amphipod_scheduler::Metrics::default();
     let counted = metrics.clone();
     local.0.metrics.also(move || metrics.render());
@@ -314,7 +317,7 @@ pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
         let files = Files::new(&options.data.data_dir);
         files.create()?;
         let _lock = amphipod_cluster::instance::Lock::acquire_node(&files)?;
-        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let (client, informers) = remote(compose::KUBELET, &options.kubeconfig, &cancel).await?;
         let name = options.node_name.clone().unwrap_or_else(host::default_name);
         let pods = node::pod_network(&files, &options.network)?;
         let address = host::outward_address().unwrap_or(pods.gateway.into());
@@ -346,7 +349,7 @@ pub fn kubelet(options: &KubeletOptions) -> Result<ExitCode, Failure> {
 
 pub fn proxy(options: &ProxyOptions) -> Result<ExitCode, Failure> {
     alone(|cancel| async move {
-        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let (client, informers) = remote(compose::PROXY, &options.kubeconfig, &cancel).await?;
         let name = options.node_name.clone().unwrap_or_else(host::default_name);
         node::proxy(client, informers, &options.network, &name, cancel).await
     })
@@ -362,7 +365,7 @@ pub fn dns_config(network: &Network, listen: Option<SocketAddr>) -> Result<amphi
 
 pub fn dns(options: &DnsOptions) -> Result<ExitCode, Failure> {
     alone(|cancel| async move {
-        let (client, informers) = remote(&options.kubeconfig, &cancel).await?;
+        let (client, informers) = remote(compose::DNS, &options.kubeconfig, &cancel).await?;
         let config = dns_config(&options.network, options.listen)?;
         Ok(amphipod_dns::run(config, client, informers, cancel).await?)
     })

@@ -222,7 +222,8 @@ async fn start_hollow(
     informers: amphipod_client::SharedInformers,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let (client, cancel, count) = (local.admin(), cluster.cancel.clone(), config.count());
+    let (client, cancel, count) =
+        (local.admin().called(compose::KUBELET), cluster.cancel.clone(), config.count());
     let (sender, registered) = tokio::sync::oneshot::channel();
     cluster.spawn("hollow nodes", async move {
         Ok(hollow::run(config, client, informers, sender, cancel).await?)
@@ -264,19 +265,19 @@ async fn start_node(
     }
     let since = jiff::Timestamp::now();
     let config = node::kubelet_config(&files, &network, &at.node_name, at.node_ip, &endpoint);
-    let client = local.client(&format!("system:node:{}", at.node_name), &["system:nodes"]);
+    let client = local.client(compose::KUBELET, &format!("system:node:{}", at.node_name), &["system:nodes"]);
     let (kubelet_informers, kubelet_cancel) = (informers.clone(), cancel.clone());
     cluster.spawn("kubelet", async move {
         Ok(amphipod_kubelet::run(config, client, kubelet_informers, kubelet_cancel).await?)
     });
     let (client, shared, name) =
-        (local.client("system:kube-proxy", &[]), informers.clone(), at.node_name.clone());
+        (local.client(compose::PROXY, "system:kube-proxy", &[]), informers.clone(), at.node_name.clone());
     let (proxy_network, proxy_cancel) = (network.clone(), cancel.clone());
     cluster.spawn(
         "proxy",
         async move { node::proxy(client, shared, &proxy_network, &name, proxy_cancel).await },
     );
-    let client = local.client(compose::DNS_USER, &[]);
+    let client = local.client(compose::DNS, compose::DNS_USER, &[]);
     let dns = roles::dns_config(&network, None)?;
     let server = dns.listen[0];
     let (shared, dns_cancel) = (informers.clone(), cancel.clone());

@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -23,13 +24,15 @@ use crate::{Error, Metrics};
 
 /// The largest answer read into memory at once; lists beyond are paged by the callers.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
+const GROUP: &str = "impersonate-group";
 
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
     metrics: Option<Metrics>,
-    /// As whom requests are made, where that is somebody else.
-    acting: Option<Arc<HeaderMap>>,
+    /// What each request says of who makes it: the name of the client, and as whom it acts where that is
+    /// somebody else.
+    headers: Option<Arc<HeaderMap>>,
 }
 
 #[derive(Clone)]
@@ -89,7 +92,7 @@ where
 
 impl Client {
     pub fn new(client: kube::Client) -> Self {
-        Client { transport: Transport::Remote(client), metrics: None, acting: None }
+        Client { transport: Transport::Remote(client), metrics: None, headers: None }
     }
 
     /// A client whose transport is a function call: `service` is the API server's own, with the
@@ -107,7 +110,7 @@ impl Client {
             let answer = async { answer.await.map(boxed).map_err(Into::into) };
             Box::pin(answer) as BoxFuture<'static, Result<Answer, BoxError>>
         };
-        Client { transport: Transport::Local(Arc::new(call)), metrics: None, acting: None }
+        Client { transport: Transport::Local(Arc::new(call)), metrics: None, headers: None }
     }
 
     /// Connects over HTTPS with the credentials of the file's current context.
@@ -151,12 +154,23 @@ impl Client {
             // To the server that is no wish to act as another: it would be oneself.
             return Err(Error::Api(Box::new(Status::bad_request("there is no name to act as"))));
         }
-        let mut headers = HeaderMap::with_capacity(1 + groups.len());
+        let mut headers = self.headers.as_deref().cloned().unwrap_or_default();
+        headers.remove(GROUP);
         headers.insert("impersonate-user", value(user)?);
         for group in groups {
-            headers.append("impersonate-group", value(group)?);
+            headers.append(GROUP, value(group)?);
         }
-        Ok(Client { acting: Some(Arc::new(headers)), ..self.clone() })
+        Ok(Client { headers: Some(Arc::new(headers)), ..self.clone() })
+    }
+    /// The same with a name, by which the server notes who owns the fields it writes.
+    pub fn called(self, component: &str) -> Self {
+        let (version, os, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+        let agent = format!("{component}/{version} ({os}/{arch}) amphipod");
+        // A name that no header can hold is told to nobody.
+        let Ok(agent) = HeaderValue::try_from(agent) else { return self };
+        let mut headers = self.headers.as_deref().cloned().unwrap_or_default();
+        headers.insert(USER_AGENT, agent);
+        Client { headers: Some(Arc::new(headers)), ..self }
     }
     /// The same, counted by `metrics`.
     pub fn counted(self, metrics: &Metrics) -> Self {
@@ -169,7 +183,7 @@ impl Client {
 
     /// For what only `kube` does: streams to and from processes.
     pub fn kube(&self) -> kube::Client {
-        match (&self.transport, &self.acting) {
+        match (&self.transport, &self.headers) {
             (Transport::Remote(client), None) => client.clone(),
             _ => {
                 let client = self.clone();
@@ -179,12 +193,12 @@ impl Client {
     }
 
     fn begin(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Answer, Error>> {
-        if let Some(acting) = &self.acting {
+        if let Some(own) = &self.headers {
             let headers = request.headers_mut();
-            for name in acting.keys() {
+            for name in own.keys() {
                 headers.remove(name);
             }
-            for (name, value) in acting.iter() {
+            for (name, value) in own.iter() {
                 headers.append(name, value.clone());
             }
         }
@@ -256,6 +270,12 @@ mod tests {
                         \"impersonate-group\": \"g\"";
         assert_eq!(told(&node).await, expected);
         assert_eq!(told(&client).await, "");
+        let named = client.clone().called("kubelet");
+        let other =
+            named.acting_as("system:node:n", &["system:nodes"]).and_then(|n| n.acting_as("a", &["g"]));
+        let told = told(&other.expect("a client")).await;
+        assert!(told.starts_with("\"user-agent\": \"kubelet/"), "{told}");
+        assert!(told.ends_with(r#", "impersonate-user": "a", "impersonate-group": "g""#), "{told}");
         assert!(client.acting_as("a\nb", &[]).is_err() && client.acting_as("", &["g"]).is_err());
     }
 
