@@ -73,7 +73,7 @@ impl Entry {
     }
 
     /// The object as a protobuf message in its storage version.
-    pub fn message(&self, writer: Writer) -> Result<Bytes, protobuf::Error> {
+    pub fn message(&self, writer: Writer) -> Result<Text, protobuf::Error> {
         self.message.get(writer, &self.text)
     }
 

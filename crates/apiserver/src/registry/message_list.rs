@@ -64,7 +64,7 @@ impl Chunks {
             match entry.message(self.writer) {
                 Ok(message) => {
                     self.frame.before_item(message.len(), &mut out);
-                    out.extend(&message);
+                    message.chunks().for_each(|chunk| out.extend_from_slice(chunk));
                 }
                 Err(error) => {
                     self.open = false;

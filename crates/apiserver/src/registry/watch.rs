@@ -234,11 +234,14 @@ impl Shaper {
     ) -> Result<(), Status> {
         let shown = entry.shown(restamp);
         if let Some(writer) = self.writer {
-            let message = match restamp {
-                Some(_) => writer.message(&shown.contiguous()).map(Bytes::from),
-                None => entry.message(writer),
+            let frame = match restamp {
+                Some(_) => {
+                    writer.message(&shown.contiguous()).and_then(|message| writer.watch_frame(kind, &message))
+                }
+                None => {
+                    entry.message(writer).and_then(|message| writer.watch_frame(kind, &message.contiguous()))
+                }
             };
-            let frame = message.and_then(|message| writer.watch_frame(kind, &message));
             out.push(frame.map_err(Status::internal)?.into());
             return Ok(());
         }

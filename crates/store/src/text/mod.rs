@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use self::interner::{Interner, Piece};
 
@@ -73,6 +74,25 @@ impl Text {
             }
             own.extend_from_slice(&part[from..]);
         }
+        Text(Arc::new(Parts { own: own.into(), inserts: inserts.into() }))
+    }
+
+    /// A copy of what says the same as `other` in another form: what stands in both word by word is shared,
+    /// where it stands in the same order.
+    pub fn like(other: &Text, bytes: &[u8]) -> Self {
+        let fits = u32::try_from(bytes.len()).is_ok();
+        let others: &[Insert] = if fits { &other.0.inserts } else { &[] };
+        let (mut own, mut inserts) = (Vec::new(), Vec::with_capacity(others.len()));
+        let mut rest = bytes;
+        for insert in others {
+            let piece = insert.piece.bytes();
+            let Some(at) = memmem::find(rest, piece) else { continue };
+            own.extend_from_slice(&rest[..at]);
+            // No place is further than the length, which fits.
+            inserts.push(Insert { at: own.len() as u32, piece: insert.piece.clone() });
+            rest = &rest[at + piece.len()..];
+        }
+        own.extend_from_slice(rest);
         Text(Arc::new(Parts { own: own.into(), inserts: inserts.into() }))
     }
 

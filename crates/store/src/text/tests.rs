@@ -98,6 +98,23 @@ fn what_goes_with_a_text_is_what_its_successor_does_not_keep() {
 }
 
 #[test]
+fn another_form_of_a_text_shares_its_pieces() {
+    let text = Text::from(owned(&[set("a"), set("b"), set("c")], "\"k\":1"));
+    for (form, shared) in [
+        (format!("x{}y{}", set("a"), set("c")), 2),
+        (set("b"), 1),
+        (format!("{}{}", set("c"), set("a")), 1),
+        ("x".to_owned(), 0),
+        (String::new(), 0),
+    ] {
+        let other = Text::like(&text, form.as_bytes());
+        assert_eq!(other, form);
+        assert_eq!(other.0.inserts.len(), shared, "{form}");
+        assert_eq!(other.held_bytes(Some(&text)), other.held_bytes(None) - shared * set("a").len());
+    }
+}
+
+#[test]
 fn a_large_text_with_little_to_share_stays_in_one_piece() {
     let little =
         owned(&[set("a")], &format!("\"k\":\"{}\"", "x".repeat(WORTH_SHARING * MIN_SHARED_BYTES * 2)));
