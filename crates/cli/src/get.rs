@@ -1,10 +1,15 @@
 //! `get`: tables made by the server, or whole objects.
 
+use std::io::Write;
+
 use amphipod_client::Query;
+use futures::StreamExt;
+use http::Request;
 use serde_json::{Value, json};
 
 use crate::Error;
 use crate::context::Session;
+use crate::error::usage;
 use crate::output::{self, Format};
 use crate::select::Selected;
 use crate::table::{self, View, Widths};
@@ -50,9 +55,16 @@ pub struct Args {
     /// Succeed quietly when a named object does not exist.
     #[arg(long)]
     ignore_not_found: bool,
+    /// Raw URI to request from the server: its answer is printed as it comes.
+    #[arg(long, value_name = "URI")]
+    raw: Option<String>,
 }
 
 pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
+    if let Some(uri) = &args.raw {
+        check_raw(uri, &args)?;
+        return raw(session, uri).await;
+    }
     if args.resources.is_empty() {
         return Err(Error::Plain(UNSAID.to_owned()));
     }
@@ -61,6 +73,35 @@ pub async fn run(session: &Session, args: Args) -> Result<(), Error> {
         Format::Table | Format::Wide => tables(session, &args, &selected).await,
         format => objects(session, &args, &selected, format).await,
     }
+}
+
+/// In kubectl's words: what else is said would be ignored.
+fn check_raw(uri: &str, args: &Args) -> Result<(), Error> {
+    let fault = if args.watch || args.selector.is_some() {
+        "--raw may not be specified with other flags that filter the server request or alter the output"
+    } else if args.output.is_some() {
+        "--raw and --output are mutually exclusive"
+    } else if !args.resources.is_empty() {
+        "arguments may not be passed when --raw is specified"
+    } else if !uri.starts_with('/') || uri.parse::<http::Uri>().is_err() {
+        let fault = format!("--raw must be a valid URL path: parse {uri:?}: invalid URI for request");
+        return Err(usage(fault));
+    } else {
+        return Ok(());
+    };
+    Err(usage(fault))
+}
+
+/// An answer may have no end (a watch), or be larger than memory should hold.
+async fn raw(session: &Session, uri: &str) -> Result<(), Error> {
+    let request = Request::get(uri).header("accept", "application/json, */*").body(Vec::new())?;
+    let mut chunks = session.client.stream(request).await?;
+    let mut out = std::io::stdout().lock();
+    while let Some(chunk) = chunks.next().await {
+        out.write_all(&chunk?)?;
+        out.flush()?;
+    }
+    Ok(())
 }
 
 fn query(args: &Args) -> Query {
@@ -180,7 +221,7 @@ async fn follow(
     let mut lines = Lines::open(&session.client, &path, TABLE).await?;
     while let Some((kind, mut object)) = lines.next().await? {
         if kind == "ERROR" {
-            return Err(crate::error::usage(object["message"].as_str().unwrap_or("the watch failed")));
+            return Err(usage(object["message"].as_str().unwrap_or("the watch failed")));
         }
         // Only the first frame of a watch carries the column definitions.
         object["columnDefinitions"] = columns.clone();
@@ -221,4 +262,36 @@ async fn objects(session: &Session, args: &Args, selected: &[Selected], format: 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn raw_is_asked_for_alone() {
+        let fault = |line: &str| {
+            let Line { args } = Line::parse_from(line.split(' '));
+            check_raw(args.raw.as_deref().expect("given"), &args).err().map(|fault| fault.to_string())
+        };
+        assert_eq!(fault("get --raw /apis/apps/v1?limit=1"), None);
+        let told = |line: &str, text: &str| {
+            let fault = fault(line).expect("refused");
+            assert!(fault.starts_with("error: ") && fault.contains(text), "{fault}");
+        };
+        told("get --raw /api -w", "other flags that filter");
+        told("get --raw /api -l a=b", "other flags that filter");
+        told("get --raw /api -o yaml", "mutually exclusive");
+        told("get --raw /api pods", "arguments may not be passed");
+        told("get --raw api/v1", "--raw must be a valid URL path: parse \"api/v1\"");
+        told("get --raw /a<b", "--raw must be a valid URL path");
+    }
 }
