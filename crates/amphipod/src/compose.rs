@@ -38,7 +38,8 @@ impl Failure {
     }
 }
 
-/// What components are called, upstream too where they are there.
+/// What components are called; upstream, too, where they are there.
+const OWN: &str = "amphipod";
 pub const SCHEDULER: &str = "kube-scheduler";
 pub const CONTROLLERS: &str = "kube-controller-manager";
 pub const KUBELET: &str = "kubelet";
@@ -65,7 +66,7 @@ impl Local {
         Client::local(service).counted(&self.1).called(component)
     }
     pub fn admin(&self) -> Client {
-        self.client("amphipod", "kubernetes-admin", &["system:masters"])
+        self.client(OWN, "kubernetes-admin", &["system:masters"])
     }
     pub fn scheduler(&self) -> Client {
         self.client(SCHEDULER, "system:kube-scheduler", &[])
@@ -92,7 +93,7 @@ impl Local {
     }
     /// The informers every component of this process shares: read-only, but of everything.
     pub fn informers(&self, cancel: CancellationToken) -> SharedInformers {
-        SharedInformers::new(self.client("amphipod", INFORMERS_USER, &[]), cancel)
+        SharedInformers::new(self.client(OWN, INFORMERS_USER, &[]), cancel)
     }
 }
 

@@ -112,6 +112,11 @@ fn components_tell_of_themselves_and_take_over_from_each_other() {
         eventually("the namespace's service account", 60, || plane.kubectl(&args));
     };
     account("before");
+    let authorities = "/api/v1/namespaces/before/configmaps/kube-root-ca.crt";
+    let written =
+        eventually("the namespace's authorities", 60, || plane.kubectl(&["get", "--raw", authorities]));
+    let written: Value = serde_json::from_str(&written).unwrap();
+    assert_eq!(written["metadata"]["managedFields"][0]["manager"], "kube-controller-manager");
     drop(first);
     plane.kubectl(&["create", "namespace", "after"]).unwrap();
     account("after");

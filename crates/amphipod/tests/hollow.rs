@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -108,6 +108,19 @@ fn nodes_and_pods_are_as_described() {
     let items = pods["items"].as_array().unwrap();
     let on_general = |pod: &Value| pod["spec"]["nodeName"].as_str().unwrap().starts_with("general-");
     assert!(items.len() == 12 && items.iter().all(on_general), "the others are tainted");
+    let pods = cluster.run(&["get", "--raw", "/api/v1/namespaces/default/pods?labelSelector=app=web"]);
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    let fields = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|pod| pod["metadata"]["managedFields"].as_array().unwrap());
+    let managers: BTreeSet<_> = fields.map(|entry| entry["manager"].as_str().unwrap()).collect();
+    assert_eq!(
+        managers,
+        BTreeSet::from(["kube-controller-manager", "kubelet"]),
+        "they have upstream's names"
+    );
 
     cluster.apply(&pod("gpu", ", resources: {limits: {example.com/gpu: 3}}"));
     cluster.run(&["wait", "pod/gpu", "--for=condition=Ready", "--timeout=60s"]);

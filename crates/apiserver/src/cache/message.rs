@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use amphipod_api::protobuf::{Error, Writer};
 use amphipod_store::Text;
 
-/// 150,000 pods' worth at 1.6 KB each, without what they share with their texts.
+/// 200,000 pods' worth at 1.2 KB each, which is what they do not share with their texts.
 const MAX_KEPT_BYTES: usize = 256 << 20;
 
 static KEPT_BYTES: AtomicUsize = AtomicUsize::new(0);

@@ -14,15 +14,33 @@ async fn until_gone<K: Resource>(world: &World, name: &str) {
     eventually(&format!("{name} is gone"), gone).await;
 }
 
+fn reference(name: &str, uid: &str) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid})
+}
+
 async fn secret_of(world: &World, name: &str, owner: &str) {
-    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner});
+    let owner = reference("owner", owner);
     world.create::<Secret>("ns", json!({"metadata": {"name": name, "ownerReferences": [owner]}})).await;
+}
+
+/// The collector deletes the owner's dependent, or lets it go; but what it asks for `held` is answered only
+/// after the dependent has other owners.
+async fn given_owners_meanwhile(
+    world: &World,
+    propagation: &'static str,
+    held: &'static str,
+    owners: &[serde_json::Value],
+) {
+    world.hold(held);
+    delete(world, "owner", propagation).await;
+    world.until_held(held).await;
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": owners}}));
+    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
 }
 
 /// The collector has heard, and done, what came before: of config maps and of secrets.
 async fn until_heard(world: &World, name: &str) {
-    let nobody = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "nobody", "uid": NOBODY});
-    let lost = json!({"metadata": {"name": name, "ownerReferences": [nobody]}});
+    let lost = json!({"metadata": {"name": name, "ownerReferences": [reference("nobody", NOBODY)]}});
     world.create::<ConfigMap>("ns", lost.clone()).await;
     until_gone::<ConfigMap>(world, name).await;
     world.create::<Secret>("ns", lost).await;
@@ -63,12 +81,7 @@ async fn an_old_list_hides_no_newer_owner() {
     secret_of(&world, "dependent", owner.uid()).await;
     until_heard(&world, "first").await;
 
-    world.hold("secrets");
-    delete(&world, "owner", "Orphan").await;
-    world.until_held("secrets").await;
-    let heir = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "heir", "uid": heir.uid()});
-    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": [heir]}}));
-    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
+    given_owners_meanwhile(&world, "Orphan", "secrets", &[reference("heir", heir.uid())]).await;
     until_heard(&world, "second").await;
     world.pass("secrets");
     until_gone::<ConfigMap>(&world, "owner").await;
@@ -108,14 +121,8 @@ async fn who_gets_another_owner_while_it_is_judged_stays() {
     secret_of(&world, "dependent", going.uid()).await;
     until_heard(&world, "first").await;
 
-    world.hold("secrets/dependent");
-    delete(&world, "owner", "Background").await;
-    world.until_held("secrets/dependent").await;
-    let owner =
-        |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
-    let both = json!([owner("owner", going.uid()), owner("heir", heir.uid())]);
-    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": both}}));
-    world.api::<Secret>("ns").patch("dependent", &patch).await.unwrap();
+    let both = [reference("owner", going.uid()), reference("heir", heir.uid())];
+    given_owners_meanwhile(&world, "Background", "secrets/dependent", &both).await;
     world.pass("secrets/dependent");
     let left = async || {
         let owners = world.api::<Secret>("ns").get("dependent").await.unwrap().metadata.owner_references;
